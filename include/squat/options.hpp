@@ -1,0 +1,41 @@
+// What a caller may say with each call.
+#pragma once
+
+#include <squat/matrix.hpp>
+#include <vector>
+
+namespace squat {
+
+/// Which tokens of a call are real: one byte a token, 0 for padding. A view; empty means all.
+/// Padding is stored, so that positions agree over a batch, but it neither fits the subspace, nor
+/// widens a range, nor receives attention, and its own output row is zero.
+class Mask {
+ public:
+  Mask() = default;
+  Mask(const std::uint8_t* data, Index size) : data_(data), size_(size) {}
+  Mask(const std::vector<std::uint8_t>& valid)  // implicit: {.mask = valid}
+      : data_(valid.data()), size_(static_cast<Index>(valid.size())) {}
+
+  bool empty() const { return size_ == 0; }
+  Index size() const { return size_; }
+  bool operator[](Index token) const { return size_ == 0 || data_[token] != 0; }
+
+ private:
+  const std::uint8_t* data_ = nullptr;
+  Index size_ = 0;
+};
+
+/// Which queries shape the subspace.
+enum class FitQueries {
+  first_update,  ///< those of the first update of an empty sequence: the prompt, as published
+  accumulate,    ///< these too: for a prompt that arrives in several chunks
+};
+
+/// The last argument of every call of SQuatCache.
+struct CallOptions {
+  Index sequence = 0;
+  Mask mask = {};
+  FitQueries fit = FitQueries::first_update;
+};
+
+}  // namespace squat
