@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Usage: run_consumer.sh NAME DIRECTORY
+# Builds the consumer NAME in DIRECTORY, which is emptied first, and runs it. CTest sets CXX,
+# EIGEN_INCLUDE, Eigen3_DIR and SQUAT_BUILD (the build tree that find_package installs from).
+set -euo pipefail
+consumers=$(cd "$(dirname "$0")" && pwd)
+name=$1
+directory=$2
+rm -rf "$directory"
+mkdir -p "$directory"
+cd "$directory"
+
+build_with_cmake() {
+  cmake -S "$consumers/$name" -B build "$@"
+  cmake --build build
+  build/consumer
+}
+
+compile() {
+  "$CXX" -std=c++17 -I"$consumers/../../include" -I"$EIGEN_INCLUDE" "$@" -o consumer
+}
+
+case $name in
+  find_package)
+    cmake --install "$SQUAT_BUILD" --prefix "$directory/prefix"
+    build_with_cmake -DCMAKE_PREFIX_PATH="$directory/prefix" -DCMAKE_BUILD_TYPE=Release
+    ;;
+  fetch_content)
+    build_with_cmake
+    ;;
+  plain_include)
+    compile "$consumers/main.cpp"
+    ./consumer
+    ;;
+  no_exceptions)
+    compile -fno-exceptions "$consumers/no_exceptions/main.cpp"
+    ulimit -c 0
+    status=0
+    ./consumer 2>message || status=$?
+    cat message
+    ((status == 128 + $(kill -l ABRT)))
+    grep -q '^squat: shape.query_heads is 3;' message
+    ;;
+  two_units)
+    compile "$consumers"/two_units/*.cpp
+    ./consumer
+    ;;
+  *)
+    echo "run_consumer.sh: there is no consumer '$name'" >&2
+    exit 2
+    ;;
+esac
