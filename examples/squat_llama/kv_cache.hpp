@@ -1,0 +1,67 @@
+// Where the engine keeps keys and values, and how it attends to them.
+#pragma once
+
+#include <ggml.h>
+
+#include <memory>
+#include <string>
+
+#include "model_config.hpp"
+
+namespace squat_llama {
+
+/// Bytes that a cache holds, by what they are.
+struct CacheBytes {
+  double codes = 0;     ///< quantized elements; all of them where a format does not quantize
+  double scales = 0;    ///< scales, zero points and norms
+  double residual = 0;  ///< newest tokens in full precision
+  double other = 0;     ///< subspaces, rotations, bookkeeping
+  double elements = 0;  ///< how many numbers `codes` and `scales` stand for
+
+  double total() const { return codes + scales + residual + other; }
+  double bits_per_element() const { return elements > 0 ? 8 * (codes + scales) / elements : 0; }
+};
+
+/// The graph of one forward pass, as far as a cache needs it.
+class Graph {
+ public:
+  Graph(ggml_context* context, ggml_cgraph* nodes, int64_t position, int64_t tokens)
+      : context_(context), nodes_(nodes), position_(position), tokens_(tokens) {}
+
+  ggml_context* context() const { return context_; }
+  ggml_cgraph* nodes() const { return nodes_; }
+  int64_t position() const { return position_; }  ///< tokens before the first of this pass
+  int64_t tokens() const { return tokens_; }
+
+  /// The causal mask [position + tokens, tokens]. Null for one token, which sees everything.
+  ggml_tensor* causal_mask();
+  /// The mask if a cache asked for it.
+  ggml_tensor* used_mask() const { return mask_; }
+
+ private:
+  ggml_context* context_;
+  ggml_cgraph* nodes_;
+  int64_t position_;
+  int64_t tokens_;
+  ggml_tensor* mask_ = nullptr;
+};
+
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+
+  /// Adds to the graph: append the keys and values of this pass's tokens to the layer, then attend.
+  /// query [head_dim, query_heads, tokens] and key [head_dim, kv_heads, tokens] come after RoPE,
+  /// value is shaped like key (fastest dimension first). Returns [head_dim * query_heads, tokens].
+  virtual ggml_tensor* attention(Graph& graph, int layer, ggml_tensor* query, ggml_tensor* key,
+                                 ggml_tensor* value) = 0;
+
+  /// Called after a graph was computed. Throws what went wrong inside it.
+  virtual void finish(int64_t tokens) = 0;
+
+  virtual int64_t size() const = 0;  ///< tokens held
+  virtual void clear() = 0;
+  virtual CacheBytes bytes() const = 0;
+};
+
+}  // namespace squat_llama
