@@ -10,8 +10,8 @@ namespace squat {
 struct ModelShape {
   Index layers = 0;
   Index query_heads = 0;
-  Index kv_heads = 0;  ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
-  Index head_dim = 0;  ///< a multiple of 8, at most 512
+  Index kv_heads = 0;        ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
+  Index head_dim = 0;        ///< a multiple of 8, at most 512
   double softmax_scale = 0;  ///< factor on query-key products; 0 stands for 1 / sqrt(head_dim)
 
   Index heads_per_kv() const { return query_heads / kv_heads; }
@@ -20,7 +20,7 @@ struct ModelShape {
 /// How scale and zero point of a group are found.
 enum class Backend {
   quanto,  ///< asymmetric min-max: the range is [min, max] of the group
-  hqq,     ///< min-max, then the zero point refined by half-quadratic splitting (Badri & Shaji 2023)
+  hqq,  ///< min-max, then the zero point refined by half-quadratic splitting (Badri & Shaji 2023)
 };
 
 /// How a cache quantizes. The defaults are the published cache (arXiv 2503.24358).

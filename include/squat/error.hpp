@@ -13,7 +13,8 @@ namespace squat {
 /// take. The message names the argument, the value it had and what is allowed. An object whose call
 /// throws is as it was before the call.
 ///
-/// Where exceptions are disabled (-fno-exceptions) the message goes to stderr and the program aborts.
+/// Where exceptions are disabled (-fno-exceptions) the message goes to stderr and the program
+/// aborts.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

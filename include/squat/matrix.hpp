@@ -14,8 +14,8 @@ using Index = Eigen::Index;
 template <class Scalar>
 using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// A caller's row-major matrix as it lies in memory: rows may be any stride apart, the elements of a
-/// row are contiguous.
+/// A caller's row-major matrix as it lies in memory: rows may be any stride apart, the elements of
+/// a row are contiguous.
 template <class Scalar>
 using MatrixView = Eigen::Ref<const Matrix<Scalar>, 0, Eigen::OuterStride<>>;
 

@@ -1,0 +1,296 @@
+// The cache that an inference engine holds.
+#pragma once
+
+#include <memory>
+#include <squat/attention.hpp>
+#include <utility>
+
+namespace squat {
+
+/// The keys and values of every layer of a transformer, quantized as SQuat does (arXiv 2503.24358).
+///
+/// Matrices are row-major [tokens, heads * head_dim]; a row is a token; queries and keys come after
+/// position embedding. They are taken as Eigen::Ref with an outer stride: an engine's buffer goes
+/// in through Eigen::Map without a copy.
+///
+/// Newest tokens are in a residual in full precision. A key leaves it with the whole block when
+/// residual_length tokens are complete, a value once residual_length newer ones are there; each is
+/// quantized exactly once and its codes never change.
+///
+/// Every call checks its arguments and fails with squat::Error, the cache as it was. Calls are not
+/// synchronised with each other.
+///
+/// @tparam Scalar float, double, Eigen::half or Eigen::bfloat16: what goes in, what comes out, and
+///   what the residual is kept in.
+/// @tparam KeyBits, ValueBits 2, 3, 4 or 8.
+template <class Scalar, int KeyBits, int ValueBits = KeyBits>
+class SQuatCache {
+  static_assert(is_supported_scalar<Scalar>,
+                "Scalar must be float, double, Eigen::half or Eigen::bfloat16");
+  static_assert(is_supported_bits<KeyBits> && is_supported_bits<ValueBits>,
+                "KeyBits and ValueBits must be 2, 3, 4 or 8");
+
+ public:
+  using Real = ComputeType<Scalar>;
+
+  explicit SQuatCache(const ModelShape& shape, const Config& config = {}, Index sequences = 1)
+      : shape_(shape), config_(config), sequences_(sequences) {
+    check(shape);
+    check(config);
+    require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
+    entries_.reserve(static_cast<std::size_t>(shape.layers * sequences));
+    for (Index i = 0; i < shape.layers * sequences; ++i) entries_.emplace_back(shape, config);
+  }
+
+  const ModelShape& shape() const { return shape_; }
+  const Config& config() const { return config_; }
+  Index sequences() const { return sequences_; }
+
+  /// Appends tokens to `layer` of options.sequence. First quantizes what an earlier call left
+  /// complete, so that attend() sees the new tokens in full precision.
+  /// The queries of the first update of an empty sequence fit its subspace; options.fit asks for
+  /// later ones to join in. keys, values: [tokens, kv_heads * head_dim]; queries: [tokens,
+  /// query_heads * head_dim].
+  void update(Index layer, MatrixView<Scalar> keys, MatrixView<Scalar> values,
+              MatrixView<Scalar> queries, const CallOptions& options = {}) {
+    Entry& target = entry(layer, options.sequence);
+    check_new_tokens(keys, values, queries, options.mask);
+    const bool fits = !target.tokens.has_valid() || options.fit == FitQueries::accumulate;
+    std::unique_ptr<Fit> fit;
+    if (fits && fits_subspace(layer, options.sequence)) fit = refit(target, queries, options.mask);
+    target.tokens.reserve(keys.rows());
+    target.tokens.flush(feedback(layer, options.sequence));
+    target.tokens.append(keys, values, options.mask);
+    if (fit) {
+      target.fit = std::move(fit);
+    } else if (!fits && target.fit) {
+      target.fit->moments.clear();  // the prompt is over
+      target.fit->moments.shrink_to_fit();
+    }
+  }
+
+  /// Causal attention of the newest queries.rows() tokens of the layer over all of it: row i
+  /// belongs to token size - rows + i. Quantized tokens count as dequantized, the residual as it
+  /// is. queries, out: [rows, query_heads * head_dim]. The row of a padding token is zero.
+  void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
+              const CallOptions& options = {}) const {
+    const Entry& source = entry(layer, options.sequence);
+    require(source.tokens.size() > 0, "attend: layer ", layer, " of sequence ", options.sequence,
+            " is empty");
+    require(queries.rows() >= 1 && queries.rows() <= source.tokens.size(), "queries have ",
+            queries.rows(), " rows; layer ", layer, " of sequence ", options.sequence, " has ",
+            source.tokens.size(), " tokens");
+    check_matrix("queries", queries, shape_.query_heads, unlimited);
+    check_output(queries, out);
+    attend_exact(source.tokens, shape_, queries, out);
+  }
+
+  /// Quantizes what the residual of the layer no longer has to hold.
+  void flush(Index layer, const CallOptions& options = {}) {
+    entry(layer, options.sequence).tokens.flush(feedback(layer, options.sequence));
+  }
+
+  /// update, attend and flush: what an engine calls for each layer and each run of new tokens.
+  /// Argument order is attention's: queries, keys, values.
+  void attention(Index layer, MatrixView<Scalar> queries, MatrixView<Scalar> keys,
+                 MatrixView<Scalar> values, MutableMatrixView<Scalar> out,
+                 const CallOptions& options = {}) {
+    check_output(queries, out);
+    update(layer, keys, values, queries, options);
+    attend(layer, queries, out, options);
+    flush(layer, options);
+  }
+
+  /// All keys of the layer as attention sees them [tokens, kv_heads * head_dim]; padding is zero.
+  Matrix<Scalar> keys(Index layer, const CallOptions& options = {}) const {
+    return decoded(layer, options.sequence, &DecodedTokens<Real>::keys);
+  }
+
+  /// All values of the layer as attention sees them [tokens, kv_heads * head_dim]; padding is zero.
+  Matrix<Scalar> values(Index layer, const CallOptions& options = {}) const {
+    return decoded(layer, options.sequence, &DecodedTokens<Real>::values);
+  }
+
+  /// Tokens in the layer, padding included.
+  Index size(Index layer, const CallOptions& options = {}) const {
+    return entry(layer, options.sequence).tokens.size();
+  }
+
+  /// Bytes allocated by the whole cache.
+  MemoryUsage memory() const {
+    MemoryUsage usage;
+    usage.bookkeeping = Index{sizeof(*this)} +
+                        static_cast<Index>((entries_.capacity() - entries_.size()) * sizeof(Entry));
+    for (const Entry& entry : entries_) usage += entry.memory();
+    return usage;
+  }
+
+  /// Keeps the first `size` tokens of options.sequence in every layer. What is quantized stays as
+  /// it is: a block cut short keeps the codes of its first tokens, and tokens that follow begin a
+  /// new block. Fails if a layer has fewer tokens.
+  void truncate(Index size, const CallOptions& options = {}) {
+    for (Index layer = 0; layer < shape_.layers; ++layer)
+      require(size >= 0 && size <= entry(layer, options.sequence).tokens.size(), "size is ", size,
+              "; layer ", layer, " of sequence ", options.sequence, " has ",
+              entry(layer, options.sequence).tokens.size(), " tokens");
+    for (Index layer = 0; layer < shape_.layers; ++layer)
+      entry(layer, options.sequence).tokens.truncate(size);
+  }
+
+  /// Empties every sequence and forgets every subspace.
+  void clear() {
+    for (Entry& entry : entries_) entry = Entry(shape_, config_);
+  }
+
+ private:
+  /// A fitted subspace of one layer: what keys are quantized with.
+  struct Fit {
+    std::vector<SecondMoment> moments;          // per kv head, while the prompt may go on
+    std::vector<ErrorFeedback<Real>> feedback;  // per kv head
+
+    Index bytes() const {
+      Index sum = static_cast<Index>(moments.capacity() * sizeof(SecondMoment) +
+                                     feedback.capacity() * sizeof(ErrorFeedback<Real>));
+      for (const SecondMoment& moment : moments) sum += moment.bytes();
+      for (const ErrorFeedback<Real>& table : feedback) sum += table.bytes();
+      return sum;
+    }
+  };
+
+  struct Entry {
+    Entry(const ModelShape& shape, const Config& config) : tokens(shape, config) {}
+
+    MemoryUsage memory() const {
+      MemoryUsage usage = tokens.memory();
+      if (fit) usage.subspace = Index{sizeof(Fit)} + fit->bytes();
+      usage.bookkeeping += Index{sizeof(Entry)} - Index{sizeof(tokens)};
+      return usage;
+    }
+
+    LayerCache<Scalar, KeyBits, ValueBits> tokens;
+    std::unique_ptr<Fit> fit;
+  };
+
+  static constexpr double unlimited = std::numeric_limits<double>::infinity();
+
+  std::size_t index(Index layer, Index sequence) const {
+    require(layer >= 0 && layer < shape_.layers, "layer is ", layer, "; the cache has layers 0 to ",
+            shape_.layers - 1);
+    require(sequence >= 0 && sequence < sequences_, "options.sequence is ", sequence,
+            "; the cache has sequences 0 to ", sequences_ - 1);
+    return static_cast<std::size_t>(layer * sequences_ + sequence);
+  }
+  Entry& entry(Index layer, Index sequence) { return entries_[index(layer, sequence)]; }
+  const Entry& entry(Index layer, Index sequence) const { return entries_[index(layer, sequence)]; }
+
+  /// The sequence whose subspace `sequence` quantizes with, or -1.
+  Index fitted_by(Index layer, Index sequence) const {
+    if (!config_.shared_svd) return entry(layer, sequence).fit ? sequence : -1;
+    for (Index s = 0; s < sequences_; ++s)
+      if (entry(layer, s).fit) return s;
+    return -1;
+  }
+
+  /// Whether queries of `sequence` go into a subspace.
+  bool fits_subspace(Index layer, Index sequence) const {
+    const Index owner = fitted_by(layer, sequence);
+    return owner == -1 || owner == sequence;
+  }
+
+  const std::vector<ErrorFeedback<Real>>& feedback(Index layer, Index sequence) {
+    const Index owner = fitted_by(layer, sequence);
+    // Only a sequence without a valid token has no owner: its keys are padding.
+    if (owner == -1) {
+      if (no_feedback_.empty())
+        no_feedback_.assign(static_cast<std::size_t>(shape_.kv_heads),
+                            ErrorFeedback<Real>(shape_.head_dim));
+      return no_feedback_;
+    }
+    return entry(layer, owner).fit->feedback;
+  }
+
+  /// The subspace of `entry` with `queries` taken in, from nothing if the sequence has no valid
+  /// token; null where there is none to take in.
+  std::unique_ptr<Fit> refit(const Entry& entry, const MatrixView<Scalar>& queries,
+                             const Mask& mask) const {
+    const Index d = shape_.head_dim;
+    auto fit = std::make_unique<Fit>();
+    if (entry.tokens.has_valid() && entry.fit) fit->moments = entry.fit->moments;
+    if (fit->moments.empty())
+      fit->moments.assign(static_cast<std::size_t>(shape_.kv_heads), SecondMoment(d));
+    fit->feedback.reserve(fit->moments.size());
+    for (Index head = 0; head < shape_.query_heads; ++head)
+      fit->moments[static_cast<std::size_t>(head / shape_.heads_per_kv())].template add<Scalar>(
+          queries.middleCols(head * d, d), mask);
+    if (fit->moments.front().count() == 0) return nullptr;
+    for (const SecondMoment& moment : fit->moments)
+      fit->feedback.emplace_back(
+          QuerySubspace::fit(moment, config_.subspace_dim, config_.squat_lambda),
+          config_.quant_group_size);
+    return fit;
+  }
+
+  void check_new_tokens(const MatrixView<Scalar>& keys, const MatrixView<Scalar>& values,
+                        const MatrixView<Scalar>& queries, const Mask& mask) const {
+    require(keys.rows() >= 1, "keys have no rows; an update has at least one token");
+    require(values.rows() == keys.rows(), "values have ", values.rows(), " rows; keys have ",
+            keys.rows());
+    require(queries.rows() == keys.rows(), "queries have ", queries.rows(), " rows; keys have ",
+            keys.rows());
+    require(mask.empty() || mask.size() == keys.rows(), "options.mask has ", mask.size(),
+            " entries; the update has ", keys.rows(), " tokens");
+    const double limit = largest_storable(config_.scale_bits);
+    check_matrix("keys", keys, shape_.kv_heads, limit, mask);
+    check_matrix("values", values, shape_.kv_heads, limit, mask);
+    check_matrix("queries", queries, shape_.query_heads, unlimited, mask);
+  }
+
+  /// Width, and every element of a valid row finite and at most `limit` in magnitude.
+  void check_matrix(const char* name, const MatrixView<Scalar>& matrix, Index heads, double limit,
+                    const Mask& mask = {}) const {
+    require(matrix.cols() == heads * shape_.head_dim, name, " have ", matrix.cols(),
+            " columns; the shape asks for ", heads, " heads of ", shape_.head_dim);
+    const Real largest =
+        static_cast<Real>(std::min(limit, static_cast<double>(std::numeric_limits<Real>::max())));
+    for (Index row = 0; row < matrix.rows(); ++row) {
+      if (!mask[row]) continue;
+      const auto magnitudes = matrix.row(row).template cast<Real>().array().abs();
+      if ((magnitudes <= largest).all()) continue;
+      for (Index column = 0; column < matrix.cols(); ++column) {
+        const Real value = static_cast<Real>(matrix(row, column));
+        require(std::abs(value) <= largest, name, " row ", row, " column ", column, " is ", value,
+                "; it must be finite", limit == unlimited ? "" : " and at most ",
+                limit == unlimited ? "" : std::to_string(limit),
+                limit == unlimited ? "" : " in magnitude (config.scale_bits = 32 allows more)");
+      }
+    }
+  }
+
+  void check_output(const MatrixView<Scalar>& queries, const MutableMatrixView<Scalar>& out) const {
+    require(out.rows() == queries.rows() && out.cols() == queries.cols(), "out is [", out.rows(),
+            ", ", out.cols(), "]; queries are [", queries.rows(), ", ", queries.cols(), "]");
+  }
+
+  Matrix<Scalar> decoded(Index layer, Index sequence,
+                         Matrix<Real> DecodedTokens<Real>::*what) const {
+    const LayerCache<Scalar, KeyBits, ValueBits>& source = entry(layer, sequence).tokens;
+    const Index d = shape_.head_dim;
+    Matrix<Scalar> all(source.size(), shape_.kv_heads * d);
+    for (Index head = 0; head < shape_.kv_heads; ++head)
+      for_decoded_tokens(source, head, source.size(), [&](const DecodedTokens<Real>& tokens) {
+        auto target = all.block(tokens.first, head * d, tokens.count, d);
+        target = (tokens.*what).topRows(tokens.count).template cast<Scalar>();
+        for (Index t = 0; t < tokens.count; ++t)
+          if (!tokens.valid[static_cast<std::size_t>(t)]) target.row(t).setZero();
+      });
+    return all;
+  }
+
+  ModelShape shape_;
+  Config config_;
+  Index sequences_;
+  std::vector<Entry> entries_;  // [layers, sequences]
+  std::vector<ErrorFeedback<Real>> no_feedback_;
+};
+
+}  // namespace squat

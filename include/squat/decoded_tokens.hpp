@@ -1,0 +1,59 @@
+// Blocks of a layer read back in full, oldest first.
+#pragma once
+
+#include <squat/layer_cache.hpp>
+
+namespace squat {
+
+/// Consecutive tokens of one kv head, dequantized.
+template <class Real>
+struct DecodedTokens {
+  Index first = 0;
+  Index count = 0;
+  Matrix<Real> keys;                // [at least count, head_dim]
+  Matrix<Real> values;              // [at least count, head_dim]
+  std::vector<std::uint8_t> valid;  // 0 for padding
+};
+
+/// Calls visit(const DecodedTokens&) for blocks of kv head `head` that begin before token `end`.
+template <class Scalar, int KeyBits, int ValueBits, class Visit>
+void for_decoded_tokens(const LayerCache<Scalar, KeyBits, ValueBits>& layer, Index head, Index end,
+                        Visit&& visit) {
+  using Real = ComputeType<Scalar>;
+  const KeyBlock<KeyBits> key_block = layer.key_block();
+  const ValueBlock<ValueBits> value_block = layer.value_block();
+  const Index head_dim = key_block.head_dim(), capacity = key_block.tokens();
+  DecodedTokens<Real> tokens;
+  tokens.keys.resize(capacity, head_dim);
+  tokens.values.resize(capacity, head_dim);
+  tokens.valid.resize(static_cast<std::size_t>(capacity));
+  const auto from_residual = [&](const Scalar* row, Real* out) {
+    for (Index c = 0; c < head_dim; ++c) out[c] = static_cast<Real>(row[head * head_dim + c]);
+  };
+
+  for (const BlockRow& row : layer.rows()) {
+    if (tokens.first >= end) return;
+    tokens.count = row.tokens;
+    key_block.decode(row.keys.data() + head * key_block.bytes(), row.tokens, tokens.keys.data());
+    if (row.value_tokens > 0)
+      value_block.decode(row.values.data() + head * value_block.bytes(), row.value_tokens,
+                         tokens.values.data());
+    for (Index t = row.value_tokens; t < row.tokens; ++t)
+      from_residual(layer.value(tokens.first + t), tokens.values.row(t).data());
+    for (Index t = 0; t < row.tokens; ++t)
+      tokens.valid[static_cast<std::size_t>(t)] = row.is_valid(t);
+    visit(tokens);
+    tokens.first += row.tokens;
+  }
+  for (; tokens.first < std::min(end, layer.size()); tokens.first += tokens.count) {
+    tokens.count = std::min(capacity, layer.size() - tokens.first);
+    for (Index t = 0; t < tokens.count; ++t) {
+      from_residual(layer.key(tokens.first + t), tokens.keys.row(t).data());
+      from_residual(layer.value(tokens.first + t), tokens.values.row(t).data());
+      tokens.valid[static_cast<std::size_t>(t)] = layer.is_valid(tokens.first + t);
+    }
+    visit(tokens);
+  }
+}
+
+}  // namespace squat

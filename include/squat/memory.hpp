@@ -1,0 +1,29 @@
+// Where a cache's bytes are.
+#pragma once
+
+#include <squat/matrix.hpp>
+
+namespace squat {
+
+/// Bytes allocated, by what they hold. The two packed fields cover whole blocks: slots that wait
+/// for tokens count.
+struct MemoryUsage {
+  Index codes = 0;        ///< packed codes
+  Index scales = 0;       ///< scales, zero points and the padding of records
+  Index residual = 0;     ///< tokens in full precision
+  Index subspace = 0;     ///< second moments and feedback tables
+  Index bookkeeping = 0;  ///< block tables and the objects themselves
+
+  Index total() const { return codes + scales + residual + subspace + bookkeeping; }
+
+  MemoryUsage& operator+=(const MemoryUsage& other) {
+    codes += other.codes;
+    scales += other.scales;
+    residual += other.residual;
+    subspace += other.subspace;
+    bookkeeping += other.bookkeeping;
+    return *this;
+  }
+};
+
+}  // namespace squat

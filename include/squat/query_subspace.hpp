@@ -1,0 +1,119 @@
+// The subspace in which a kv head's queries live, and the metric that it gives to key errors.
+#pragma once
+
+#include <Eigen/Eigenvalues>
+#include <Eigen/SVD>
+#include <squat/config.hpp>
+#include <squat/options.hpp>
+
+namespace squat {
+
+/// Running sum of q^T q over the queries of one kv head: all that a fit needs of them.
+class SecondMoment {
+ public:
+  explicit SecondMoment(Index head_dim) : sum_(Matrix<double>::Zero(head_dim, head_dim)) {}
+
+  /// Adds `queries` [rows, head_dim]; rows that `mask` leaves out are skipped. Fails, adding
+  /// nothing, on another width, a mask of another length, or a value that is not finite.
+  template <class Scalar>
+  void add(MatrixView<Scalar> queries, const Mask& mask = {}) {
+    require(queries.cols() == head_dim(), "queries have ", queries.cols(), " columns; head_dim is ",
+            head_dim());
+    require(mask.empty() || mask.size() == queries.rows(), "mask has ", mask.size(),
+            " entries; queries have ", queries.rows(), " rows");
+    // Chunks bound the working memory and keep sums of single-precision products short.
+    constexpr Index chunk = 256;
+    using Real = ComputeType<Scalar>;
+    Matrix<double> sum = sum_;
+    Index count = count_;
+    Matrix<Real> rows(std::min(chunk, queries.rows()), head_dim());
+    for (Index first = 0; first < queries.rows(); first += chunk) {
+      Index used = 0;
+      for (Index row = first; row < std::min(first + chunk, queries.rows()); ++row)
+        if (mask[row]) rows.row(used++) = queries.row(row).template cast<Real>();
+      sum += (rows.topRows(used).transpose() * rows.topRows(used)).template cast<double>();
+      count += used;
+    }
+    require(sum.allFinite(), "queries hold a value that is not finite, or whose square is not");
+    sum_ = std::move(sum);
+    count_ = count;
+  }
+
+  Index head_dim() const { return sum_.rows(); }
+  Index count() const { return count_; }              ///< queries added
+  const Matrix<double>& sum() const { return sum_; }  ///< [head_dim, head_dim]
+  Index bytes() const { return sum_.size() * Index{sizeof(double)}; }
+
+ private:
+  Matrix<double> sum_;
+  Index count_ = 0;
+};
+
+/// Qhat = diag(S_r) V_r^T: the leading r right singular vectors of the queries Q [n, head_dim] of a
+/// kv head, times their singular values (SQuat, section 4). It defines A = I + lambda Qhat^T Qhat,
+/// under which a key error delta costs delta A delta^T.
+class QuerySubspace {
+ public:
+  /// From the second moment Q^T Q, whose eigenvectors are Q's right singular vectors.
+  static QuerySubspace fit(const SecondMoment& moment, Index rank, double lambda) {
+    check_arguments(rank, lambda);
+    const Index r = std::min(rank, moment.head_dim());
+    Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> eigen(moment.sum());
+    require(eigen.info() == Eigen::Success,
+            "the eigenvalues of the second moment did not converge");
+    QuerySubspace subspace;
+    subspace.lambda_ = lambda;
+    subspace.qhat_.resize(r, moment.head_dim());
+    for (Index i = 0; i < r; ++i) {
+      const Index from_top = moment.head_dim() - 1 - i;  // Eigen sorts upwards
+      // Rounding can leave a null direction slightly negative.
+      const double s = std::sqrt(std::max(eigen.eigenvalues()[from_top], 0.0));
+      subspace.qhat_.row(i) = s * eigen.eigenvectors().col(from_top).transpose();
+    }
+    return subspace;
+  }
+
+  /// From the queries Q [n, head_dim] themselves, by singular value decomposition. A template so
+  /// that only a program that calls it compiles the decomposition, which takes longer than all the
+  /// rest.
+  template <class Queries>
+  static QuerySubspace fit(const Eigen::MatrixBase<Queries>& queries, Index rank, double lambda) {
+    check_arguments(rank, lambda);
+    require(queries.rows() >= 1 && queries.cols() >= 1, "queries are [", queries.rows(), ", ",
+            queries.cols(), "]; both must be at least 1");
+    const Eigen::MatrixXd q = queries.template cast<double>();
+    require(q.allFinite(), "queries hold a value that is not finite");
+    Eigen::JacobiSVD<Eigen::MatrixXd> svd(q, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    const Index r = std::min(rank, q.cols()), available = std::min(r, svd.singularValues().size());
+    QuerySubspace subspace;
+    subspace.lambda_ = lambda;
+    subspace.qhat_ = Matrix<double>::Zero(r, q.cols());
+    subspace.qhat_.topRows(available) = svd.singularValues().head(available).asDiagonal() *
+                                        svd.matrixV().leftCols(available).transpose();
+    return subspace;
+  }
+
+  Index head_dim() const { return qhat_.cols(); }
+  Index rank() const { return qhat_.rows(); }
+  double lambda() const { return lambda_; }
+  const Matrix<double>& qhat() const { return qhat_; }  ///< [rank, head_dim]
+
+  /// A = I + lambda Qhat^T Qhat [head_dim, head_dim].
+  Matrix<double> metric() const {
+    Matrix<double> a = lambda_ * qhat_.transpose() * qhat_;
+    a.diagonal().array() += 1;
+    return a;
+  }
+
+ private:
+  static void check_arguments(Index rank, double lambda) {
+    require(rank >= 1, "rank is ", rank, "; it must be at least 1");
+    require(std::isfinite(lambda) && lambda >= 0, "lambda is ", lambda,
+            "; it must be finite and not negative");
+  }
+
+  Matrix<double> qhat_;
+  double lambda_ = 0;
+};
+
+}  // namespace squat
