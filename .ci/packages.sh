@@ -15,11 +15,11 @@ install_missing() {
     is_installed "$package" || missing+=("$package")
   done
   ((${#missing[@]})) || return 0
-  echo "== Installing ${missing[*]} =="
   if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
     echo "This needs root and apt-get. As root on Debian: apt-get install ${missing[*]}" >&2
     return 1
   fi
+  echo "== Installing ${missing[*]} =="
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
