@@ -1,0 +1,214 @@
+// Who takes part in the comparison: ggml and squat, decoding, prompting and encoding.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <squat/squat.hpp>
+#include <string>
+#include <vector>
+
+#include "bandwidth.hpp"
+#include "ggml_peer.hpp"
+#include "interleave.hpp"
+
+namespace benchmarks {
+
+/// What every contestant of one table attends to, and where it writes.
+struct AttentionData {
+  explicit AttentionData(const AttentionShape& shape)
+      : shape(shape),
+        keys(normal_samples(static_cast<std::size_t>(shape.tokens) * shape.kv_width(), 1)),
+        values(normal_samples(static_cast<std::size_t>(shape.tokens) * shape.kv_width(), 2)),
+        queries(
+            normal_samples(static_cast<std::size_t>(shape.query_rows) * shape.query_width(), 3)),
+        out(queries.size()) {}
+
+  AttentionShape shape;
+  std::vector<float> keys, values;  // [tokens, kv_heads * head_dim]
+  std::vector<float> queries, out;  // [query_rows, query_heads * head_dim]
+};
+using SharedData = std::shared_ptr<AttentionData>;
+
+/// As many layers of `bytes` as it takes to exceed `total`, and at least two.
+inline int layers_exceeding(double total, double bytes) {
+  return std::max(2, static_cast<int>(std::ceil(total / bytes)));
+}
+
+/// The bound: reading memory and nothing else.
+inline Contestant memory_contestant(int threads) {
+  constexpr std::size_t bytes = std::size_t{256} << 20;
+  auto reader = std::make_shared<MemoryReader>(bytes, threads);
+  Contestant contestant;
+  contestant.name = "reading memory";
+  contestant.bytes = static_cast<double>(reader->bytes());
+  contestant.run = [reader](int) { reader->read(); };
+  return contestant;
+}
+
+/// ggml's flash attention; layers in turn exceed `cache_bytes`.
+inline Contestant ggml_contestant(const SharedData& data, ggml_type type, CacheLayout layout,
+                                  double cache_bytes, int threads) {
+  const AttentionShape& shape = data->shape;
+  const double bytes =
+      2.0 * shape.tokens *
+      static_cast<double>(ggml_row_size(type, static_cast<std::int64_t>(shape.kv_width())));
+  const int layers = shape.query_rows > 1 ? 1 : layers_exceeding(cache_bytes, bytes);
+  auto attention = std::make_shared<GgmlAttention>(shape, layout, type, type, data->keys.data(),
+                                                   data->values.data(), layers, threads);
+  Contestant contestant;
+  contestant.name = std::string("ggml ") + ggml_type_name(type);
+  if (layout == CacheLayout::tokens_outermost) contestant.name += ", llama.cpp's layout";
+  contestant.bytes = bytes;
+  contestant.layers = layers;
+  contestant.run = [data, attention](int layer) {
+    attention->run(layer, data->queries.data(), data->out.data());
+  };
+  contestant.prepare = [attention] { attention->resume(); };
+  contestant.finish = [attention] { attention->pause(); };
+  return contestant;
+}
+
+using RowsMap = Eigen::Map<const squat::Matrix<float>>;
+
+/// Rows [first, first + count) of a row-major matrix of `width` columns.
+inline RowsMap rows_of(const std::vector<float>& matrix, std::size_t width, int first, int count) {
+  return {matrix.data() + static_cast<std::size_t>(first) * width, count,
+          static_cast<Eigen::Index>(width)};
+}
+
+inline squat::ModelShape model_shape(const AttentionShape& shape, int layers) {
+  return {layers, shape.query_heads, shape.kv_heads, shape.head_dim};
+}
+
+template <int Bits>
+std::string squat_name(const std::string& what = "") {
+  return "squat " + std::to_string(Bits) + " bits" + (what.empty() ? "" : ", " + what);
+}
+
+/// What attention reads of a cache.
+inline double read_bytes(const squat::MemoryUsage& memory) {
+  return static_cast<double>(memory.codes + memory.scales + memory.residual);
+}
+
+/// Appends all tokens of `data` to `layer`, a chunk at a time; the first chunk is the prompt.
+template <class Cache>
+void fill(Cache& cache, int layer, const AttentionData& data) {
+  constexpr int chunk = 1024;
+  const AttentionShape& shape = data.shape;
+  static const std::vector<float> queries = normal_samples(std::size_t{chunk} * 32 * 512, 4);
+  for (int first = 0; first < shape.tokens; first += chunk) {
+    const int count = std::min(chunk, shape.tokens - first);
+    cache.update(layer, rows_of(data.keys, shape.kv_width(), first, count),
+                 rows_of(data.values, shape.kv_width(), first, count),
+                 rows_of(queries, shape.query_width(), 0, count));
+    cache.flush(layer);
+  }
+}
+
+/// squat's attention of one new token; layers in turn exceed `cache_bytes`.
+template <int Bits>
+Contestant squat_contestant(const SharedData& data, const squat::Config& config,
+                            double cache_bytes) {
+  using Cache = squat::SQuatCache<float, Bits>;
+  const AttentionShape& shape = data->shape;
+  Cache probe(model_shape(shape, 1), config);
+  fill(probe, 0, *data);
+  const int layers = layers_exceeding(cache_bytes, read_bytes(probe.memory()));
+  auto cache = std::make_shared<Cache>(model_shape(shape, layers), config);
+  for (int layer = 0; layer < layers; ++layer) fill(*cache, layer, *data);
+
+  Contestant contestant;
+  contestant.name = squat_name<Bits>();
+  contestant.bytes = read_bytes(cache->memory()) / layers;
+  contestant.layers = layers;
+  contestant.run = [data, cache](int layer) {
+    const auto width = static_cast<Eigen::Index>(data->shape.query_width());
+    Eigen::Map<squat::Matrix<float>> out(data->out.data(), 1, width);
+    cache->attend(layer, rows_of(data->queries, data->shape.query_width(), 0, 1), out);
+  };
+  return contestant;
+}
+
+/// A prompt's attention to itself; with `whole`, storing and quantizing it is included.
+template <int Bits>
+Contestant squat_prompt_contestant(const SharedData& data, const squat::Config& config,
+                                   bool whole) {
+  using Cache = squat::SQuatCache<float, Bits>;
+  const AttentionShape& shape = data->shape;
+  auto cache = std::make_shared<Cache>(model_shape(shape, 1), config);
+  const auto keys = rows_of(data->keys, shape.kv_width(), 0, shape.tokens);
+  const auto values = rows_of(data->values, shape.kv_width(), 0, shape.tokens);
+  const auto queries = rows_of(data->queries, shape.query_width(), 0, shape.tokens);
+  Eigen::Map<squat::Matrix<float>> out(data->out.data(), shape.tokens,
+                                       static_cast<Eigen::Index>(shape.query_width()));
+  Contestant contestant;
+  contestant.name = squat_name<Bits>(whole ? "prompt stored too" : "prompt");
+  if (whole) {
+    contestant.prepare = [cache] { cache->clear(); };
+    contestant.run = [=](int) mutable { cache->attention(0, queries, keys, values, out); };
+  } else {
+    cache->update(0, keys, values, queries);
+    contestant.run = [=](int) mutable { cache->attend(0, queries, out); };
+  }
+  return contestant;
+}
+
+/// Writing the keys of `data` into a ggml cache: `run` quantizes all rows.
+inline Contestant ggml_encode_contestant(const SharedData& data, ggml_type type) {
+  const auto width = static_cast<std::int64_t>(data->shape.kv_width());
+  const std::size_t row_size = ggml_row_size(type, width);
+  auto rows =
+      std::make_shared<std::vector<char>>(row_size * static_cast<std::size_t>(data->shape.tokens));
+  Contestant contestant;
+  contestant.name = std::string("ggml ") + ggml_type_name(type);
+  contestant.run = [=](int) {
+    for (std::size_t token = 0; token < static_cast<std::size_t>(data->shape.tokens); ++token)
+      ggml_get_type_traits_cpu(type)->from_float(data->keys.data() + token * data->shape.kv_width(),
+                                                 rows->data() + token * row_size, width);
+  };
+  return contestant;
+}
+
+/// Quantizing the keys of `data`, all heads, with feedback.
+template <int Bits>
+Contestant squat_key_contestant(const SharedData& data, const squat::Config& config) {
+  const AttentionShape& shape = data->shape;
+  const squat::Index d = shape.head_dim;
+  squat::SecondMoment moment(d);
+  moment.add<float>(RowsMap(data->queries.data(), shape.tokens * shape.query_heads, d));
+  auto feedback = std::make_shared<squat::ErrorFeedback<float>>(
+      squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda),
+      config.quant_group_size);
+  auto quantizer = std::make_shared<squat::KeyQuantizer<float, Bits>>(d, config);
+  auto record = std::make_shared<squat::AlignedBytes>(quantizer->block().bytes());
+  Contestant contestant;
+  contestant.name = squat_name<Bits>("keys");
+  contestant.run = [=](int) {
+    const auto keys = rows_of(data->keys, data->shape.kv_width(), 0, data->shape.tokens);
+    const squat::Index block = config.token_group_size;
+    for (squat::Index first = 0; first + block <= keys.rows(); first += block)
+      for (squat::Index head = 0; head < data->shape.kv_heads; ++head)
+        quantizer->quantize(keys.block(first, head * d, block, d), *feedback, record->data());
+  };
+  return contestant;
+}
+
+/// Quantizing the values of `data`, all heads.
+template <int Bits>
+Contestant squat_value_contestant(const SharedData& data, const squat::Config& config) {
+  const squat::Index d = data->shape.head_dim;
+  auto quantizer = std::make_shared<squat::ValueQuantizer<float, Bits>>(d, config);
+  auto record = std::make_shared<squat::AlignedBytes>(quantizer->block().bytes());
+  Contestant contestant;
+  contestant.name = squat_name<Bits>("values");
+  contestant.run = [=](int) {
+    const AttentionShape& shape = data->shape;
+    const float* value = data->values.data();
+    for (squat::Index token = 0; token < shape.tokens; ++token)
+      for (int head = 0; head < shape.kv_heads; ++head, value += d)
+        quantizer->quantize(value, record->data(), token % config.token_group_size);
+  };
+  return contestant;
+}
+
+}  // namespace benchmarks

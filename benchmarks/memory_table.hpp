@@ -1,0 +1,56 @@
+// What a cached token costs in memory, part by part.
+#pragma once
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "contestants.hpp"
+
+namespace benchmarks {
+
+struct MemoryRow {
+  std::string name;
+  squat::MemoryUsage bytes;  ///< of one layer; a peer's are all codes and scales
+};
+
+inline MemoryRow ggml_memory(const AttentionShape& shape, ggml_type type) {
+  MemoryRow row{std::string("ggml ") + ggml_type_name(type), {}};
+  const auto width = static_cast<std::int64_t>(shape.kv_width());
+  row.bytes.codes = static_cast<squat::Index>(2 * ggml_row_size(type, width)) * shape.tokens;
+  return row;
+}
+
+template <int Bits>
+MemoryRow squat_memory(const AttentionData& data, const squat::Config& config) {
+  squat::SQuatCache<float, Bits> cache(model_shape(data.shape, 1), config);
+  fill(cache, 0, data);
+  return {squat_name<Bits>(), cache.memory()};
+}
+
+/// Prints the rows in bits per cached element, and returns them.
+inline nlohmann::json memory_table(const AttentionShape& shape, const squat::Config& config) {
+  const AttentionData data(shape);
+  const std::vector<MemoryRow> rows = {
+      ggml_memory(shape, GGML_TYPE_F16),  ggml_memory(shape, GGML_TYPE_Q8_0),
+      ggml_memory(shape, GGML_TYPE_Q4_0), squat_memory<4>(data, config),
+      squat_memory<3>(data, config),      squat_memory<2>(data, config)};
+  const double elements = 2.0 * shape.tokens * static_cast<double>(shape.kv_width());
+  const auto bits = [&](squat::Index bytes) { return 8 * static_cast<double>(bytes) / elements; };
+
+  std::printf("\n### Memory: %s, bits per element\n\n", shape.name().c_str());
+  std::printf("| cache | codes | scales | residual | subspace | bookkeeping | total |\n");
+  std::printf("|---|---|---|---|---|---|---|\n");
+  nlohmann::json json = nlohmann::json::array();
+  for (const auto& [name, bytes] : rows) {
+    std::printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name.c_str(),
+                bits(bytes.codes), bits(bytes.scales), bits(bytes.residual), bits(bytes.subspace),
+                bits(bytes.bookkeeping), bits(bytes.total()));
+    json.push_back({{"name", name}, {"bits_per_element", bits(bytes.total())}});
+  }
+  std::fflush(stdout);
+  return json;
+}
+
+}  // namespace benchmarks
