@@ -1,0 +1,107 @@
+#include "cache_spec.hpp"
+
+#include <algorithm>
+#include <sstream>
+#include <vector>
+
+#include "config_fields.hpp"
+#include "squat_cache.hpp"
+#include "turbo_cache.hpp"
+
+namespace squat_llama {
+namespace {
+
+struct NamedFormat {
+  const char* name;
+  GgmlSpec format;
+};
+
+constexpr NamedFormat kGgmlFormats[] = {
+    {"f32", {GGML_TYPE_F32, Rotation::none}},
+    {"f16", {GGML_TYPE_F16, Rotation::none}},
+    {"q8_0", {GGML_TYPE_Q8_0, Rotation::none}},
+    {"q4_0", {GGML_TYPE_Q4_0, Rotation::none}},
+    {"q4_0+hadamard", {GGML_TYPE_Q4_0, Rotation::hadamard}},
+};
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  return parts;
+}
+
+int parse_bits(const std::string& text, const std::vector<int>& known, const std::string& spec) {
+  std::string names;
+  for (const int bits : known) {
+    if (text == std::to_string(bits)) return bits;
+    names += (names.empty() ? "" : ", ") + std::to_string(bits);
+  }
+  squat::fail("bits are '" + text + "' in cache '" + spec + "'; known are " + names);
+}
+
+/// KEYBITS or KEYBITS/VALUEBITS, then any number of ,FIELD=VALUE.
+SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
+  const std::vector<int> known = {2, 3, 4, 8};
+  const std::vector<std::string> parts = split(arguments, ',');
+  const std::vector<std::string> bits = split(parts.empty() ? "" : parts.front(), '/');
+  squat::require(bits.size() == 1 || bits.size() == 2, "cache '", spec,
+                 "' has no bits; write squat:BITS or squat:KEYBITS/VALUEBITS");
+  SquatSpec squat;
+  squat.key_bits = parse_bits(bits.front(), known, spec);
+  squat.value_bits = parse_bits(bits.back(), known, spec);
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    const std::size_t equals = parts[i].find('=');
+    squat::require(equals != std::string::npos, "'", parts[i], "' in cache '", spec,
+                   "' is not FIELD=VALUE; known are ", config_field_names());
+    set_config_field(squat.config, parts[i].substr(0, equals), parts[i].substr(equals + 1));
+  }
+  check(squat.config);
+  return squat;
+}
+
+/// Min-max codes without feedback: what KIVI does.
+SquatSpec parse_kivi(const std::string& arguments, const std::string& spec) {
+  SquatSpec kivi;
+  kivi.key_bits = kivi.value_bits = parse_bits(arguments, {2, 3, 4, 8}, spec);
+  kivi.config.squat_lambda = 0;
+  return kivi;
+}
+
+}  // namespace
+
+std::string cache_spec_help() {
+  std::string names;
+  for (const NamedFormat& known : kGgmlFormats) names += std::string(known.name) + ", ";
+  return names +
+         "turbo:BITS (2, 3, 4), kivi:BITS, squat:BITS, squat:KEYBITS/VALUEBITS,FIELD=VALUE,... "
+         "(2, 3, 4, 8) with the fields " +
+         config_field_names();
+}
+
+CacheSpec parse_cache_spec(const std::string& text) {
+  for (const NamedFormat& known : kGgmlFormats) {
+    if (text == known.name) return {text, known.format};
+  }
+  const std::size_t colon = text.find(':');
+  const std::string name = text.substr(0, colon);
+  const std::string arguments = colon == std::string::npos ? "" : text.substr(colon + 1);
+  if (name == "turbo") return {text, TurboSpec{parse_bits(arguments, {2, 3, 4}, text)}};
+  if (name == "kivi") return {text, parse_kivi(arguments, text)};
+  if (name == "squat") return {text, parse_squat(arguments, text)};
+  squat::fail("there is no cache '" + text + "'; known are " + cache_spec_help());
+}
+
+std::unique_ptr<KvCache> make_cache(const CacheSpec& spec, const ModelConfig& model,
+                                    int64_t capacity, int threads) {
+  if (const auto* ggml = std::get_if<GgmlSpec>(&spec.format)) {
+    return std::make_unique<GgmlCache>(model, ggml->type, ggml->rotation, capacity);
+  }
+  if (const auto* turbo = std::get_if<TurboSpec>(&spec.format)) {
+    return std::make_unique<TurboCache>(model, turbo->bits, threads);
+  }
+  const auto& squat = std::get<SquatSpec>(spec.format);
+  return make_squat_cache(model, squat.config, squat.key_bits, squat.value_bits, threads);
+}
+
+}  // namespace squat_llama

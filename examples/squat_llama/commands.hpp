@@ -1,0 +1,57 @@
+// What the program does, one function a command.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "evaluation.hpp"
+
+namespace squat_llama {
+
+/// What every command needs to know.
+struct ModelOptions {
+  std::string path;
+  Weights weights = Weights::as_stored;
+  int threads = 1;
+};
+
+struct GenerateOptions {
+  std::string prompt;
+  std::string cache = "squat:2";
+  int tokens = 200;        ///< at most
+  int batch = 1024;        ///< tokens of the prompt that are read in one pass
+  double temperature = 0;  ///< 0 takes the likeliest token
+  std::uint32_t seed = 1;
+  bool raw = false;  ///< without the model's chat template
+};
+
+/// Answers a message on standard output, then says what the cache holds and how fast it was.
+void generate(const ModelOptions& model, const GenerateOptions& options);
+
+struct EvaluateOptions {
+  std::string text_path;
+  std::vector<std::string> caches = {"squat:2"};
+  Protocol protocol;
+  std::string json_path;  ///< empty for none
+  std::string plot_path;  ///< empty for none
+};
+
+/// Prints a table of caches and writes the files that were asked for.
+void evaluate_command(const ModelOptions& model, const EvaluateOptions& options);
+
+struct CaptureOptions {
+  std::string text_path;
+  std::string folder;
+  std::vector<int> layers;  ///< empty for all
+  int tokens = 1280;
+};
+
+/// Writes queries, keys (both after RoPE) and values of a text's first tokens: layerNN.{q,k,v}.f16
+/// are half precision, row-major [tokens, heads, head_dim].
+void capture(const ModelOptions& model, const CaptureOptions& options);
+
+/// The bytes of a file; one that cannot be read is an error.
+std::string read_file(const std::string& path);
+
+}  // namespace squat_llama

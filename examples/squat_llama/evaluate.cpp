@@ -1,0 +1,46 @@
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <squat/error.hpp>
+
+#include "commands.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+#include "tokenizer.hpp"
+
+namespace squat_llama {
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  squat::require(file.good(), "cannot open ", path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& options) {
+  std::vector<CacheSpec> caches;
+  for (const std::string& cache : options.caches) caches.push_back(parse_cache_spec(cache));
+  const std::string text = read_file(options.text_path);
+  const Model model(model_options.path, model_options.weights);
+  const Tokenizer tokenizer(model_options.path);
+  Engine engine(model, model_options.threads);
+
+  const int leading = tokenizer.leading_token();
+  std::vector<Token> tokens = tokenizer.encode(text);
+  if (leading >= 0) tokens.erase(tokens.begin());  // every window gets its own
+  const auto windows = cut_windows(tokens, options.protocol, leading);
+
+  std::vector<CacheResult> results;
+  {
+    ProgressBar bar;
+    results = evaluate(engine, caches, windows, options.protocol,
+                       [&](double done, const std::string& cache) { bar.show(done, cache); });
+  }
+  print_table(std::cout, results, options.protocol);
+  if (!options.json_path.empty()) {
+    write_json(options.json_path, results, options.protocol,
+               {model_options.path, options.text_path, model_options.threads});
+  }
+  if (!options.plot_path.empty()) write_plot(options.plot_path, results);
+}
+
+}  // namespace squat_llama

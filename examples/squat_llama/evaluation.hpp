@@ -1,0 +1,46 @@
+// What caches cost: the quality of predictions, memory and speed, over windows of a text.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cache_spec.hpp"
+#include "engine.hpp"
+#include "quality.hpp"
+
+namespace squat_llama {
+
+/// A window is a prompt, read in one pass that attends to itself exactly, and tokens that are then
+/// decoded one by one, each given the text's true past.
+struct Protocol {
+  int prompt_tokens = 1024;
+  int decode_tokens = 256;
+  int windows = 1;
+
+  int window_tokens() const { return prompt_tokens + decode_tokens + 1; }  ///< with the last target
+};
+
+struct CacheResult {
+  std::string cache;
+  Quality quality;
+  CacheBytes bytes;           ///< at the end of the last window
+  double peak_resident = 0;   ///< bytes of the whole process; 0 where the system does not tell
+  double prompt_seconds = 0;  ///< over all windows
+  double decode_seconds = 0;
+};
+
+/// The first windows of a text that do not overlap. Each begins with `leading_token` unless that is
+/// -1. A text that is too short is an error that says how long it is.
+std::vector<std::vector<Token>> cut_windows(const std::vector<Token>& text,
+                                            const Protocol& protocol, int leading_token);
+
+/// Told after every decoded token: the share of the work that is done, and the cache at work.
+using OnProgress = std::function<void(double done, const std::string& cache)>;
+
+/// One result a cache. What each predicts is compared with a full-precision cache.
+std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& caches,
+                                  const std::vector<std::vector<Token>>& windows,
+                                  const Protocol& protocol, const OnProgress& on_progress = {});
+
+}  // namespace squat_llama

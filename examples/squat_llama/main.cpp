@@ -1,0 +1,106 @@
+// A small language-model engine whose keys and values live in a cache of the user's choice.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <exception>
+#include <iostream>
+#include <map>
+#include <thread>
+
+#include "commands.hpp"
+
+namespace {
+
+using namespace squat_llama;
+
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  const std::map<std::string, Weights> weights = {{"stored", Weights::as_stored},
+                                                  {"single", Weights::single}};
+  command.add_option("--model", options.path, "GGUF file of a Llama-like model")
+      ->required()
+      ->check(CLI::ExistingFile);
+  command.add_option("--threads", options.threads, "Threads to compute with")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      .add_option("--weights", options.weights,
+                  "stored: as in the file, activations rounded to 8 bits by ggml; single: "
+                  "dequantized, exact")
+      ->transform(CLI::CheckedTransformer(weights));
+}
+
+void add_generate(CLI::App& app, ModelOptions& model, GenerateOptions& options) {
+  CLI::App* command = app.add_subcommand("generate", "Answer a message");
+  add_model_options(*command, model);
+  command->add_option("--prompt", options.prompt, "The message")->required();
+  command->add_option("--cache", options.cache, cache_spec_help())->capture_default_str();
+  command->add_option("--tokens", options.tokens, "Most tokens of the answer")
+      ->capture_default_str();
+  command->add_option("--batch", options.batch, "Tokens of the prompt in one pass")
+      ->capture_default_str();
+  command->add_option("--temperature", options.temperature, "0 takes the likeliest token")
+      ->capture_default_str();
+  command->add_option("--seed", options.seed, "Seed of the sampling")->capture_default_str();
+  command->add_flag("--raw", options.raw, "Continue the text, without the chat template");
+  command->callback([&] { generate(model, options); });
+}
+
+void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("evaluate", "Measure what caches cost on a text: quality, memory, speed");
+  add_model_options(*command, model);
+  command->add_option("--text", options.text_path, "Text file")
+      ->required()
+      ->check(CLI::ExistingFile);
+  command->add_option("--cache", options.caches, cache_spec_help() + ". May be given repeatedly")
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  command->add_option("--prompt-tokens", options.protocol.prompt_tokens, "Tokens of a prompt")
+      ->capture_default_str();
+  command
+      ->add_option("--decode-tokens", options.protocol.decode_tokens,
+                   "Tokens decoded after it, one by one, each given its true past")
+      ->capture_default_str();
+  command->add_option("--windows", options.protocol.windows, "Stretches of the text")
+      ->capture_default_str();
+  command->add_option("--json", options.json_path, "Write the results to this file");
+  command->add_option("--plot", options.plot_path,
+                      "Draw KL divergence against bits per element (.png, .svg or .pdf)");
+  command->callback([&] { evaluate_command(model, options); });
+}
+
+void add_capture(CLI::App& app, ModelOptions& model, CaptureOptions& options) {
+  CLI::App* command = app.add_subcommand("capture", "Write queries, keys and values of a text");
+  add_model_options(*command, model);
+  command->add_option("--text", options.text_path, "Text file")
+      ->required()
+      ->check(CLI::ExistingFile);
+  command->add_option("--out", options.folder, "Folder for layerNN.{q,k,v}.f16")->required();
+  command->add_option("--layers", options.layers, "Layers, comma-separated; all if left out")
+      ->delimiter(',');
+  command->add_option("--tokens", options.tokens, "Tokens from the start of the text")
+      ->capture_default_str();
+  command->callback([&] { capture(model, options); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ModelOptions model;
+  model.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  GenerateOptions generate_options;
+  EvaluateOptions evaluate_options;
+  CaptureOptions capture_options;
+
+  CLI::App app("Runs a Llama-like model on a quantized key-value cache");
+  app.require_subcommand(1);
+  add_generate(app, model, generate_options);
+  add_evaluate(app, model, evaluate_options);
+  add_capture(app, model, capture_options);
+  try {
+    CLI11_PARSE(app, argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "squat_llama: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,80 @@
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <squat/error.hpp>
+#include <sstream>
+
+#include "report.hpp"
+
+namespace squat_llama {
+namespace {
+
+std::string terminal_of(const std::string& path) {
+  const std::map<std::string, std::string> terminals = {
+      {".png", "pngcairo size 1100,700 font 'sans,12'"},
+      {".svg", "svg size 1100,700 font 'sans,14' background 'white'"},
+      {".pdf", "pdfcairo size 11,7 font 'sans,12'"}};
+  const std::size_t dot = path.rfind('.');
+  const auto found = terminals.find(dot == std::string::npos ? "" : path.substr(dot));
+  squat::require(found != terminals.end(), "the picture's name is ", path,
+                 "; it must end in .pdf, .png or .svg");
+  return found->second;
+}
+
+/// Caches of a kind share a colour.
+std::string family_of(const std::string& cache) {
+  for (const char* family : {"squat", "kivi", "turbo"}) {
+    if (cache.rfind(family, 0) == 0) return family;
+  }
+  return "ggml";
+}
+
+/// gnuplot's quoting: the text goes inside double quotes, without its markup.
+std::string quoted(const std::string& text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += c;
+  }
+  return result + "\"";
+}
+
+std::string script(const std::string& path, const std::vector<CacheResult>& results) {
+  std::map<std::string, std::ostringstream> families;
+  for (const CacheResult& result : results) {
+    const double divergence = result.quality.mean_divergence();
+    if (divergence <= 0) continue;  // has no place on a logarithmic axis
+    families[family_of(result.cache)] << result.bytes.bits_per_element() << " " << divergence << " "
+                                      << quoted(result.cache) << "\n";
+  }
+  squat::require(!families.empty(), "no cache differs from full precision; nothing to draw");
+  std::ostringstream out;
+  out << "set terminal " << terminal_of(path) << " noenhanced\nset output " << quoted(path)
+      << "\nset logscale y\nset format y '%g'\nset grid lc rgb '#dddddd'\nset offsets 0.3, 1.5, 0, "
+         "0"
+         "\nset xlabel 'bits per element'\nset ylabel 'mean KL divergence of the next token (nats)'"
+         "\nset key top right\n";
+  std::string plots;
+  for (const auto& [family, rows] : families) {
+    out << "$" << family << " << END\n" << rows.str() << "END\n";
+    const std::string number =
+        std::to_string(plots.empty() ? 1 : 1 + std::count(plots.begin(), plots.end(), '\n'));
+    plots += (plots.empty() ? "plot " : ", \\\n") + ("$" + family) +
+             " using 1:2 with points pt 7 ps 1.4 lc " + number + " title '" + family + "', $" +
+             family + " using 1:2:3 with labels left offset 1,0.3 tc lt " + number + " notitle";
+  }
+  return out.str() + plots + "\n";
+}
+
+}  // namespace
+
+void write_plot(const std::string& path, const std::vector<CacheResult>& results) {
+  const std::string commands = script(path, results);
+  FILE* gnuplot = popen("gnuplot", "w");
+  squat::require(gnuplot != nullptr, "cannot start gnuplot");
+  std::fputs(commands.c_str(), gnuplot);
+  squat::require(pclose(gnuplot) == 0, "gnuplot could not draw ", path,
+                 " (is it installed? Debian's package is gnuplot-nox)");
+}
+
+}  // namespace squat_llama

@@ -1,0 +1,43 @@
+#include "quality.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace squat_llama {
+
+Eigen::VectorXd log_softmax(const Eigen::Ref<const Eigen::VectorXf>& logits) {
+  const Eigen::ArrayXd shifted = logits.cast<double>().array() - logits.maxCoeff();
+  return shifted - std::log(shifted.exp().sum());
+}
+
+void Quality::add(const Eigen::Ref<const Eigen::VectorXf>& expected,
+                  const Eigen::Ref<const Eigen::VectorXf>& actual, int next) {
+  const Eigen::VectorXd log_p = log_softmax(expected);
+  const Eigen::VectorXd log_q = log_softmax(actual);
+  divergences_.push_back((log_p.array().exp() * (log_p - log_q).array()).sum());
+  Eigen::Index likeliest_p = 0, likeliest_q = 0;
+  expected.maxCoeff(&likeliest_p);
+  actual.maxCoeff(&likeliest_q);
+  agreements_ += likeliest_p == likeliest_q ? 1 : 0;
+  loss_ -= log_q[next];
+  expected_loss_ -= log_p[next];
+}
+
+double Quality::mean_divergence() const {
+  double sum = 0;
+  for (const double divergence : divergences_) sum += divergence;
+  return sum / count();
+}
+
+double Quality::divergence_at(double quantile) const {
+  std::vector<double> sorted = divergences_;
+  std::sort(sorted.begin(), sorted.end());
+  const double at = std::clamp(quantile * count(), 0.0, count() - 1);
+  return sorted[static_cast<std::size_t>(at)];
+}
+
+double Quality::top1_agreement() const { return agreements_ / count(); }
+double Quality::perplexity() const { return std::exp(loss_ / count()); }
+double Quality::expected_perplexity() const { return std::exp(expected_loss_ / count()); }
+
+}  // namespace squat_llama

@@ -1,0 +1,107 @@
+// SQuatCache behind the engine's interface.
+#pragma once
+
+#include <algorithm>
+#include <squat/squat.hpp>
+#include <string>
+#include <vector>
+
+#include "host_cache.hpp"
+
+namespace squat_llama {
+
+/// The shape of the attention whose kv heads are `kv_heads` of the model's.
+inline squat::ModelShape attention_shape(const ModelConfig& model, int kv_heads) {
+  squat::ModelShape shape;
+  shape.layers = model.layers;
+  shape.query_heads = kv_heads * (model.query_heads / model.kv_heads);
+  shape.kv_heads = kv_heads;
+  shape.head_dim = model.head_dim;
+  return shape;
+}
+
+/// Heads do not know of each other, so each thread has a SQuatCache with a share of them.
+template <int KeyBits, int ValueBits>
+class SquatCacheAdapter : public HostCache {
+ public:
+  SquatCacheAdapter(const ModelConfig& model, const squat::Config& config, int threads)
+      : HostCache(model, threads) {
+    caches_.reserve(static_cast<std::size_t>(parts()));
+    for (int part = 0; part < parts(); ++part) {
+      caches_.emplace_back(attention_shape(model, kv_heads(part)), config);
+    }
+  }
+
+  int64_t size() const override { return caches_.front().size(0); }
+
+  void finish(int64_t tokens) override {
+    HostCache::finish(tokens);
+    decoding_ = decoding_ || tokens == 1;
+  }
+
+  void clear() override {
+    for (auto& cache : caches_) cache.clear();
+    decoding_ = false;
+  }
+
+  CacheBytes bytes() const override {
+    CacheBytes bytes;
+    for (const auto& cache : caches_) {
+      const squat::MemoryUsage usage = cache.memory();
+      bytes.codes += static_cast<double>(usage.codes);
+      bytes.scales += static_cast<double>(usage.scales);
+      bytes.residual += static_cast<double>(usage.residual);
+      bytes.other += static_cast<double>(usage.subspace + usage.bookkeeping);
+    }
+    bytes.elements = static_cast<double>(quantized_slots() * config().kv_dim() * config().layers);
+    return bytes;
+  }
+
+ protected:
+  void attend(int layer, int part, Rows rows) override {
+    caches_[static_cast<std::size_t>(part)].attention(layer, rows.query, rows.key, rows.value,
+                                                      rows.out, options());
+  }
+
+ private:
+  /// A prompt that comes in several passes fits the subspace with all of them.
+  squat::CallOptions options() const {
+    squat::CallOptions options;
+    options.fit = decoding_ ? squat::FitQueries::first_update : squat::FitQueries::accumulate;
+    return options;
+  }
+
+  /// Tokens of keys and of values that have a place in a block, filled or not.
+  int64_t quantized_slots() const {
+    const squat::Config& config = caches_.front().config();
+    const int64_t residual = config.residual_length;
+    const int64_t group = config.token_group_size;
+    const int64_t keys = size() / residual * residual;
+    const int64_t values = std::max<int64_t>(size() - residual, 0);
+    return keys + (values + group - 1) / group * group;
+  }
+
+  std::vector<squat::SQuatCache<float, KeyBits, ValueBits>> caches_;
+  bool decoding_ = false;  ///< a single token came: the prompt is over
+};
+
+template <int KeyBits>
+std::unique_ptr<KvCache> make_squat_cache_adapter(const ModelConfig& model,
+                                                  const squat::Config& config, int value_bits,
+                                                  int threads) {
+  switch (value_bits) {
+    case 2:
+      return std::make_unique<SquatCacheAdapter<KeyBits, 2>>(model, config, threads);
+    case 3:
+      return std::make_unique<SquatCacheAdapter<KeyBits, 3>>(model, config, threads);
+    case 4:
+      return std::make_unique<SquatCacheAdapter<KeyBits, 4>>(model, config, threads);
+    case 8:
+      return std::make_unique<SquatCacheAdapter<KeyBits, 8>>(model, config, threads);
+    default:
+      break;
+  }
+  squat::fail("bits of values are " + std::to_string(value_bits) + "; known are 2, 3, 4, 8");
+}
+
+}  // namespace squat_llama

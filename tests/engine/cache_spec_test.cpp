@@ -1,0 +1,76 @@
+// The names of caches.
+#include "cache_spec.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace squat_llama {
+namespace {
+
+std::string error_of(const std::string& spec) {
+  try {
+    parse_cache_spec(spec);
+  } catch (const squat::Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void expect_error(const std::string& spec, const std::vector<std::string>& parts) {
+  const std::string error = error_of(spec);
+  EXPECT_NE(error, "") << spec;
+  for (const std::string& part : parts) {
+    EXPECT_NE(error.find(part), std::string::npos) << spec << ": " << error;
+  }
+}
+
+TEST(CacheSpec, NamesGgmlFormats) {
+  const auto spec = parse_cache_spec("q4_0+hadamard");
+  EXPECT_EQ(std::get<GgmlSpec>(spec.format).type, GGML_TYPE_Q4_0);
+  EXPECT_EQ(std::get<GgmlSpec>(spec.format).rotation, Rotation::hadamard);
+  EXPECT_EQ(std::get<GgmlSpec>(parse_cache_spec("f16").format).type, GGML_TYPE_F16);
+}
+
+TEST(CacheSpec, SquatIsThePublishedDefaults) {
+  const auto squat = std::get<SquatSpec>(parse_cache_spec("squat:2").format);
+  EXPECT_EQ(squat.key_bits, 2);
+  EXPECT_EQ(squat.value_bits, 2);
+  EXPECT_EQ(squat.config.quant_group_size, squat::Config{}.quant_group_size);
+  EXPECT_EQ(squat.config.squat_lambda, squat::Config{}.squat_lambda);
+}
+
+TEST(CacheSpec, SquatTakesFields) {
+  const auto squat = std::get<SquatSpec>(
+      parse_cache_spec(
+          "squat:4/3,backend=hqq,squat_lambda=1e-2,residual_length=64,shared_svd=false")
+          .format);
+  EXPECT_EQ(squat.key_bits, 4);
+  EXPECT_EQ(squat.value_bits, 3);
+  EXPECT_EQ(squat.config.backend, squat::Backend::hqq);
+  EXPECT_EQ(squat.config.squat_lambda, 0.01);
+  EXPECT_EQ(squat.config.residual_length, 64);
+  EXPECT_FALSE(squat.config.shared_svd);
+}
+
+TEST(CacheSpec, KiviHasNoFeedback) {
+  const auto kivi = std::get<SquatSpec>(parse_cache_spec("kivi:3").format);
+  EXPECT_EQ(kivi.key_bits, 3);
+  EXPECT_EQ(kivi.config.squat_lambda, 0);
+}
+
+TEST(CacheSpec, ErrorsListWhatIsKnown) {
+  expect_error("q5_0", {"q5_0", "f16", "q4_0+hadamard", "turbo", "kivi", "squat", "squat_lambda"});
+  expect_error("squat:5", {"'5'", "2, 3, 4, 8"});
+  expect_error("squat", {"squat:BITS"});
+  expect_error("turbo:9", {"'9'", "2, 3, 4"});
+  expect_error("squat:2,lambda=1", {"'lambda'", "squat_lambda", "residual_length"});
+  expect_error("squat:2,backend=gptq", {"'gptq'", "quanto|hqq"});
+  expect_error("squat:2,squat_lambda=much", {"'much'", "NUMBER"});
+  expect_error("squat:2,quant_group_size=1.5", {"'1.5'", "INTEGER"});
+  expect_error("squat:2,residual_length", {"FIELD=VALUE"});
+  expect_error("squat:2,residual_length=33", {"residual_length", "33"});
+}
+
+}  // namespace
+}  // namespace squat_llama
