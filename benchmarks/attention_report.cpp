@@ -74,12 +74,10 @@ ReportTable decode_table(const AttentionShape& shape, int threads, const std::st
     for (ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0})
       contestants.push_back(ggml_contestant(data, type, layout, enough, threads));
   }
-  if (threads == 1) {  // attend() is one thread's work
-    const squat::Config config;
-    contestants.push_back(squat_contestant<4>(data, config, enough));
-    contestants.push_back(squat_contestant<3>(data, config, enough));
-    contestants.push_back(squat_contestant<2>(data, config, enough));
-  }
+  const squat::Config config;
+  contestants.push_back(squat_contestant<4>(data, config, enough, threads));
+  contestants.push_back(squat_contestant<3>(data, config, enough, threads));
+  contestants.push_back(squat_contestant<2>(data, config, enough, threads));
   TableHead head;
   head.kind = "decode";
   head.title = title;
@@ -98,11 +96,9 @@ ReportTable prompt_table(const AttentionShape& shape, int threads, const std::st
   for (ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16})
     contestants.push_back(
         ggml_contestant(data, type, CacheLayout::heads_outermost, cache_bytes(), threads));
-  if (threads == 1) {
-    const squat::Config config;
-    contestants.push_back(squat_prompt_contestant<2>(data, config, /*whole=*/false));
-    contestants.push_back(squat_prompt_contestant<2>(data, config, /*whole=*/true));
-  }
+  const squat::Config config;
+  for (bool whole : {false, true})
+    contestants.push_back(squat_prompt_contestant<2>(data, config, whole, threads));
   TableHead head;
   head.kind = "prompt";
   head.title = title;

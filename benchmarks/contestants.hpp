@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <squat/eigen_executor.hpp>
 #include <squat/squat.hpp>
 #include <string>
 #include <vector>
@@ -80,6 +81,19 @@ inline squat::ModelShape model_shape(const AttentionShape& shape, int layers) {
   return {layers, shape.query_heads, shape.kv_heads, shape.head_dim};
 }
 
+/// A squat cache and the threads that it works on.
+template <int Bits>
+struct ThreadedCache {
+  ThreadedCache(const squat::ModelShape& shape, const squat::Config& config, int threads)
+      : pool(threads - 1, /*allow_spinning=*/false), executor(pool), cache(shape, config) {
+    if (threads > 1) cache.set_executor(executor);
+  }
+
+  Eigen::ThreadPool pool;
+  squat::EigenExecutor executor;
+  squat::SQuatCache<float, Bits> cache;
+};
+
 template <int Bits>
 std::string squat_name(const std::string& what = "") {
   return "squat " + std::to_string(Bits) + " bits" + (what.empty() ? "" : ", " + what);
@@ -107,35 +121,34 @@ void fill(Cache& cache, int layer, const AttentionData& data) {
 
 /// squat's attention of one new token; layers in turn exceed `cache_bytes`.
 template <int Bits>
-Contestant squat_contestant(const SharedData& data, const squat::Config& config,
-                            double cache_bytes) {
-  using Cache = squat::SQuatCache<float, Bits>;
+Contestant squat_contestant(const SharedData& data, const squat::Config& config, double cache_bytes,
+                            int threads) {
   const AttentionShape& shape = data->shape;
-  Cache probe(model_shape(shape, 1), config);
+  squat::SQuatCache<float, Bits> probe(model_shape(shape, 1), config);
   fill(probe, 0, *data);
   const int layers = layers_exceeding(cache_bytes, read_bytes(probe.memory()));
-  auto cache = std::make_shared<Cache>(model_shape(shape, layers), config);
-  for (int layer = 0; layer < layers; ++layer) fill(*cache, layer, *data);
+  auto threaded =
+      std::make_shared<ThreadedCache<Bits>>(model_shape(shape, layers), config, threads);
+  for (int layer = 0; layer < layers; ++layer) fill(threaded->cache, layer, *data);
 
   Contestant contestant;
   contestant.name = squat_name<Bits>();
-  contestant.bytes = read_bytes(cache->memory()) / layers;
+  contestant.bytes = read_bytes(threaded->cache.memory()) / layers;
   contestant.layers = layers;
-  contestant.run = [data, cache](int layer) {
+  contestant.run = [data, threaded](int layer) {
     const auto width = static_cast<Eigen::Index>(data->shape.query_width());
     Eigen::Map<squat::Matrix<float>> out(data->out.data(), 1, width);
-    cache->attend(layer, rows_of(data->queries, data->shape.query_width(), 0, 1), out);
+    threaded->cache.attend(layer, rows_of(data->queries, data->shape.query_width(), 0, 1), out);
   };
   return contestant;
 }
 
 /// A prompt's attention to itself; with `whole`, storing and quantizing it is included.
 template <int Bits>
-Contestant squat_prompt_contestant(const SharedData& data, const squat::Config& config,
-                                   bool whole) {
-  using Cache = squat::SQuatCache<float, Bits>;
+Contestant squat_prompt_contestant(const SharedData& data, const squat::Config& config, bool whole,
+                                   int threads) {
   const AttentionShape& shape = data->shape;
-  auto cache = std::make_shared<Cache>(model_shape(shape, 1), config);
+  auto threaded = std::make_shared<ThreadedCache<Bits>>(model_shape(shape, 1), config, threads);
   const auto keys = rows_of(data->keys, shape.kv_width(), 0, shape.tokens);
   const auto values = rows_of(data->values, shape.kv_width(), 0, shape.tokens);
   const auto queries = rows_of(data->queries, shape.query_width(), 0, shape.tokens);
@@ -144,11 +157,11 @@ Contestant squat_prompt_contestant(const SharedData& data, const squat::Config& 
   Contestant contestant;
   contestant.name = squat_name<Bits>(whole ? "prompt stored too" : "prompt");
   if (whole) {
-    contestant.prepare = [cache] { cache->clear(); };
-    contestant.run = [=](int) mutable { cache->attention(0, queries, keys, values, out); };
+    contestant.prepare = [threaded] { threaded->cache.clear(); };
+    contestant.run = [=](int) mutable { threaded->cache.attention(0, queries, keys, values, out); };
   } else {
-    cache->update(0, keys, values, queries);
-    contestant.run = [=](int) mutable { cache->attend(0, queries, out); };
+    threaded->cache.update(0, keys, values, queries);
+    contestant.run = [=](int) mutable { threaded->cache.attend(0, queries, out); };
   }
   return contestant;
 }
