@@ -5,6 +5,7 @@ is_installed() {
   case $1 in
     cmake | g++ | clang | clang-format) command -v "$1" ;;
     ninja-build) command -v ninja ;;
+    gnuplot-nox) command -v gnuplot ;;
     *) ! command -v dpkg-query || [[ $(dpkg-query -W -f '${db:Status-Status}' "$1") == installed ]] ;;
   esac
 } &>/dev/null
