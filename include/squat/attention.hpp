@@ -1,16 +1,19 @@
-// Exact causal attention over a layer, a dequantized block at a time.
+// Causal attention over a layer.
 #pragma once
 
+#include <squat/decode_attention.hpp>
 #include <squat/online_softmax.hpp>
 
 namespace squat {
 
+/// A dequantized block at a time, on Eigen's products:
 /// softmax(Q K^T * softmax_scale) V for the newest queries.rows() tokens of `layer`, in the cache's
 /// compute type. Row i belongs to token size - rows + i and sees no later token and no padding; the
 /// row of a padding token is zero. queries and out: [rows, query_heads * head_dim].
 template <class Scalar, int KeyBits, int ValueBits>
 void attend_exact(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const ModelShape& shape,
-                  const MatrixView<Scalar>& queries, MutableMatrixView<Scalar>& out) {
+                  const MatrixView<Scalar>& queries, MutableMatrixView<Scalar>& out,
+                  float* log_sum_exp) {
   using Real = ComputeType<Scalar>;
   constexpr Index query_tile = 64;
   const Index d = shape.head_dim, heads = shape.heads_per_kv();
@@ -37,13 +40,35 @@ void attend_exact(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const Mod
       for (Index i = begin; i < end; ++i)
         for (Index g = 0; g < heads; ++g, ++row) {
           Scalar* result = out.row(i).data() + (kv_head * heads + g) * d;
-          if (layer.is_valid(first_position + i))
-            softmax.finish(row, result);
-          else
+          const bool padding = !layer.is_valid(first_position + i);
+          if (padding)
             std::fill_n(result, d, Scalar(0));
+          else
+            softmax.finish(row, result);
+          if (log_sum_exp != nullptr)
+            log_sum_exp[i * shape.query_heads + kv_head * heads + g] =
+                padding ? -std::numeric_limits<float>::infinity()
+                        : static_cast<float>(softmax.log_sum_exp(row));
         }
     }
   }
+}
+
+/// attend_exact, or for few rows straight over the codes where `arithmetic` is fast.
+template <class Scalar, int KeyBits, int ValueBits>
+void attend(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const ModelShape& shape,
+            Arithmetic arithmetic, const MatrixView<Scalar>& queries,
+            MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
+  // From about here on, dequantizing once for all rows is cheaper than folding for each.
+  constexpr Index few = 8;
+  using Decode = DecodeAttention<Scalar, KeyBits, ValueBits>;
+  const bool fused = arithmetic == Arithmetic::fast && !std::is_same_v<Scalar, double> &&
+                     queries.rows() <= few &&
+                     queries.rows() * shape.heads_per_kv() <= Decode::Fused::max_rows;
+  if (fused)
+    Decode::run(layer, shape, queries, out, log_sum_exp, executor);
+  else
+    attend_exact(layer, shape, queries, out, log_sum_exp);
 }
 
 }  // namespace squat

@@ -44,10 +44,14 @@ struct BlockRow {
   AlignedBytes values;  ///< [kv_heads] ValueBlock records; empty until the first value arrives
   Index tokens = 0;     ///< key tokens that count
   Index value_tokens = 0;
-  std::uint32_t valid[max_tokens / 32] = {};  ///< bit per token: not padding
+  std::uint32_t padding[max_tokens / 32] = {};  ///< bit per token
+  bool has_padding = false;
 
-  bool is_valid(Index token) const { return valid[token / 32] >> (token % 32) & 1; }
-  void set_valid(Index token) { valid[token / 32] |= std::uint32_t{1} << (token % 32); }
+  bool is_valid(Index token) const { return !(padding[token / 32] >> (token % 32) & 1); }
+  void set_padding(Index token) {
+    padding[token / 32] |= std::uint32_t{1} << (token % 32);
+    has_padding = true;
+  }
 };
 
 }  // namespace squat

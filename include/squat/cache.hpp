@@ -42,6 +42,9 @@ class SQuatCache {
     for (Index i = 0; i < shape.layers * sequences; ++i) entries_.emplace_back(shape, config);
   }
 
+  /// Attention work goes to `executor`, which outlives the cache; serial until one is set.
+  void set_executor(Executor& executor) { executor_ = &executor; }
+
   const ModelShape& shape() const { return shape_; }
   const Config& config() const { return config_; }
   Index sequences() const { return sequences_; }
@@ -82,7 +85,8 @@ class SQuatCache {
             source.tokens.size(), " tokens");
     check_matrix("queries", queries, shape_.query_heads, unlimited);
     check_output(queries, out);
-    attend_exact(source.tokens, shape_, queries, out);
+    squat::attend(source.tokens, shape_, config_.arithmetic, queries, out, options.log_sum_exp,
+                  *executor_);
   }
 
   /// Quantizes what the residual of the layer no longer has to hold.
@@ -170,6 +174,11 @@ class SQuatCache {
     LayerCache<Scalar, KeyBits, ValueBits> tokens;
     std::unique_ptr<Fit> fit;
   };
+
+  static Executor& serial() {
+    static SerialExecutor executor;
+    return executor;
+  }
 
   static constexpr double unlimited = std::numeric_limits<double>::infinity();
 
@@ -291,6 +300,7 @@ class SQuatCache {
   Index sequences_;
   std::vector<Entry> entries_;  // [layers, sequences]
   std::vector<ErrorFeedback<Real>> no_feedback_;
+  Executor* executor_ = &serial();
 };
 
 }  // namespace squat

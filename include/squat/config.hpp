@@ -23,6 +23,15 @@ enum class Backend {
   hqq,  ///< min-max, then the zero point refined by half-quadratic splitting (Badri & Shaji 2023)
 };
 
+/// How attention over packed codes computes.
+enum class Arithmetic {
+  /// Integer products of codes and rounded operands, wide enough that what they lose is a tenth of
+  /// what
+  /// the codes lose. A cache of doubles computes exactly all the same.
+  fast,
+  exact,  ///< codes are dequantized; products are those of the cache's compute type
+};
+
 /// How a cache quantizes. The defaults are the published cache (arXiv 2503.24358).
 struct Config {
   Backend backend = Backend::quanto;
@@ -41,6 +50,7 @@ struct Config {
   Index token_group_size = 32;
   /// Bits of a stored scale and of a stored zero point: 16 (half precision) or 32 (single).
   int scale_bits = 16;
+  Arithmetic arithmetic = Arithmetic::fast;
 };
 
 inline void check(const ModelShape& shape) {
@@ -73,6 +83,9 @@ inline void check(const Config& config) {
           "; it must be at least 1");
   require(config.scale_bits == 16 || config.scale_bits == 32, "config.scale_bits is ",
           config.scale_bits, "; it must be 16 or 32");
+  require(config.arithmetic == Arithmetic::fast || config.arithmetic == Arithmetic::exact,
+          "config.arithmetic is ", static_cast<int>(config.arithmetic),
+          "; it must be fast (0) or exact (1)");
 }
 
 }  // namespace squat

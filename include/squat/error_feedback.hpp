@@ -1,8 +1,8 @@
 // Hands the error of quantized channels to the channels that are still to come.
 #pragma once
 
-#include <Eigen/Cholesky>
 #include <squat/query_subspace.hpp>
+#include <squat/simd/dispatch.hpp>
 
 namespace squat {
 
@@ -58,13 +58,13 @@ class ErrorFeedback {
   Index head_dim() const { return head_dim_; }
   Index step() const { return step_; }
   Form form() const { return form_; }
-  Index bytes() const { return (qhat_.size() + gain_.size()) * Index{sizeof(Real)}; }
+  Index bytes() const { return (correction_.size() + gain_.size()) * Index{sizeof(Real)}; }
 
   /// What is carried from one block of channels to the next while `tokens` tokens are quantized.
   class Carry {
    public:
     Carry(const ErrorFeedback& feedback, Index tokens)
-        : state_(Matrix<Real>::Zero(feedback.form_ == Form::low_rank ? feedback.qhat_.rows()
+        : state_(Matrix<Real>::Zero(feedback.form_ == Form::low_rank ? feedback.gain_.rows()
                                     : feedback.form_ == Form::dense  ? feedback.head_dim_
                                                                      : 0,
                                     tokens)) {}
@@ -77,27 +77,33 @@ class ErrorFeedback {
   /// Moves the original channels [first, first + count) of `keys` [head_dim, tokens] to where the
   /// errors so far want them. Blocks are taken in order: first is a multiple of step().
   void correct(Matrix<Real>& keys, Index first, Index count, Carry& carry) const {
-    if (first == 0) return;
-    auto channels = keys.middleRows(first, count);
-    if (form_ == Form::low_rank) {
-      channels.noalias() -= qhat_.middleCols(first, count).transpose() * carry.state_;
-    } else if (form_ == Form::dense) {
-      auto moved = carry.state_.middleRows(first, count);
-      moved.noalias() -=
-          gain_.block(0, first, first, count).transpose() * carry.state_.topRows(first);
-      channels += moved;
+    if (first == 0 || form_ == Form::none) return;
+    Matrix<Real>& state = carry.state_;
+    for (Index channel = first; channel < first + count; ++channel) {
+      Real* key = keys.row(channel).data();
+      const Real* weights = correction_.row(channel).data();
+      if (form_ == Form::low_rank) {
+        add_rows(state.data(), state.rows(), state.cols(), weights, key);
+      } else {
+        // E of this channel begins as its move; absorb() adds the rounding error.
+        Real* moved = state.row(channel).data();
+        add_rows(state.data(), first, state.cols(), weights, moved);
+        for (Index t = 0; t < state.cols(); ++t) key[t] += moved[t];
+      }
     }
   }
 
-  /// Takes in the `errors` [count, tokens] (stored - corrected) of channels [first, first + count).
-  template <class Errors>
-  void absorb(const Errors& errors, Index first, Carry& carry) const {
-    const Index count = errors.rows();
-    if (first + count == head_dim_) return;
+  /// Takes in the errors (stored - corrected) of channels [first, first + count), which stand in
+  /// those rows of `errors` [head_dim, tokens].
+  void absorb(const Matrix<Real>& errors, Index first, Index count, Carry& carry) const {
+    if (first + count == head_dim_ || form_ == Form::none) return;
+    Matrix<Real>& state = carry.state_;
     if (form_ == Form::low_rank)
-      carry.state_.noalias() += gain_.middleRows(first, count).transpose() * errors;
-    else if (form_ == Form::dense)
-      carry.state_.middleRows(first, count) += errors;
+      for (Index i = 0; i < state.rows(); ++i)
+        add_rows(errors.row(first).data(), count, state.cols(), gain_.row(i).data() + first,
+                 state.row(i).data());
+    else
+      state.middleRows(first, count) += errors.middleRows(first, count);
   }
 
  private:
@@ -108,42 +114,61 @@ class ErrorFeedback {
   void factor_low_rank(const QuerySubspace& subspace) {
     const Matrix<double>& q = subspace.qhat();
     const Index r = subspace.rank();
-    Matrix<double> gain = Matrix<double>::Zero(head_dim_, r);
-    Eigen::MatrixXd m = Eigen::MatrixXd::Identity(r, r) / subspace.lambda();
-    // From the last block to the first, M grows by one block of channels at a time.
-    for (Index first = last_block(); first > 0; first -= step_) {
-      const auto remaining = q.middleCols(first, std::min(step_, head_dim_ - first));
-      m.noalias() += remaining * remaining.transpose();
-      gain.middleRows(first - step_, step_) =
-          m.llt().solve(q.middleCols(first - step_, step_)).transpose();
+    correction_ = -q.transpose().template cast<Real>();
+    gain_ = Matrix<Real>::Zero(r, head_dim_);
+    // M^-1, by a rank-one update (Sherman-Morrison) for each channel that joins R, last ones first.
+    Matrix<double> inverse = Matrix<double>::Identity(r, r) * subspace.lambda();
+    Eigen::VectorXd image(r);
+    for (Index channel = head_dim_ - 1; channel >= step_; --channel) {
+      for (Index i = 0; i < r; ++i) image[i] = inverse.row(i).dot(q.col(channel));
+      const double scale = 1 / (1 + image.dot(q.col(channel)));
+      for (Index i = 0; i < r; ++i) inverse.row(i) -= scale * image[i] * image.transpose();
+      if (channel % step_ != 0) continue;
+      for (Index j = channel - step_; j < channel; ++j)
+        for (Index i = 0; i < r; ++i) gain_(i, j) = static_cast<Real>(inverse.row(i).dot(q.col(j)));
     }
-    qhat_ = q.template cast<Real>();
-    gain_ = gain.template cast<Real>();
   }
 
-  /// A = U D U^T by elimination from the last block of channels: U_IJ = S_IJ S_JJ^-1, S the Schur
-  /// complement of the blocks behind J.
+  /// A = U D U^T channel by channel from the last; then U_IJ = U_iJ (U_JJ)^-1 makes it one in
+  /// blocks.
   void factor_dense(Matrix<double> a) {
-    Matrix<double> u = Matrix<double>::Zero(head_dim_, head_dim_);
-    for (Index first = last_block(); first > 0; first -= step_) {
-      const Index count = std::min(step_, head_dim_ - first);
-      const Eigen::LLT<Eigen::MatrixXd> d(a.block(first, first, count, count));
-      require(d.info() == Eigen::Success, "metric is not positive definite at channel ", first);
-      const Eigen::MatrixXd above = a.block(0, first, first, count);
-      u.block(0, first, first, count) = d.solve(above.transpose()).transpose();
-      a.topLeftCorner(first, first).noalias() -=
-          u.block(0, first, first, count) * above.transpose();
+    for (Index j = head_dim_ - 1; j > 0; --j) {
+      const double d = a(j, j);
+      require(d > 0, "metric is not positive definite at channel ", j);
+      for (Index i = 0; i < j; ++i) {
+        const double u = a(i, j) / d;
+        for (Index k = i; k < j; ++k) a(i, k) -= u * a(k, j);
+      }
+      // Only now: column j of A was needed above.
+      for (Index i = 0; i < j; ++i) a(i, j) /= d;
     }
-    gain_ = u.template cast<Real>();
+    correction_ = Matrix<Real>::Zero(head_dim_, head_dim_);
+    for (Index first = step_; first < head_dim_; first += step_)
+      for (Index j = first; j < std::min(first + step_, head_dim_); ++j)
+        for (Index i = 0; i < first; ++i) {
+          for (Index k = first; k < j; ++k) a(i, j) -= a(i, k) * a(k, j);
+          correction_(j, i) = static_cast<Real>(-a(i, j));
+        }
   }
 
-  Index last_block() const { return (head_dim_ - 1) / step_ * step_; }
+  /// out += sum_r weights[r] rows[r], rows of `tokens` numbers.
+  static void add_rows(const Real* rows, Index count, Index tokens, const Real* weights,
+                       Real* out) {
+    if constexpr (std::is_same_v<Real, float>) {
+      simd::vector_kernels().add_rows(rows, count, tokens, weights, out);
+    } else {
+      for (Index r = 0; r < count; ++r)
+        for (Index t = 0; t < tokens; ++t) out[t] += weights[r] * rows[r * tokens + t];
+    }
+  }
 
   Index head_dim_;
   Index step_;
   Form form_ = Form::none;
-  Matrix<Real> qhat_;  // low rank: Qhat [rank, head_dim]
-  Matrix<Real> gain_;  // low rank: row j is channel j's part of L_J [head_dim, rank]; dense: U
+  // Row j is what moves channel j: minus column j of Qhat [head_dim, rank], or minus column j of U
+  // [head_dim, head_dim].
+  Matrix<Real> correction_;
+  Matrix<Real> gain_;  // low rank: column j is channel j's row of L_J [rank, head_dim]
 };
 
 }  // namespace squat

@@ -51,7 +51,7 @@ class KeyQuantizer {
           block_.tile(record, token, channel)->pack(tile_codes);
         }
       }
-      feedback.absorb(x.middleRows(first, count), first, carry);
+      feedback.absorb(x, first, count, carry);
     }
   }
 

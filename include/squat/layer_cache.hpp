@@ -156,7 +156,7 @@ class LayerCache {
       row.tokens = tokens;
       const std::uint8_t* valid = valid_.row(first);
       for (Index token = 0; token < tokens; ++token)
-        if (valid[token]) row.set_valid(token);
+        if (!valid[token]) row.set_padding(token);
       for (Index head = 0; head < kv_heads_; ++head) {
         const Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> keys(
             keys_.row(first) + head * head_dim_, tokens, head_dim_,

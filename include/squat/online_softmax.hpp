@@ -1,6 +1,7 @@
 // Softmax attention whose keys and values come a block at a time.
 #pragma once
 
+#include <cmath>
 #include <limits>
 #include <squat/decoded_tokens.hpp>
 
@@ -53,6 +54,9 @@ class OnlineSoftmax {
     for (Index c = 0; c < sum_values_.cols(); ++c)
       out[c] = static_cast<Scalar>(sum_values_(row, c) * factor);
   }
+
+  /// log(sum(exp(score))) of `row`; minus infinity if it saw no token.
+  Real log_sum_exp(Index row) const { return highest_[row] + std::log(sum_[row]); }
 
  private:
   static constexpr Real minus_infinity = -std::numeric_limits<Real>::infinity();

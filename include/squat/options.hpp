@@ -36,6 +36,10 @@ struct CallOptions {
   Index sequence = 0;
   Mask mask = {};
   FitQueries fit = FitQueries::first_update;
+  /// attend and attention write log(sum(exp(score))) of every row and query head here
+  /// [rows, query_heads], if it is not null: what merging with attention over other tokens takes.
+  /// Minus infinity for padding.
+  float* log_sum_exp = nullptr;
 };
 
 }  // namespace squat

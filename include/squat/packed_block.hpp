@@ -13,6 +13,8 @@ class AffineTable {
  public:
   AffineTable(Index entries, int scale_bits) : entries_(entries), scale_bits_(scale_bits) {}
 
+  Index entries() const { return entries_; }
+  int scale_bits() const { return scale_bits_; }
   Index bytes() const { return 2 * entries_ * (scale_bits_ / 8); }
 
   template <class Real>
@@ -86,6 +88,9 @@ class KeyBlock {
   const Tile* tile(const std::byte* record, Index token, Index channel) const {
     return reinterpret_cast<const Tile*>(record) + tile_index(token, channel);
   }
+  const AffineTable& table() const { return affine_; }
+  const std::byte* table(const std::byte* record) const { return record + code_bytes(); }
+
   template <class Real>
   Affine<Real> affine(const std::byte* record, Index channel) const {
     return affine_.get<Real>(record + code_bytes(), channel);
@@ -154,6 +159,9 @@ class ValueBlock {
   const Tile* tile(const std::byte* record, Index token, Index channel) const {
     return reinterpret_cast<const Tile*>(record) + tile_index(token, channel);
   }
+  const AffineTable& table() const { return affine_; }
+  const std::byte* table(const std::byte* record) const { return record + code_bytes(); }
+
   template <class Real>
   Affine<Real> affine(const std::byte* record, Index token, Index group) const {
     return affine_.get<Real>(record + code_bytes(), group * tokens_ + token);

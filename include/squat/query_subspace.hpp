@@ -100,8 +100,9 @@ class QuerySubspace {
 
   /// A = I + lambda Qhat^T Qhat [head_dim, head_dim].
   Matrix<double> metric() const {
-    Matrix<double> a = lambda_ * qhat_.transpose() * qhat_;
-    a.diagonal().array() += 1;
+    Matrix<double> a = Matrix<double>::Identity(head_dim(), head_dim());
+    for (Index i = 0; i < rank(); ++i)
+      for (Index j = 0; j < head_dim(); ++j) a.row(j) += lambda_ * qhat_(i, j) * qhat_.row(i);
     return a;
   }
 

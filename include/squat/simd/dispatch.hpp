@@ -1,0 +1,82 @@
+// Chooses the best version of the kernels that this machine runs.
+#pragma once
+
+#include <cstdlib>
+#include <squat/error.hpp>
+#include <squat/simd/avx2.hpp>
+#include <squat/simd/portable.hpp>
+#include <string>
+
+namespace squat::simd {
+
+enum class InstructionSet { portable, avx2, avx512, neon };
+
+/// Whether this machine has `set` and this build includes it.
+inline bool is_available(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::portable:
+      return true;
+#if defined(SQUAT_HAVE_AVX2)
+    case InstructionSet::avx2:
+      // F16C has no name in every compiler; all machines with AVX2 have it.
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    default:
+      return false;
+  }
+}
+
+inline InstructionSet best_available() {
+  for (InstructionSet set : {InstructionSet::avx512, InstructionSet::avx2, InstructionSet::neon})
+    if (is_available(set)) return set;
+  return InstructionSet::portable;
+}
+
+/// What the environment variable SQUAT_SIMD names (portable, avx2, avx512 or neon), or else the
+/// best available. Fails on another name, and where the machine lacks what it names.
+inline InstructionSet requested() {
+  const char* variable = std::getenv("SQUAT_SIMD");
+  if (variable == nullptr || *variable == '\0') return best_available();
+  const std::string name = variable;
+  const std::pair<const char*, InstructionSet> known[] = {{"portable", InstructionSet::portable},
+                                                          {"avx2", InstructionSet::avx2},
+                                                          {"avx512", InstructionSet::avx512},
+                                                          {"neon", InstructionSet::neon}};
+  for (const auto& [known_name, set] : known) {
+    if (name != known_name) continue;
+    require(is_available(set), "SQUAT_SIMD is ", name,
+            ", which this machine or this build does not have");
+    return set;
+  }
+  fail("SQUAT_SIMD is " + name + "; it must be portable, avx2, avx512 or neon");
+}
+
+inline VectorKernels vector_kernels_for(InstructionSet set) {
+  require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
+#if defined(SQUAT_HAVE_AVX2)
+  if (set == InstructionSet::avx2) return Avx2::vector_kernels();
+#endif
+  return Portable::vector_kernels();
+}
+
+template <int Bits>
+DotKernels<Bits> dot_kernels_for(InstructionSet set) {
+  require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
+#if defined(SQUAT_HAVE_AVX2)
+  if (set == InstructionSet::avx2) return Avx2::dot_kernels<Bits>();
+#endif
+  return Portable::dot_kernels<Bits>();
+}
+
+/// The kernels in use: requested() is asked once.
+inline const VectorKernels& vector_kernels() {
+  static const VectorKernels kernels = vector_kernels_for(requested());
+  return kernels;
+}
+template <int Bits>
+const DotKernels<Bits>& dot_kernels() {
+  static const DotKernels<Bits> kernels = dot_kernels_for<Bits>(requested());
+  return kernels;
+}
+
+}  // namespace squat::simd
