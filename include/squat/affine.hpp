@@ -61,7 +61,9 @@ Affine<Real> min_max(const Real* x, Index count, Real levels, int scale_bits) {
   low = std::min(std::max(low, -limit), limit);
   high = std::min(std::max(high, -limit), limit);
   const Real zero = as_stored(low, scale_bits);
-  return {as_stored(std::max((high - zero) / levels, Real(0)), scale_bits), zero};
+  const Real scale = as_stored(std::max((high - zero) / levels, Real(0)), scale_bits);
+  // So small a range counts as constant: the inverse of a subnormal scale is infinite.
+  return {scale < std::numeric_limits<float>::min() ? Real(0) : scale, zero};
 }
 
 /// Half-quadratic quantization (Badri & Shaji, "Half-Quadratic Quantization of Large Machine
