@@ -1,0 +1,186 @@
+// The packed records: sizes, and where codes, scales and zeros lie.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <squat/packed_block.hpp>
+
+#include "round_trip.hpp"
+
+namespace squat::testing {
+namespace {
+
+Config layout(Index token_group_size, int scale_bits) {
+  Config config;
+  config.token_group_size = token_group_size;
+  config.scale_bits = scale_bits;
+  return config;
+}
+
+TEST(KeyBlock, HasTheDocumentedSize) {
+  // 32 tokens of 128 channels: 1024 bytes of codes, 128 scales and as many zeros.
+  EXPECT_EQ((KeyBlock<2>(128, layout(32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((KeyBlock<2>(128, layout(32, 16)).bytes()), 1024 + 512);
+  EXPECT_EQ((KeyBlock<2>(128, layout(32, 32)).bytes()), 1024 + 1024);
+  EXPECT_EQ((KeyBlock<3>(128, layout(64, 16)).bytes()), 3072 + 512);
+  EXPECT_EQ((KeyBlock<4>(64, layout(32, 16)).bytes()), 1024 + 256);
+  EXPECT_EQ((KeyBlock<8>(512, layout(128, 16)).bytes()), 65536 + 2048);
+  EXPECT_EQ((KeyBlock<3>(8, layout(32, 16)).bytes()), 96 + 32);
+}
+
+TEST(ValueBlock, HasTheDocumentedSize) {
+  // 32 tokens of 128 channels in groups of 32: four scales and as many zeros a token.
+  EXPECT_EQ((ValueBlock<2>(128, layout(32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((ValueBlock<2>(128, layout(32, 16)).bytes()), 1024 + 512);
+  EXPECT_EQ((ValueBlock<2>(128, layout(32, 32)).bytes()), 1024 + 1024);
+  EXPECT_EQ((ValueBlock<3>(128, layout(64, 16)).bytes()), 3072 + 512);
+  EXPECT_EQ((ValueBlock<8>(512, layout(128, 16)).bytes()), 65536 + 2048);
+  // 40 channels are 3 tiles of 16 lanes and 2 groups, the second of 8 channels.
+  EXPECT_EQ((ValueBlock<2>(40, layout(32, 16)).bytes()), 48 * 32 / 4 + 2 * 2 * 32 * 2);
+  // 8 channels are half a tile, and one group.
+  EXPECT_EQ((ValueBlock<3>(8, layout(32, 16)).bytes()), 16 * 32 * 3 / 8 + 2 * 32 * 2);
+}
+
+TEST(ValueBlock, SplitsChannelsIntoGroups) {
+  const ValueBlock<2> block(80, layout(32, 16));
+  ASSERT_EQ(block.groups(), 3);
+  for (Index group = 0; group < 3; ++group) EXPECT_EQ(block.group_begin(group), 32 * group);
+  EXPECT_EQ(block.group_end(0), 32);
+  EXPECT_EQ(block.group_end(1), 64);
+  EXPECT_EQ(block.group_end(2), 80);
+  // One group where all channels fit in.
+  const ValueBlock<2> small(24, layout(64, 16));
+  ASSERT_EQ(small.groups(), 1);
+  EXPECT_EQ(small.group_end(0), 24);
+}
+
+template <class T>
+T load(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// Writes one code and one scale, and looks for them at the documented place.
+
+TEST(KeyBlock, LiesInMemoryAsDocumented) {
+  const Index head_dim = 24;
+  const KeyBlock<4> block(head_dim, layout(32, 16));
+  for (const Index token : {0, 5, 16, 31})
+    for (const Index channel : {0, 7, 8, 23}) {
+      Record record(block.bytes());
+      block.tile(record.data(), token, channel)->set(token % 16, channel % 8, 9);
+      CodeTile<4> tile;
+      std::memcpy(&tile, record.data() + sizeof tile * (token / 16 * (head_dim / 8) + channel / 8),
+                  sizeof tile);
+      EXPECT_EQ(tile.get(token % 16, channel % 8), 9) << "token " << token << " " << channel;
+
+      block.set_affine<float>(record.data(), channel, {0.5f, -3.0f});
+      const std::byte* scales = record.data() + block.code_bytes();
+      EXPECT_EQ(load<Eigen::half>(scales + 2 * channel), Eigen::half(0.5f));
+      EXPECT_EQ(load<Eigen::half>(scales + 2 * (head_dim + channel)), Eigen::half(-3.0f));
+    }
+}
+
+TEST(ValueBlock, LiesInMemoryAsDocumented) {
+  const Index head_dim = 40, tokens = 64;
+  const ValueBlock<4> block(head_dim, layout(tokens, 32));
+  for (const Index token : {0, 7, 8, 63})
+    for (const Index channel : {0, 15, 16, 39}) {
+      Record record(block.bytes());
+      block.tile(record.data(), token, channel)->set(channel % 16, token % 8, 9);
+      CodeTile<4> tile;
+      std::memcpy(&tile, record.data() + sizeof tile * (channel / 16 * (tokens / 8) + token / 8),
+                  sizeof tile);
+      EXPECT_EQ(tile.get(channel % 16, token % 8), 9) << "token " << token << " " << channel;
+    }
+
+  const ValueBlock<2> grouped(96, layout(32, 32));
+  for (const Index token : {0, 31})
+    for (const Index group : {0, 2}) {
+      Record record(grouped.bytes());
+      grouped.set_affine<float>(record.data(), token, group, {0.1f, -3.3f});
+      const std::byte* scales = record.data() + grouped.code_bytes();
+      EXPECT_EQ(load<float>(scales + 4 * (32 * group + token)), 0.1f);
+      EXPECT_EQ(load<float>(scales + 4 * (32 * 3 + 32 * group + token)), -3.3f);
+    }
+}
+
+TEST(AffineTable, KeepsWhatItWasGiven) {
+  for (const int scale_bits : {16, 32}) {
+    const Index entries = 5;
+    const AffineTable table(entries, scale_bits);
+    ASSERT_EQ(table.bytes(), 2 * entries * scale_bits / 8);
+    Record record(table.bytes());
+    for (Index entry = 0; entry < entries; ++entry) {
+      const float x = static_cast<float>(entry) + 0.1f;
+      table.set<float>(record.data(), entry, {as_stored(x, scale_bits), as_stored(-x, scale_bits)});
+    }
+    for (Index entry = 0; entry < entries; ++entry) {
+      const float x = static_cast<float>(entry) + 0.1f;
+      EXPECT_EQ(table.get<double>(record.data(), entry).scale, as_stored(x, scale_bits));
+      EXPECT_EQ(table.get<double>(record.data(), entry).zero, as_stored(-x, scale_bits));
+    }
+  }
+}
+
+template <int Bits>
+Matrix<float> decode_by_hand(const KeyBlock<Bits>& block, const std::byte* record) {
+  Matrix<float> out(block.tokens(), block.head_dim());
+  for (Index token = 0; token < out.rows(); ++token)
+    for (Index channel = 0; channel < out.cols(); ++channel) {
+      const auto affine = block.template affine<float>(record, channel);
+      const int code = block.tile(record, token, channel)->get(token % 16, channel % 8);
+      out(token, channel) = affine.scale * static_cast<float>(code) + affine.zero;
+    }
+  return out;
+}
+
+template <int Bits>
+Matrix<float> decode_by_hand(const ValueBlock<Bits>& block, const std::byte* record) {
+  Matrix<float> out(block.tokens(), block.head_dim());
+  for (Index token = 0; token < out.rows(); ++token)
+    for (Index channel = 0; channel < out.cols(); ++channel) {
+      const Index group = channel / 32;
+      const auto affine = block.template affine<float>(record, token, group);
+      const int code = block.tile(record, token, channel)->get(channel % 16, token % 8);
+      out(token, channel) = affine.scale * static_cast<float>(code) + affine.zero;
+    }
+  return out;
+}
+
+template <class Block>
+void expect_decoding(const Block& block) {
+  Record record(block.bytes());
+  for (Index i = 0; i < block.code_bytes(); ++i)
+    record.data()[i] = static_cast<std::byte>(i * 37 + i / 256);
+  const Index entries = (block.bytes() - block.code_bytes()) / 4;
+  for (Index i = 0; i < 2 * entries; ++i) {
+    const Eigen::half number(0.25f * static_cast<float>(i % 40) + 0.25f);
+    std::memcpy(record.data() + block.code_bytes() + 2 * i, &number, 2);
+  }
+  const Matrix<float> expected = decode_by_hand(block, record.data());
+  // Any number of the first tokens, and not an element more.
+  for (Index tokens = 0; tokens <= block.tokens(); ++tokens) {
+    Matrix<float> out = Matrix<float>::Constant(block.tokens(), block.head_dim(), -1);
+    block.decode(record.data(), tokens, out.data());
+    EXPECT_EQ(out.topRows(tokens), expected.topRows(tokens));
+    EXPECT_TRUE((out.bottomRows(block.tokens() - tokens).array() == -1).all());
+  }
+}
+
+TEST(KeyBlock, DecodesItsFirstTokens) {
+  expect_decoding(KeyBlock<2>(40, layout(32, 16)));
+  expect_decoding(KeyBlock<3>(40, layout(32, 16)));
+  expect_decoding(KeyBlock<4>(8, layout(64, 16)));
+  expect_decoding(KeyBlock<8>(40, layout(32, 16)));
+}
+
+TEST(ValueBlock, DecodesItsFirstTokens) {
+  expect_decoding(ValueBlock<2>(40, layout(32, 16)));
+  expect_decoding(ValueBlock<3>(40, layout(32, 16)));
+  expect_decoding(ValueBlock<4>(8, layout(32, 16)));
+  expect_decoding(ValueBlock<8>(72, layout(32, 16)));
+}
+
+}  // namespace
+}  // namespace squat::testing
