@@ -1,0 +1,172 @@
+// KeyQuantizer and ValueQuantizer on their own, as a caller with another cache uses them.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "expect_error.hpp"
+#include "random_matrix.hpp"
+#include "round_trip.hpp"
+
+namespace squat::testing {
+namespace {
+
+constexpr Index head_dim = 40;
+constexpr Index tokens = 32;
+
+bool same_bytes(const Record& a, const Record& b) {
+  return a.size() == b.size() &&
+         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size())) == 0;
+}
+
+ErrorFeedback<float> some_feedback() {
+  SecondMoment moment(head_dim);
+  moment.add<float>(correlated_matrix<float>(100, head_dim, 1));
+  return ErrorFeedback<float>(QuerySubspace::fit(moment, 6, 0.1), 4);
+}
+
+template <class Scalar, int Bits>
+Record quantize(const Matrix<Scalar>& keys, const ErrorFeedback<float>& feedback,
+                const Mask& mask = {}, const Config& config = {}) {
+  const KeyQuantizer<Scalar, Bits> quantizer(head_dim, config);
+  Record record(quantizer.block().bytes());
+  quantizer.quantize(keys, feedback, record.data(), mask);
+  return record;
+}
+
+TEST(KeyQuantizer, WithoutFeedbackQuantizesEachChannelAlone) {
+  const Matrix<float> keys = correlated_matrix<float>(tokens, head_dim, 2);
+  const KeyBlock<3> block(head_dim, Config{});
+  for (const Backend backend : {Backend::quanto, Backend::hqq}) {
+    Config config;
+    config.backend = backend;
+    const Record record = quantize<float, 3>(keys, ErrorFeedback<float>(head_dim), {}, config);
+    for (Index channel = 0; channel < head_dim; ++channel) {
+      const Eigen::VectorXf x = keys.col(channel);
+      const Affine<float> expected = fit_affine(x.data(), tokens, 7.0f, config);
+      const auto affine = block.affine<float>(record.data(), channel);
+      EXPECT_EQ(affine.scale, expected.scale);
+      EXPECT_EQ(affine.zero, expected.zero);
+      for (Index token = 0; token < tokens; ++token)
+        EXPECT_EQ(static_cast<float>(
+                      block.tile(record.data(), token, channel)->get(token % 16, channel % 8)),
+                  nearest_code(x[token], expected, inverse_scale(expected), 7.0f));
+    }
+  }
+}
+
+TEST(KeyQuantizer, MaskedTokensWidenNoRange) {
+  Matrix<float> keys = correlated_matrix<float>(tokens, head_dim, 3), neighbours = keys;
+  std::vector<std::uint8_t> valid(tokens, 1);
+  // The first valid token stands in for those before it, and each for those behind it.
+  for (const Index token : {0, 1, 10, 11, 31}) {
+    valid[static_cast<std::size_t>(token)] = 0;
+    keys.row(token).setConstant(std::numeric_limits<float>::quiet_NaN());
+    neighbours.row(token) = neighbours.row(token < 2 ? 2 : token == 31 ? 30 : 9);
+  }
+  const ErrorFeedback<float> feedback = some_feedback();
+  EXPECT_TRUE(same_bytes(quantize<float, 2>(keys, feedback, valid),
+                         quantize<float, 2>(neighbours, feedback)));
+}
+
+TEST(KeyQuantizer, TakesHalvesForWhatTheyAre) {
+  const Matrix<Eigen::half> keys = correlated_matrix<Eigen::half>(tokens, head_dim, 4);
+  const ErrorFeedback<float> feedback = some_feedback();
+  EXPECT_TRUE(same_bytes(quantize<Eigen::half, 2>(keys, feedback),
+                         quantize<float, 2>(keys.cast<float>(), feedback)));
+}
+
+TEST(KeyQuantizer, TakesRowsAnyStrideApart) {
+  const Matrix<float> wide = correlated_matrix<float>(tokens, 3 * head_dim, 5);
+  const Matrix<float> keys = wide.middleCols(head_dim, head_dim);
+  const KeyQuantizer<float, 2> quantizer(head_dim, Config{});
+  Record record(quantizer.block().bytes());
+  quantizer.quantize(wide.middleCols(head_dim, head_dim), some_feedback(), record.data());
+  EXPECT_TRUE(same_bytes(record, quantize<float, 2>(keys, some_feedback())));
+}
+
+TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
+  const KeyQuantizer<float, 2> quantizer(head_dim, Config{});
+  const Matrix<float> keys = random_matrix<float>(tokens, head_dim, 6);
+  const ErrorFeedback<float> feedback(head_dim);
+  const std::vector<std::uint8_t> short_mask(31, 1);
+  Record record(quantizer.block().bytes());
+  std::memset(record.data(), 0x5A, static_cast<std::size_t>(record.size()));
+  const Record before = record;
+  EXPECT_ERROR(quantizer.quantize(keys.topRows(31), feedback, record.data()), "keys", "[31, 40]",
+               "[32, 40]");
+  EXPECT_ERROR(quantizer.quantize(keys.leftCols(32), feedback, record.data()), "keys", "[32, 32]",
+               "[32, 40]");
+  EXPECT_ERROR(quantizer.quantize(keys, feedback, record.data(), short_mask), "mask", "31", "32");
+  EXPECT_ERROR(quantizer.quantize(keys, ErrorFeedback<float>(48), record.data()), "feedback", "48",
+               "40");
+  EXPECT_TRUE(same_bytes(record, before));
+
+  Config config;
+  config.scale_bits = 8;
+  EXPECT_ERROR((KeyQuantizer<float, 2>(head_dim, config)), "config.scale_bits", "8", "16 or 32");
+  EXPECT_ERROR((KeyQuantizer<float, 2>(12, Config{})), "head_dim", "12", "multiple of 8");
+}
+
+TEST(ErrorFeedback, RefusesWhatItCannotFactor) {
+  const QuerySubspace subspace =
+      QuerySubspace::fit(SecondMoment(16), 2, 0.1);  // of no queries: A is the identity
+  EXPECT_ERROR(ErrorFeedback<float>(subspace, 0), "step", "0", "at least 1");
+  const Matrix<double> identity = Matrix<double>::Identity(16, 16);
+  EXPECT_ERROR(ErrorFeedback<float>(identity, -1), "step", "-1", "at least 1");
+  EXPECT_ERROR(ErrorFeedback<float>(identity.topRows(8), 1), "metric", "[8, 16]", "square");
+  EXPECT_ERROR(ErrorFeedback<float>(Matrix<double>(0, 0), 1), "metric", "[0, 0]", "not empty");
+  EXPECT_ERROR(ErrorFeedback<float>(Matrix<double>(-identity), 1), "metric",
+               "not positive definite");
+}
+
+TEST(ValueQuantizer, QuantizesEachTokenAlone) {
+  const Matrix<float> values = correlated_matrix<float>(tokens, head_dim, 7);
+  const ValueQuantizer<float, 2> quantizer(head_dim, Config{});
+  const ValueBlock<2>& block = quantizer.block();
+  Record forwards(block.bytes()), backwards(block.bytes());
+  for (Index token = 0; token < tokens; ++token) {
+    quantizer.quantize(values.row(token).data(), forwards.data(), token);
+    const Index other = tokens - 1 - token;
+    quantizer.quantize(values.row(other).data(), backwards.data(), other);
+  }
+  EXPECT_TRUE(same_bytes(forwards, backwards));
+
+  Matrix<float> decoded(tokens, head_dim);
+  block.decode(forwards.data(), tokens, decoded.data());
+  for (Index token = 0; token < tokens; ++token)
+    for (Index group = 0; group < 2; ++group) {
+      const Index begin = 32 * group, count = group == 0 ? 32 : 8;
+      const float* x = values.row(token).data() + begin;
+      const Affine<float> expected = fit_affine(x, count, 3.0f, Config{});
+      for (Index i = 0; i < count; ++i)
+        EXPECT_EQ(decoded(token, begin + i),
+                  expected.scale * nearest_code(x[i], expected, inverse_scale(expected), 3.0f) +
+                      expected.zero);
+    }
+}
+
+TEST(ValueQuantizer, TakesHalvesForWhatTheyAre) {
+  const Matrix<Eigen::bfloat16> values = correlated_matrix<Eigen::bfloat16>(1, head_dim, 8);
+  const Matrix<float> same = values.cast<float>();
+  const ValueQuantizer<Eigen::bfloat16, 2> quantizer(head_dim, Config{});
+  Record record(quantizer.block().bytes()), expected(quantizer.block().bytes());
+  quantizer.quantize(values.data(), record.data(), 5);
+  ValueQuantizer<float, 2>(head_dim, Config{}).quantize(same.data(), expected.data(), 5);
+  EXPECT_TRUE(same_bytes(record, expected));
+}
+
+TEST(ValueQuantizer, RefusesWhatItCannotQuantize) {
+  const ValueQuantizer<float, 2> quantizer(head_dim, Config{});
+  const Matrix<float> value = random_matrix<float>(1, head_dim, 9);
+  Record record(quantizer.block().bytes());
+  const Record before = record;
+  EXPECT_ERROR(quantizer.quantize(value.data(), record.data(), -1), "token", "-1", "32");
+  EXPECT_ERROR(quantizer.quantize(value.data(), record.data(), 32), "token", "32");
+  EXPECT_TRUE(same_bytes(record, before));
+  EXPECT_ERROR((ValueQuantizer<float, 2>(520, Config{})), "head_dim", "520", "512");
+}
+
+}  // namespace
+}  // namespace squat::testing
