@@ -32,7 +32,7 @@ std::vector<Contestant> contestants() {
 
 void print_row(const char* name, const char* bits, double bits_per_element, squat::Index bytes,
                double kl_divergence, double output_error) {
-  std::printf("| %-24s | %4s | %12.2f | %7td | %13.4f | %10.2f %% |\n", name, bits,
+  std::printf("| %-24s | %4s | %12.2f | %7td | %13.4f | %10.1f %% |\n", name, bits,
               bits_per_element, bytes, kl_divergence, 100 * output_error);
 }
 
@@ -72,7 +72,8 @@ void print_notes(squat::Index other_bytes) {
       "                     beside them: the exact newest tokens and feedback tables.\n"
       "KL divergence        of the attention weights, full precision || quantized, in nats: mean\n"
       "                     over queries and heads.\n"
-      "output error         |quantized - full precision| / |full precision| of the output.\n"
+      "output error         |quantized - full precision| / |full precision| of the output, as\n"
+      "                     SQuatCache::attend computes it.\n"
       "step                 Config::quant_group_size, the channels quantized between two feedback\n"
       "                     steps. The default is that of the publication: with 64 channels to a\n"
       "                     head there is one block and no feedback, so it is min-max.\n\n"
