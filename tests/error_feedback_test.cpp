@@ -54,7 +54,7 @@ class Moves {
     for (Index first = 0; first < errors.rows(); first += feedback.step()) {
       const Index count = std::min(feedback.step(), errors.rows() - first);
       feedback.correct(moves_, first, count, carry);
-      feedback.absorb(errors.middleRows(first, count), first, carry);
+      feedback.absorb(errors, first, count, carry);
     }
   }
 

@@ -100,22 +100,22 @@ fixtures::Codes codes_with_exact_scales(const fixtures::KeyCase& c,
   fixtures::Codes codes(c.keys.rows(), c.keys.cols());
   for (Index first = 0; first < c.keys.rows(); first += c.group) {
     Matrix<double> x = c.keys.middleRows(first, c.group).transpose();
+    Matrix<double> errors(x.rows(), c.group);
     ErrorFeedback<double>::Carry carry(feedback, c.group);
     for (Index begin = 0; begin < x.rows(); begin += feedback.step()) {
       const Index count = std::min(feedback.step(), x.rows() - begin);
       feedback.correct(x, begin, count, carry);
-      Matrix<double> errors(count, c.group);
-      for (Index i = 0; i < count; ++i) {
-        const auto channel = x.row(begin + i).array();
+      for (Index i = begin; i < begin + count; ++i) {
+        const auto channel = x.row(i).array();
         const double low = channel.minCoeff(), range = channel.maxCoeff() - low;
         const double scale = range == 0 ? 1 : range / levels;
         for (Index t = 0; t < c.group; ++t) {
           const double code = std::nearbyint((channel[t] - low) / scale);
-          codes(first + t, begin + i) = static_cast<std::uint8_t>(code);
+          codes(first + t, i) = static_cast<std::uint8_t>(code);
           errors(i, t) = code * scale + low - channel[t];
         }
       }
-      feedback.absorb(errors, begin, carry);
+      feedback.absorb(errors, begin, count, carry);
     }
   }
   return codes;
