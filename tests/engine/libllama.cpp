@@ -31,7 +31,7 @@ std::vector<float> libllama_logits(const std::string& model_path, std::vector<in
   llama_context_params params = LLAMA(context_default_params)();
   params.n_ctx = params.n_batch = params.n_ubatch = static_cast<uint32_t>(count);
   params.n_threads = params.n_threads_batch = 1;
-  params.type_k = params.type_v = GGML_TYPE_F32;
+  params.type_k = params.type_v = GGML_TYPE_F16;
   params.flash_attn = false;
   params.logits_all = true;
   llama_context* context = LLAMA(init_from_model)(model, params);

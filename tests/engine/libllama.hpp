@@ -6,7 +6,7 @@
 
 namespace squat_llama::test {
 
-/// Logits [tokens * vocabulary] after each token, keys and values in single precision.
+/// Logits [tokens * vocabulary] after each token, keys and values in half precision.
 std::vector<float> libllama_logits(const std::string& model_path, std::vector<int> tokens);
 
 }  // namespace squat_llama::test

@@ -48,7 +48,7 @@ class RandomModelTest : public testing::TestWithParam<test::RandomModel> {
  protected:
   void SetUp() override {
     path_ = testing::TempDir() + "squat_llama_" + std::to_string(getpid()) + ".gguf";
-    write_random_model(GetParam(), path_);
+    test::write_random_model(GetParam(), path_);
     for (int i = 0; i < 100; ++i) tokens_.push_back(37 * i * i % test::kRandomVocabulary);
   }
   void TearDown() override { std::remove(path_.c_str()); }
@@ -83,10 +83,11 @@ TEST_P(RandomModelTest, OneByOneIsAsAllAtOnce) {
 std::vector<test::RandomModel> random_models() {
   std::vector<test::RandomModel> models(8);
   models[0].architecture = "llama";
+  models[0].head_dim = 32;
   models[1].architecture = "llama";
   models[1].biases = models[1].tied = true;
   models[2].architecture = "llama";
-  models[2].rotary_factors = true;
+  models[2].rotary_scaling = "yarn";
   models[3].architecture = "llama";
   models[3].rotary_scaling = "linear";
   models[4].architecture = "qwen2";
@@ -96,6 +97,7 @@ std::vector<test::RandomModel> random_models() {
   models[5].rotary_scaling = "yarn";
   models[6].architecture = "qwen3";
   models[6].head_norms = true;
+  models[6].head_dim = 32;
   models[7].architecture = "qwen3";
   models[7].head_norms = models[7].tied = true;
   return models;
@@ -104,16 +106,33 @@ std::vector<test::RandomModel> random_models() {
 std::string name_of(const testing::TestParamInfo<test::RandomModel>& info) {
   const test::RandomModel& model = info.param;
   return model.architecture + (model.biases ? "_biases" : "") + (model.tied ? "_tied" : "") +
-         (model.rotary_factors ? "_factors" : "") +
          (model.rotary_scaling == "none" ? "" : "_" + model.rotary_scaling);
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, RandomModelTest, testing::ValuesIn(random_models()),
                          name_of);
 
+// llama.cpp's fork in the package leaves these factors out, so it is no reference for them.
+TEST(Model, RotaryFactorsStretchPositionsAsLinearScalingDoes) {
+  test::RandomModel factors, linear;
+  factors.architecture = linear.architecture = "llama";
+  factors.rotary_factors = true;
+  linear.rotary_scaling = "linear";
+  const std::string path = testing::TempDir() + "squat_llama_factors.gguf";
+  squat::Matrix<float> logits[2];
+  for (int i = 0; i < 2; ++i) {
+    test::write_random_model(i == 0 ? factors : linear, path);
+    logits[i] = full_precision_logits(Model(path), {1, 20, 3, 40, 5, 60});
+  }
+  EXPECT_LT((logits[0] - logits[1]).norm(), 1e-4f * logits[1].norm());
+  std::remove(path.c_str());
+}
+
 TEST(Model, NamesAnArchitectureThatItDoesNotKnow) {
   const std::string path = testing::TempDir() + "squat_llama_gpt2.gguf";
-  write_random_model({"gpt2"}, path);
+  test::RandomModel unknown;
+  unknown.architecture = "gpt2";
+  test::write_random_model(unknown, path);
   try {
     Model model(path);
     ADD_FAILURE() << "gpt2 was loaded";
@@ -128,9 +147,10 @@ TEST(Model, NamesAnArchitectureThatItDoesNotKnow) {
 
 TEST(Model, RefusesTensorsThatItWouldLeaveOut) {
   const std::string path = testing::TempDir() + "squat_llama_unread.gguf";
-  test::RandomModel unread{"llama"};
+  test::RandomModel unread;
+  unread.architecture = "llama";
   unread.extra_tensor = "blk.0.attn_sinks.weight";
-  write_random_model(unread, path);
+  test::write_random_model(unread, path);
   EXPECT_THROW(Model{path}, std::runtime_error);
   std::remove(path.c_str());
 }

@@ -9,7 +9,6 @@ namespace squat_llama::test {
 namespace {
 
 constexpr int kLayers = 2, kEmbedding = 96, kFeedForward = 160, kQueryHeads = 4, kKvHeads = 2;
-constexpr int kHeadDim = 32;  // not embedding / heads: the metadata has to be read
 
 class Writer {
  public:
@@ -61,12 +60,12 @@ void write_layer(Writer& writer, const RandomModel& model, int layer) {
     writer.tensor(block + name + ".weight", {channels}, 1, 0.2f);
   };
   norm("attn_norm", kEmbedding);
-  linear("attn_q", kEmbedding, kQueryHeads * kHeadDim, model.biases);
-  linear("attn_k", kEmbedding, kKvHeads * kHeadDim, model.biases);
-  linear("attn_v", kEmbedding, kKvHeads * kHeadDim, model.biases);
-  linear("attn_output", kQueryHeads * kHeadDim, kEmbedding, false);
-  if (model.head_norms) norm("attn_q_norm", kHeadDim);
-  if (model.head_norms) norm("attn_k_norm", kHeadDim);
+  linear("attn_q", kEmbedding, kQueryHeads * model.head_dim, model.biases);
+  linear("attn_k", kEmbedding, kKvHeads * model.head_dim, model.biases);
+  linear("attn_v", kEmbedding, kKvHeads * model.head_dim, model.biases);
+  linear("attn_output", kQueryHeads * model.head_dim, kEmbedding, false);
+  if (model.head_norms) norm("attn_q_norm", model.head_dim);
+  if (model.head_norms) norm("attn_k_norm", model.head_dim);
   norm("ffn_norm", kEmbedding);
   linear("ffn_gate", kEmbedding, kFeedForward, false);
   linear("ffn_up", kEmbedding, kFeedForward, false);
@@ -74,6 +73,8 @@ void write_layer(Writer& writer, const RandomModel& model, int layer) {
 }
 
 }  // namespace
+
+void PrintTo(const RandomModel& model, std::ostream* out) { *out << model.architecture; }
 
 void write_random_model(const RandomModel& model, const std::string& path) {
   Writer writer(model.architecture);
@@ -84,9 +85,9 @@ void write_random_model(const RandomModel& model, const std::string& path) {
   writer.number("feed_forward_length", kFeedForward);
   writer.number("attention.head_count", kQueryHeads);
   writer.number("attention.head_count_kv", kKvHeads);
-  writer.number("attention.key_length", kHeadDim);
-  writer.number("attention.value_length", kHeadDim);
-  writer.number("rope.dimension_count", kHeadDim);
+  writer.number("attention.key_length", model.head_dim);
+  writer.number("attention.value_length", model.head_dim);
+  writer.number("rope.dimension_count", model.head_dim);
   writer.real("rope.freq_base", 5000);
   writer.real("attention.layer_norm_rms_epsilon", 1e-5f);
   if (model.rotary_scaling != "none") {
@@ -96,9 +97,9 @@ void write_random_model(const RandomModel& model, const std::string& path) {
   }
   writer.tensor("token_embd.weight", {kEmbedding, kRandomVocabulary}, 0, 1);
   for (int layer = 0; layer < kLayers; ++layer) write_layer(writer, model, layer);
-  if (model.rotary_factors) writer.tensor("rope_freqs.weight", {kHeadDim / 2}, 3, 0.5f);
   writer.tensor("output_norm.weight", {kEmbedding}, 1, 0.2f);
   if (!model.tied) writer.tensor("output.weight", {kEmbedding, kRandomVocabulary}, 0, 0.3f);
+  if (model.rotary_factors) writer.tensor("rope_freqs.weight", {model.head_dim / 2}, 4, 0);
   if (!model.extra_tensor.empty()) writer.tensor(model.extra_tensor, {kQueryHeads}, 0, 1);
   writer.save(path);
 }
