@@ -23,10 +23,16 @@ bool parse(const std::string& text, squat::Backend& backend) {
   return text == "hqq" || text == "quanto";
 }
 
+bool parse(const std::string& text, squat::Arithmetic& arithmetic) {
+  arithmetic = text == "exact" ? squat::Arithmetic::exact : squat::Arithmetic::fast;
+  return text == "exact" || text == "fast";
+}
+
 template <class Value>
 constexpr const char* allowed() {
   if (std::is_same_v<Value, bool>) return "true|false";
   if (std::is_same_v<Value, squat::Backend>) return "quanto|hqq";
+  if (std::is_same_v<Value, squat::Arithmetic>) return "fast|exact";
   return std::is_integral_v<Value> ? "INTEGER" : "NUMBER";
 }
 
@@ -53,6 +59,7 @@ constexpr Field kFields[] = {
     field<&squat::Config::shared_svd>("shared_svd"),
     field<&squat::Config::token_group_size>("token_group_size"),
     field<&squat::Config::scale_bits>("scale_bits"),
+    field<&squat::Config::arithmetic>("arithmetic"),
 };
 
 }  // namespace
