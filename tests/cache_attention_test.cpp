@@ -1,0 +1,155 @@
+// SQuatCache::attend against dense attention in double.
+#include <gtest/gtest.h>
+
+#include <squat/squat.hpp>
+#include <string>
+#include <vector>
+
+#include "dense_attention.hpp"
+#include "random_matrix.hpp"
+
+namespace squat::testing {
+namespace {
+
+/// How exactly a cache of `Scalar` attends over what keys() and values() say: largest difference
+/// relative to the root mean square of the output.
+template <class Scalar>
+constexpr double tolerance() {
+  if (std::is_same_v<Scalar, double>) return 1e-13;
+  if (std::is_same_v<Scalar, float>) return 2e-5;
+  // Keys, values and output are rounded to these.
+  return std::is_same_v<Scalar, Eigen::half> ? 1e-2 : 5e-2;
+}
+
+/// What fast arithmetic may lose, relative to what the codes lose.
+constexpr double fast_share = 0.1;
+
+template <class Scalar, int KeyBits, int ValueBits>
+struct Kind {
+  using Cache = SQuatCache<Scalar, KeyBits, ValueBits>;
+  using Element = Scalar;
+};
+
+double root_mean_square(const Matrix<double>& x) {
+  return x.norm() / std::sqrt(static_cast<double>(x.size()));
+}
+
+/// A cache, and the tokens that it was given.
+template <class Kind>
+class Conversation {
+ public:
+  using Scalar = typename Kind::Element;
+
+  Conversation(const ModelShape& shape, const Config& config)
+      : cache(shape, config), shape_(shape) {
+    const Index width = shape.kv_heads * shape.head_dim;
+    keys_.resize(0, width);
+    values_.resize(0, width);
+  }
+
+  /// New tokens after `padding` padded ones, through attention(). Compares what attends with dense
+  /// attention over what the cache held at that time.
+  void say(Index tokens, Index padding = 0) {
+    SCOPED_TRACE(std::to_string(tokens) + " tokens after " + std::to_string(keys_.rows()));
+    const Index d = shape_.head_dim, old = keys_.rows();
+    const auto make = [&](Index heads) {
+      return random_matrix<Scalar>(tokens, heads * d, ++seed_);
+    };
+    const Matrix<Scalar> q = make(shape_.query_heads);
+    keys_.conservativeResize(old + tokens, Eigen::NoChange);
+    values_.conservativeResize(old + tokens, Eigen::NoChange);
+    keys_.bottomRows(tokens) = make(shape_.kv_heads);
+    values_.bottomRows(tokens) = make(shape_.kv_heads);
+    std::vector<std::uint8_t> mask(static_cast<std::size_t>(tokens), 1);
+    std::fill_n(mask.begin(), padding, std::uint8_t{0});
+    valid_.insert(valid_.end(), mask.begin(), mask.end());
+
+    CallOptions options;
+    options.mask = mask;
+    Matrix<Scalar> out = Matrix<Scalar>::Constant(tokens, q.cols(), Scalar(7));
+    cache.attention(0, q, keys_.bottomRows(tokens), values_.bottomRows(tokens), out, options);
+    if (old == 0) expect_near(out, dense_attention<Scalar>(shape_, q, keys_, values_, valid_), 0);
+    last_queries_ = q;
+  }
+
+  /// attend() of the newest `rows` tokens, as the cache is now.
+  void expect_attention(Index rows) {
+    SCOPED_TRACE(std::to_string(rows) + " rows of " + std::to_string(keys_.rows()) + " tokens");
+    const Matrix<Scalar> q = last_queries_.bottomRows(rows);
+    const auto expected =
+        dense_attention<Scalar>(shape_, q, cache.keys(0), cache.values(0), valid_);
+    const auto original = dense_attention<Scalar>(shape_, q, keys_, values_, valid_);
+    Matrix<Scalar> out = Matrix<Scalar>::Constant(rows, q.cols(), Scalar(7));
+    cache.attend(0, q, out);
+    const bool fast = cache.config().arithmetic == Arithmetic::fast;
+    expect_near(out, expected, fast ? fast_share * (expected - original).norm() : 0);
+  }
+
+  typename Kind::Cache cache;
+
+ private:
+  /// Every element within the tolerance, or the whole within `distance`.
+  static void expect_near(const Matrix<Scalar>& out, const Matrix<double>& expected,
+                          double distance) {
+    const Matrix<double> difference = out.template cast<double>() - expected;
+    if (difference.norm() <= distance) return;
+    EXPECT_LE(difference.cwiseAbs().maxCoeff(), tolerance<Scalar>() * root_mean_square(expected))
+        << "and distance " << difference.norm() << " where " << distance << " is allowed";
+  }
+
+  ModelShape shape_;
+  Matrix<Scalar> keys_, values_, last_queries_;
+  std::vector<std::uint8_t> valid_;
+  unsigned seed_ = 1;
+};
+
+template <class Kind>
+class CacheAttention : public ::testing::Test {
+ protected:
+  static void converse(const ModelShape& shape, const Config& config, Index padding) {
+    SCOPED_TRACE("head_dim " + std::to_string(shape.head_dim) + ", " +
+                 std::to_string(shape.query_heads) + "/" + std::to_string(shape.kv_heads) +
+                 " heads, padding " + std::to_string(padding));
+    Conversation<Kind> conversation(shape, config);
+    conversation.say(75, padding);  // keys: 64 packed, 11 not; values: 43 and 32
+    for (const Index rows : {1, 3, 30, 75}) conversation.expect_attention(rows);
+    for (int token = 0; token < 25; ++token) conversation.say(1);
+    conversation.expect_attention(1);
+    conversation.say(40);
+    for (const Index rows : {1, 2, 40}) conversation.expect_attention(rows);
+  }
+};
+
+// Every scalar, every number of bits for keys and for values.
+using Kinds = ::testing::Types<Kind<float, 2, 2>, Kind<double, 3, 4>, Kind<Eigen::half, 4, 8>,
+                               Kind<Eigen::bfloat16, 8, 3>>;
+TYPED_TEST_SUITE(CacheAttention, Kinds, );
+
+TYPED_TEST(CacheAttention, EqualsDenseAttention) {
+  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::exact})
+    for (const Index padding : {0, 5}) {
+      Config config;
+      config.quant_group_size = 4;
+      config.squat_lambda = 0.01;
+      config.arithmetic = arithmetic;
+      this->converse({1, 4, 2, 64}, config, padding);   // grouped-query
+      this->converse({1, 2, 2, 40}, config, padding);   // multi-head; half-used value tiles
+      this->converse({1, 3, 1, 8}, config, padding);    // multi-query; the smallest
+      this->converse({1, 1, 1, 512}, config, padding);  // the largest
+    }
+}
+
+TYPED_TEST(CacheAttention, EqualsDenseAttentionWithOtherSettings) {
+  Config config;
+  config.backend = Backend::hqq;
+  config.token_group_size = 64;
+  config.residual_length = 64;
+  config.scale_bits = 32;
+  this->converse({1, 2, 1, 80}, config, 0);
+  ModelShape shape{1, 2, 1, 128};
+  shape.softmax_scale = 0.02;
+  this->converse(shape, config, 1);
+}
+
+}  // namespace
+}  // namespace squat::testing
