@@ -1,0 +1,64 @@
+// A small cache and tokens for it, for tests in which their kind does not matter.
+#pragma once
+
+#include <cstring>
+#include <squat/squat.hpp>
+
+#include "random_matrix.hpp"
+
+namespace squat::testing {
+
+using Cache = SQuatCache<float, 2>;
+using Rows = Matrix<float>;
+
+inline constexpr ModelShape shape{1, 4, 2, 16};
+inline constexpr Index key_width = 2 * 16, query_width = 4 * 16;
+
+/// Under which feedback moves every code it can.
+inline Config strong_feedback() {
+  Config config;
+  config.quant_group_size = 2;
+  config.squat_lambda = 0.1;
+  config.subspace_dim = 3;
+  return config;
+}
+
+/// Bit for bit.
+inline bool same(const Rows& a, const Rows& b) {
+  return a.rows() == b.rows() && a.cols() == b.cols() &&
+         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(float)) == 0;
+}
+
+/// Queries, keys and values of a number of tokens.
+struct Tokens {
+  Tokens(Index count, unsigned seed)
+      : queries(correlated_matrix<float>(count, query_width, seed)),
+        keys(correlated_matrix<float>(count, key_width, seed + 1000)),
+        values(random_matrix<float>(count, key_width, seed + 2000)) {}
+
+  Rows queries, keys, values;
+};
+
+/// Updates by tokens [first, first + count).
+inline void update(Cache& cache, const Tokens& tokens, Index first, Index count,
+                   const CallOptions& options = {}) {
+  cache.update(0, tokens.keys.middleRows(first, count), tokens.values.middleRows(first, count),
+               tokens.queries.middleRows(first, count), options);
+}
+inline void update(Cache& cache, const Tokens& tokens, const CallOptions& options = {}) {
+  update(cache, tokens, 0, tokens.keys.rows(), options);
+}
+
+inline CallOptions sequence(Index index) {
+  CallOptions options;
+  options.sequence = index;
+  return options;
+}
+
+inline Rows attend(const Cache& cache, const Rows& queries, const CallOptions& options = {}) {
+  Rows out(queries.rows(), queries.cols());
+  cache.attend(0, queries, out, options);
+  return out;
+}
+
+}  // namespace squat::testing
