@@ -1,6 +1,7 @@
-// The packed tokens of all kv heads over one token range.
+// The packed tokens of all kv heads over one token range, and the memory that they share.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -8,20 +9,31 @@
 
 namespace squat {
 
-/// Zeroed bytes on a cache line boundary.
-class AlignedBytes {
+/// Memory for the records of several rows of blocks. Attention walks one kv head over all rows, so
+/// the records of a head lie one behind the other:
+///
+///     KeyBlock record[kv_heads][rows]     on a cache line boundary
+///     ValueBlock record[kv_heads][rows]
+class Slab {
  public:
-  AlignedBytes() = default;
-  explicit AlignedBytes(Index size)
-      : data_(static_cast<std::byte*>(
-            ::operator new (static_cast<std::size_t>(size), std::align_val_t{alignment}))),
-        size_(size) {
-    std::fill_n(data_.get(), size, std::byte{0});
-  }
+  /// Sizes of records are in bytes, multiples of record_alignment.
+  Slab(Index rows, Index kv_heads, Index key_record, Index value_record)
+      : rows_(rows),
+        kv_heads_(kv_heads),
+        key_record_(key_record),
+        value_record_(value_record),
+        data_(static_cast<std::byte*>(
+            ::operator new (static_cast<std::size_t>(bytes()), std::align_val_t{alignment}))) {}
 
-  std::byte* data() { return data_.get(); }
-  const std::byte* data() const { return data_.get(); }
-  Index size() const { return size_; }
+  Index rows() const { return rows_; }
+  Index bytes() const { return rows_ * kv_heads_ * (key_record_ + value_record_); }
+
+  std::byte* keys(Index row, Index head) const {
+    return data_.get() + (head * rows_ + row) * key_record_;
+  }
+  std::byte* values(Index row, Index head) const {
+    return data_.get() + rows_ * kv_heads_ * key_record_ + (head * rows_ + row) * value_record_;
+  }
 
  private:
   static constexpr std::size_t alignment = 64;
@@ -30,8 +42,12 @@ class AlignedBytes {
       ::operator delete (data, std::align_val_t{alignment});
     }
   };
+
+  Index rows_;
+  Index kv_heads_;
+  Index key_record_;
+  Index value_record_;
   std::unique_ptr<std::byte, Free> data_;
-  Index size_ = 0;
 };
 
 /// The key record and the value record of every kv head for one range of tokens. Keys arrive as a
@@ -40,12 +56,15 @@ class AlignedBytes {
 struct BlockRow {
   static constexpr Index max_tokens = 128;
 
-  AlignedBytes keys;    ///< [kv_heads] KeyBlock records
-  AlignedBytes values;  ///< [kv_heads] ValueBlock records; empty until the first value arrives
-  Index tokens = 0;     ///< key tokens that count
+  std::shared_ptr<Slab> slab;
+  Index slot = 0;    ///< row of the slab
+  Index tokens = 0;  ///< key tokens that count
   Index value_tokens = 0;
   std::uint32_t padding[max_tokens / 32] = {};  ///< bit per token
   bool has_padding = false;
+
+  std::byte* keys(Index head) const { return slab->keys(slot, head); }
+  std::byte* values(Index head) const { return slab->values(slot, head); }
 
   bool is_valid(Index token) const { return !(padding[token / 32] >> (token % 32) & 1); }
   void set_padding(Index token) {

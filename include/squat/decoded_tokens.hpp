@@ -34,10 +34,9 @@ void for_decoded_tokens(const LayerCache<Scalar, KeyBits, ValueBits>& layer, Ind
   for (const BlockRow& row : layer.rows()) {
     if (tokens.first >= end) return;
     tokens.count = row.tokens;
-    key_block.decode(row.keys.data() + head * key_block.bytes(), row.tokens, tokens.keys.data());
+    key_block.decode(row.keys(head), row.tokens, tokens.keys.data());
     if (row.value_tokens > 0)
-      value_block.decode(row.values.data() + head * value_block.bytes(), row.value_tokens,
-                         tokens.values.data());
+      value_block.decode(row.values(head), row.value_tokens, tokens.values.data());
     for (Index t = row.value_tokens; t < row.tokens; ++t)
       from_residual(layer.value(tokens.first + t), tokens.values.row(t).data());
     for (Index t = 0; t < row.tokens; ++t)

@@ -41,14 +41,14 @@ class FusedAttention {
     std::fill_n(result.sum, rows, 0.0f);
     std::fill_n(result.highest, rows, minus_infinity);
     std::fill_n(offsets_, rows * groups_, 0.0f);
+    if (KeyBits == 2)
+      for (Index i = 0; i < rows; ++i)
+        units_[i] = kernels_.fix(queries + i * head_dim_, head_dim_, fixed_[i]);
 
     Index token = first_token;
     for (Index r = first_row; r < last_row; ++r) {
       const BlockRow& row = layer.rows()[static_cast<std::size_t>(r)];
-      if (r + 1 < last_row)
-        prefetch(layer.rows()[static_cast<std::size_t>(r + 1)], head, key_block.bytes(),
-                 value_block.bytes());
-      score_codes(key_block, row.keys.data() + head * key_block.bytes(), queries, rows);
+      score_codes(key_block, row.keys(head), queries, rows);
       hide_later(token, row.tokens, key_block.tokens(), positions, rows);
       if (row.has_padding) hide_padding(layer, token, row.tokens, rows);
       raise(key_block.tokens(), rows, result);
@@ -57,8 +57,7 @@ class FusedAttention {
         for (Index i = 0; i < rows; ++i)
           std::fill(scores_[i] + row.value_tokens, scores_[i] + row.tokens, 0.0f);
       }
-      if (row.value_tokens > 0)
-        add_codes(value_block, row.values.data() + head * value_block.bytes(), rows, result);
+      if (row.value_tokens > 0) add_codes(value_block, row.values(head), rows, result);
       token += row.tokens;
     }
     for (; with_residual && token < layer.size(); token += chunk) {
@@ -79,9 +78,15 @@ class FusedAttention {
 
  private:
   static constexpr Index chunk = 32;  // residual tokens taken at once
-  static constexpr Index max_block = BlockRow::max_tokens;
+  static constexpr Index lanes = CodeTile<ValueBits>::lanes;
+  static constexpr Index depths = CodeTile<ValueBits>::depths;
+  static constexpr Index max_block = simd::max_block;
   static constexpr Index max_length = simd::max_length;
+  static constexpr Index max_groups = max_length / 32;
+  // Operands of 8 bits serve keys of 2 where their rounding stays a tenth of that of the codes, and
+  // moves a score by a few hundredths at most.
   static constexpr float largest_crest = 8;
+  static constexpr float largest_alpha = 0.1f;  // times sqrt(head_dim)
   static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
   template <int Bits>
@@ -90,14 +95,30 @@ class FusedAttention {
   /// scores_[i][t] of every token of a block, padding and missing ones included.
   void score_codes(const KeyBlock<KeyBits>& block, const std::byte* record, const float* queries,
                    Index rows) {
-    widen(block.table(), block.table(record), centre<KeyBits>);
-    const float* scales = table_;
+    widen(block.table(), record, centre<KeyBits>);
     const float* middles = table_ + head_dim_;
-    for (Index first = 0; first < rows; first += simd::max_heads)
-      dot_block<KeyBits, false>(
-          reinterpret_cast<const std::uint8_t*>(record), head_dim_,
-          std::min(simd::max_heads, rows - first), queries + first * head_dim_, head_dim_, scales,
-          middles, block.tokens() / CodeTile<KeyBits>::lanes, scores_[first], max_block);
+    const std::uint8_t* tiles = block.tile(record, 0, 0)->bytes;
+    const Index depth_tiles = head_dim_ / CodeTile<KeyBits>::depths;
+    const Index lane_rows = block.tokens() / CodeTile<KeyBits>::lanes;
+    const simd::DotKernels<KeyBits>& dots = simd::dot_kernels<KeyBits>();
+    for (Index first = 0; first < rows; first += simd::max_heads) {
+      const Index count = std::min(simd::max_heads, rows - first);
+      const float* q = queries + first * head_dim_;
+      if constexpr (KeyBits == 2) {
+        if (kernels_.try_fold8(q, head_dim_, fixed_[first], units_ + first, count, table_, middles,
+                               head_dim_, centre<KeyBits>, largest_crest,
+                               largest_alpha / std::sqrt(static_cast<float>(head_dim_)), operands8_,
+                               folded_)) {
+          dots.dot8({tiles, lane_rows, depth_tiles, count, operands8_, max_length, lane_rows, 0},
+                    folded_, scores_[first], max_block);
+          continue;
+        }
+      }
+      kernels_.fold16(q, head_dim_, count, table_, middles, head_dim_, centre<KeyBits>,
+                      simd::largest_operand16(head_dim_, KeyBits), operands16_, folded_);
+      dots.dot16({tiles, lane_rows, depth_tiles, count, operands16_, max_length, lane_rows, 0},
+                 folded_, scores_[first], max_block);
+    }
   }
 
   /// Minus infinity for tokens that a row must not see yet, and for slots [count, padded).
@@ -148,57 +169,40 @@ class FusedAttention {
   /// Adds scores_ times the values of a block.
   void add_codes(const ValueBlock<ValueBits>& block, const std::byte* record, Index rows,
                  const PartialAttention& result) {
-    using Tile = CodeTile<ValueBits>;
-    widen(block.table(), block.table(record), centre<ValueBits>);
+    widen(block.table(), record, centre<ValueBits>);
+    const float* middles = table_ + block.table().entries();
     const Index tokens = block.tokens();
-    for (Index group = 0; group < groups_; ++group) {
-      const float* scales = table_ + group * tokens;
-      const float* middles = scales + block.table().entries();
-      const Index begin = block.group_begin(group);
-      const std::uint8_t* tiles =
-          reinterpret_cast<const std::uint8_t*>(block.tile(record, 0, begin));
-      const Index lane_rows = (block.group_end(group) - begin + Tile::lanes - 1) / Tile::lanes;
-      for (Index first = 0; first < rows; first += simd::max_heads) {
-        const Index count = std::min(simd::max_heads, rows - first);
-        const simd::Folded* folded = dot_block<ValueBits, true>(
-            tiles, tokens, count, scores_[first], max_block, scales, middles, lane_rows,
-            result.sum_values + first * stride_ + begin, stride_);
-        for (Index i = 0; i < count; ++i)
-          offsets_[(first + i) * groups_ + group] += folded[i].offset;
+    const Index lane_rows = stride_ / lanes;
+    const Index rows_per_group = round_up(block.group_end(0), lanes) / lanes;
+    const simd::DotKernels<ValueBits>& dots = simd::dot_kernels<ValueBits>();
+    for (Index first = 0; first < rows; first += simd::max_heads) {
+      const Index count = std::min(simd::max_heads, rows - first);
+      const std::uint8_t* tiles = block.tile(record, 0, 0)->bytes;
+      float* out = result.sum_values + first * stride_;
+      if constexpr (ValueBits == 2) {
+        // Operands of 8 bits always do for codes of 2: probabilities of one block have no crest
+        // above sqrt(tokens).
+        kernels_.fold8(scores_[first], max_block, count, table_, middles, groups_, tokens,
+                       centre<ValueBits>, value_operands8_, value_folded_);
+        dots.accumulate8({tiles, lane_rows, tokens / depths, count, value_operands8_, max_block,
+                          rows_per_group, simd::max_heads * max_block},
+                         value_folded_, out, stride_);
+      } else {
+        for (Index group = 0; group < groups_; ++group)
+          kernels_.fold16(scores_[first], max_block, count, table_ + group * tokens,
+                          middles + group * tokens, tokens, centre<ValueBits>,
+                          simd::largest_operand16(tokens, ValueBits),
+                          value_operands16_ + group * simd::max_heads * max_length,
+                          value_folded_ + group * simd::max_heads);
+        dots.accumulate16({tiles, lane_rows, tokens / depths, count, value_operands16_, max_length,
+                           rows_per_group, simd::max_heads * max_length},
+                          value_folded_, out, stride_);
       }
+      for (Index i = 0; i < count; ++i)
+        for (Index group = 0; group < groups_; ++group)
+          offsets_[(first + i) * groups_ + group] +=
+              value_folded_[group * simd::max_heads + i].offset;
     }
-  }
-
-  /// Folds `count` vectors x of length n and multiplies them with `lane_rows` rows of tiles, into
-  /// `out` or onto it.
-  template <int Bits, bool Add>
-  const simd::Folded* dot_block(const std::uint8_t* tiles, Index n, Index count, const float* x,
-                                Index x_stride, const float* scales, const float* middles,
-                                Index lane_rows, float* out, Index out_stride) {
-    constexpr Index depths = CodeTile<Bits>::depths;
-    const simd::DotKernels<Bits>& dots = simd::dot_kernels<Bits>();
-    if constexpr (Bits == 2) {
-      // Operands of 8 bits serve where their rounding stays a tenth of that of the codes.
-      // Probabilities of one block always do: their crest is at most sqrt(tokens).
-      bool fine = true;
-      if constexpr (Add)
-        kernels_.fold8(x, x_stride, count, scales, middles, n, centre<Bits>, operands8_[0],
-                       max_length, folded_);
-      else
-        fine = kernels_.try_fold8(x, x_stride, count, scales, middles, n, centre<Bits>,
-                                  largest_crest, 0.1f / std::sqrt(static_cast<float>(n)),
-                                  operands8_[0], max_length, folded_);
-      if (fine) {
-        const simd::TileRow<std::int8_t> row{tiles, n / depths, count, operands8_[0], max_length};
-        (Add ? dots.accumulate8 : dots.dot8)(row, lane_rows, folded_, out, out_stride);
-        return folded_;
-      }
-    }
-    kernels_.fold16(x, x_stride, count, scales, middles, n, centre<Bits>,
-                    simd::largest_operand16(n, Bits), operands16_[0], max_length, folded_);
-    const simd::TileRow<std::int16_t> row{tiles, n / depths, count, operands16_[0], max_length};
-    (Add ? dots.accumulate16 : dots.dot16)(row, lane_rows, folded_, out, out_stride);
-    return folded_;
   }
 
   /// Scales of a record into table_, and behind them what the middle code stands for.
@@ -221,19 +225,6 @@ class FusedAttention {
     }
   }
 
-  static void prefetch(const BlockRow& row, Index head, Index key_bytes, Index value_bytes) {
-#if defined(__GNUC__)
-    for (Index i = 0; i < key_bytes; i += 64)
-      __builtin_prefetch(row.keys.data() + head * key_bytes + i);
-    if (row.values.size() > 0)
-      for (Index i = 0; i < value_bytes; i += 64)
-        __builtin_prefetch(row.values.data() + head * value_bytes + i);
-#else
-    static_cast<void>(row), static_cast<void>(head), static_cast<void>(key_bytes),
-        static_cast<void>(value_bytes);
-#endif
-  }
-
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index head_dim_ = 0;
   Index stride_ = 0;
@@ -241,10 +232,15 @@ class FusedAttention {
   alignas(64) float scores_[max_rows][max_block];
   alignas(64) float tokens_[chunk * max_length];
   alignas(64) float table_[2 * (max_length + max_block)];
-  alignas(64) std::int8_t operands8_[simd::max_heads][max_length];
-  alignas(64) std::int16_t operands16_[simd::max_heads][max_length];
+  alignas(64) std::int16_t fixed_[max_rows][max_length];  // queries as try_fold8 wants them
+  float units_[max_rows];
+  alignas(64) std::int8_t operands8_[simd::max_heads * max_length];
+  alignas(64) std::int16_t operands16_[simd::max_heads * max_length];
   simd::Folded folded_[simd::max_heads];
-  float offsets_[max_rows * (max_length / 32)];
+  alignas(64) std::int8_t value_operands8_[max_groups * simd::max_heads * max_block];
+  alignas(64) std::int16_t value_operands16_[max_groups * simd::max_heads * max_length];
+  simd::Folded value_folded_[max_groups * simd::max_heads];
+  float offsets_[max_rows * max_groups];  // per row and value group: what codes do not enter
 };
 
 }  // namespace squat

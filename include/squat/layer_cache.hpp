@@ -117,11 +117,14 @@ class LayerCache {
     MemoryUsage usage;
     const KeyBlock<KeyBits> key_block = this->key_block();
     const ValueBlock<ValueBits> value_block = this->value_block();
+    const Index codes = kv_heads_ * (key_block.code_bytes() + value_block.code_bytes());
+    const Slab* counted = nullptr;
     for (const BlockRow& row : rows_) {
-      const Index codes =
-          kv_heads_ * (key_block.code_bytes() + (row.values.size() ? value_block.code_bytes() : 0));
-      usage.codes += codes;
-      usage.scales += row.keys.size() + row.values.size() - codes;
+      if (row.slab.get() == counted) continue;
+      counted = row.slab.get();
+      usage.codes += counted->rows() * codes;
+      usage.scales += counted->bytes() - counted->rows() * codes;
+      usage.bookkeeping += Index{sizeof(Slab)};
     }
     usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes();
     usage.bookkeeping =
@@ -146,13 +149,32 @@ class LayerCache {
     std::size_t size_;
   };
 
+  /// An empty row behind the last one, in the last slab if it has room. Slabs grow with the cache,
+  /// so that at most an eighth of them, and 32 rows, waits for tokens; `coming` rows are sure to.
+  BlockRow next_row(Index coming) const {
+    const KeyBlock<KeyBits> key_block = this->key_block();
+    const ValueBlock<ValueBits> value_block = this->value_block();
+    BlockRow row;
+    if (!rows_.empty() && rows_.back().slot + 1 < rows_.back().slab->rows()) {
+      row.slab = rows_.back().slab;
+      row.slot = rows_.back().slot + 1;
+    } else {
+      const Index eighth = static_cast<Index>(rows_.size()) / 8;
+      row.slab = std::make_shared<Slab>(std::clamp(std::max(eighth, coming), Index{1}, Index{32}),
+                                        kv_heads_, key_block.bytes(), value_block.bytes());
+    }
+    // Slots for values to come count as zero until they do.
+    for (Index head = 0; head < kv_heads_; ++head)
+      std::fill_n(row.values(head), value_block.bytes(), std::byte{0});
+    return row;
+  }
+
   /// Quantizes the oldest `count` residual keys into new rows. They count once take_keys() says so.
   void pack_keys(Index count, const std::vector<ErrorFeedback<Real>>& feedback) {
     const KeyQuantizer<Scalar, KeyBits> quantizer(head_dim_, config_);
-    const Index tokens = config_.token_group_size, record = quantizer.block().bytes();
+    const Index tokens = config_.token_group_size;
     for (Index first = 0; first < count; first += tokens) {
-      BlockRow row;
-      row.keys = AlignedBytes(kv_heads_ * record);
+      BlockRow row = next_row((count - first) / tokens);
       row.tokens = tokens;
       const std::uint8_t* valid = valid_.row(first);
       for (Index token = 0; token < tokens; ++token)
@@ -161,8 +183,7 @@ class LayerCache {
         const Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> keys(
             keys_.row(first) + head * head_dim_, tokens, head_dim_,
             Eigen::OuterStride<>(kv_heads_ * head_dim_));
-        quantizer.quantize(keys, feedback[at(head)], row.keys.data() + head * record,
-                           Mask(valid, tokens));
+        quantizer.quantize(keys, feedback[at(head)], row.keys(head), Mask(valid, tokens));
       }
       rows_.push_back(std::move(row));
     }
@@ -180,15 +201,13 @@ class LayerCache {
   /// says so. There are rows for them all: no value leaves its residual before its key does.
   void pack_values(Index count) {
     const ValueQuantizer<Scalar, ValueBits> quantizer(head_dim_, config_);
-    const Index record = quantizer.block().bytes();
     for (Index done = 0, r = value_row_; done < count; ++r) {
       BlockRow& row = rows_[at(r)];
-      if (row.values.size() == 0) row.values = AlignedBytes(kv_heads_ * record);
       const Index here = std::min(row.tokens - row.value_tokens, count - done);
       for (Index head = 0; head < kv_heads_; ++head)
         for (Index token = 0; token < here; ++token)
-          quantizer.quantize(values_.row(done + token) + head * head_dim_,
-                             row.values.data() + head * record, row.value_tokens + token);
+          quantizer.quantize(values_.row(done + token) + head * head_dim_, row.values(head),
+                             row.value_tokens + token);
       done += here;
     }
   }

@@ -55,6 +55,7 @@ class AffineTable {
   int scale_bits_;
 };
 
+/// Records begin on this boundary, and so do the tiles in them.
 inline constexpr Index record_alignment = 32;
 
 inline Index round_up(Index value, Index multiple) {
@@ -64,9 +65,11 @@ inline Index round_up(Index value, Index multiple) {
 /// Keys of `tokens` = Config::token_group_size consecutive tokens of one kv head. Lanes are tokens,
 /// depths are channels:
 ///
-///     CodeTile<Bits> tile[tokens / 16][head_dim / 8]   token 16 a + lane, channel 8 b + depth
 ///     scale[head_dim], zero[head_dim]                  per channel, for all tokens of the block
+///     CodeTile<Bits> tile[tokens / 16][head_dim / 8]   token 16 a + lane, channel 8 b + depth
 ///     padding to 32 bytes
+///
+/// in the order in which attention reads them.
 template <int Bits>
 class KeyBlock {
  public:
@@ -83,21 +86,20 @@ class KeyBlock {
   Index bytes() const { return round_up(code_bytes() + affine_.bytes(), record_alignment); }
 
   Tile* tile(std::byte* record, Index token, Index channel) const {
-    return reinterpret_cast<Tile*>(record) + tile_index(token, channel);
+    return reinterpret_cast<Tile*>(record + affine_.bytes()) + tile_index(token, channel);
   }
   const Tile* tile(const std::byte* record, Index token, Index channel) const {
-    return reinterpret_cast<const Tile*>(record) + tile_index(token, channel);
+    return reinterpret_cast<const Tile*>(record + affine_.bytes()) + tile_index(token, channel);
   }
   const AffineTable& table() const { return affine_; }
-  const std::byte* table(const std::byte* record) const { return record + code_bytes(); }
 
   template <class Real>
   Affine<Real> affine(const std::byte* record, Index channel) const {
-    return affine_.get<Real>(record + code_bytes(), channel);
+    return affine_.get<Real>(record, channel);
   }
   template <class Real>
   void set_affine(std::byte* record, Index channel, const Affine<Real>& affine) const {
-    affine_.set(record + code_bytes(), channel, affine);
+    affine_.set(record, channel, affine);
   }
 
   /// Dequantizes tokens [0, tokens) into out[tokens][head_dim].
@@ -154,21 +156,20 @@ class ValueBlock {
   Index bytes() const { return round_up(code_bytes() + affine_.bytes(), record_alignment); }
 
   Tile* tile(std::byte* record, Index token, Index channel) const {
-    return reinterpret_cast<Tile*>(record) + tile_index(token, channel);
+    return reinterpret_cast<Tile*>(record + affine_.bytes()) + tile_index(token, channel);
   }
   const Tile* tile(const std::byte* record, Index token, Index channel) const {
-    return reinterpret_cast<const Tile*>(record) + tile_index(token, channel);
+    return reinterpret_cast<const Tile*>(record + affine_.bytes()) + tile_index(token, channel);
   }
   const AffineTable& table() const { return affine_; }
-  const std::byte* table(const std::byte* record) const { return record + code_bytes(); }
 
   template <class Real>
   Affine<Real> affine(const std::byte* record, Index token, Index group) const {
-    return affine_.get<Real>(record + code_bytes(), group * tokens_ + token);
+    return affine_.get<Real>(record, group * tokens_ + token);
   }
   template <class Real>
   void set_affine(std::byte* record, Index token, Index group, const Affine<Real>& affine) const {
-    affine_.set(record + code_bytes(), group * tokens_ + token, affine);
+    affine_.set(record, group * tokens_ + token, affine);
   }
 
   /// Dequantizes tokens [0, tokens) into out[tokens][head_dim].

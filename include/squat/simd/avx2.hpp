@@ -27,63 +27,161 @@ struct Avx2 {
     }
   }
 
-  SQUAT_AVX2 static void fold8(const float* x, Index x_stride, Index count, const float* scale,
-                               const float* middle, Index n, float centre, std::int8_t* operands,
-                               Index operand_stride, Folded* folded) {
-    for (; count > 0; --count, x += x_stride, operands += operand_stride, ++folded) {
-      if (n == 32)
-        fold32(x, scale, middle, centre, operands, *folded);
-      else
-        fold8_row<false>(x, scale, middle, n, centre, operands, *folded);
-    }
+  /// 16-bit fixed point, zero up to a multiple of 32. A unit of 0 marks zeros.
+  SQUAT_AVX2 static float fix(const float* x, Index n, std::int16_t* fixed) {
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    __m256 top = _mm256_setzero_ps();
+    for (Index i = 0; i < n; i += 8)
+      top = _mm256_max_ps(top, _mm256_and_ps(_mm256_loadu_ps(x + i), magnitude));
+    const float highest = horizontal_max(top);
+    const __m256 inverse = _mm256_set1_ps(32767.0f / std::max(highest, 1e-30f));
+    Index i = 0;
+    for (; i < n; i += 8)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(fixed + i),
+                       narrow16(round(_mm256_loadu_ps(x + i), inverse)));
+    for (; i % 32 != 0; i += 8)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(fixed + i), _mm_setzero_si128());
+    return highest * (1 / 32767.0f);
   }
 
-  SQUAT_AVX2 static bool try_fold8(const float* x, Index x_stride, Index count, const float* scale,
+  /// Products, their maximum and the operands are found 16 at a time in fixed point; only what
+  /// `offset` needs of x is floating point.
+  SQUAT_AVX2 static bool try_fold8(const float* x, Index x_stride, const std::int16_t* fixed,
+                                   const float* units, Index count, const float* scale,
                                    const float* middle, Index n, float centre, float crest,
-                                   float largest_alpha, std::int8_t* operands, Index operand_stride,
-                                   Folded* folded) {
-    for (; count > 0; --count, x += x_stride, operands += operand_stride, ++folded)
-      if (fold8_row<true>(x, scale, middle, n, centre, operands, *folded) > crest * crest ||
-          folded->alpha > largest_alpha)
+                                   float largest_alpha, std::int8_t* operands, Folded* folded) {
+    alignas(32) std::int16_t fixed_scale[max_length];
+    alignas(32) std::int16_t products[max_length];
+    const float scale_unit = fix(scale, n, fixed_scale);
+    // Absent rows stand for the first one.
+    const float* const rows[4] = {x, x + (count > 1 ? x_stride : 0),
+                                  x + (count > 2 ? 2 * x_stride : 0),
+                                  x + (count > 3 ? 3 * x_stride : 0)};
+    float offsets[4];
+    dot4(rows, middle, n, offsets);
+    const __m256i one = _mm256_set1_epi16(1);
+    for (Index row = 0; row < count; ++row, fixed += max_length, operands += max_length) {
+      __m256i top = _mm256_setzero_si256();
+      for (Index i = 0; i < n; i += 32) {
+        const __m256i a = _mm256_mulhrs_epi16(load256(fixed + i), load256(fixed_scale + i));
+        const __m256i b =
+            _mm256_mulhrs_epi16(load256(fixed + i + 16), load256(fixed_scale + i + 16));
+        store256(products + i, a);
+        store256(products + i + 16, b);
+        top = _mm256_max_epi16(top, _mm256_max_epi16(_mm256_abs_epi16(a), _mm256_abs_epi16(b)));
+      }
+      // Below this the products are too coarse to round again; zeros only are fine.
+      const int highest = horizontal_max16(top);
+      if (highest < 1024 && units[row] * scale_unit > 0) return false;
+      const int factor = (127 << 15) / std::max(highest, 1);
+      const __m256i factors = _mm256_set1_epi16(static_cast<std::int16_t>(std::min(factor, 32767)));
+      __m256i sums = _mm256_setzero_si256(), squares = sums;
+      for (Index i = 0; i < n; i += 32) {
+        // Packing works within 128-bit halves: quarters 0, 2, 1, 3 go back in order.
+        const __m256i bytes = _mm256_permute4x64_epi64(
+            _mm256_packs_epi16(_mm256_mulhrs_epi16(load256(products + i), factors),
+                               _mm256_mulhrs_epi16(load256(products + i + 16), factors)),
+            0xd8);
+        store256(operands + i, bytes);
+        sums = _mm256_add_epi64(sums, sum_bytes(bytes));
+        const __m256i sizes = _mm256_abs_epi8(bytes);
+        squares =
+            _mm256_add_epi32(squares, _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, sizes), one));
+      }
+      const Index padded = (n + 31) / 32 * 32;
+      const float sum = static_cast<float>(horizontal_sum64(sums) - 128 * padded);
+      // products are in units of 2^15 units; an operand is one of them times factor / 2^15.
+      const float alpha =
+          units[row] * scale_unit * (32768.0f * 32768.0f) / static_cast<float>(std::max(factor, 1));
+      folded[row] = {alpha, offsets[row] - centre * alpha * sum};
+      const float energy = horizontal_sum(_mm256_cvtepi32_ps(squares));
+      if (127.0f * 127.0f * static_cast<float>(n) > crest * crest * energy && energy > 0)
         return false;
+      if (alpha > largest_alpha) return false;
+    }
     return true;
+  }
+
+  SQUAT_AVX2 static void fold8(const float* x, Index x_stride, Index count, const float* scale,
+                               const float* middle, Index groups, Index n, float centre,
+                               std::int8_t* operands, Folded* folded) {
+    // Scales relative to the largest of their group, probabilities to the largest of their row.
+    alignas(32) float relative_scale[max_length + max_block];
+    alignas(32) float relative_x[max_block];
+    float highest_scale[max_length / 32];
+    for (Index group = 0; group < groups; ++group)
+      highest_scale[group] = relate(scale + group * n, n, 1.0f, relative_scale + group * n);
+    for (Index row = 0; row < count; ++row, x += x_stride) {
+      const float highest = relate(x, n, 127.0f, relative_x);
+      const float* s = relative_scale;
+      const float* m = middle;
+      for (Index group = 0; group < groups; ++group) {
+        __m256 offset = _mm256_setzero_ps();
+        __m256i sums = _mm256_setzero_si256();
+        std::int8_t* target = operands + (group * max_heads + row) * max_block;
+        for (Index i = 0; i < n; i += 32, s += 32, m += 32) {
+          __m256i rounded[4];
+          SQUAT_UNROLL
+          for (int k = 0; k < 4; ++k) {
+            const __m256 xi = _mm256_load_ps(relative_x + i + 8 * k);
+            offset = _mm256_fmadd_ps(xi, _mm256_loadu_ps(m + 8 * k), offset);
+            rounded[k] = round(xi, _mm256_loadu_ps(s + 8 * k));
+          }
+          const __m256i bytes = narrow(rounded[0], rounded[1], rounded[2], rounded[3]);
+          store256(target + i, bytes);
+          // Nothing is negative here.
+          sums = _mm256_add_epi64(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+        }
+        const float unit = highest * (1 / 127.0f), alpha = unit * highest_scale[group];
+        folded[group * max_heads + row] = {
+            alpha, unit * horizontal_sum(offset) -
+                       centre * alpha * static_cast<float>(horizontal_sum64(sums))};
+      }
+    }
   }
 
   /// Operands of four depths are stored as 0, 2, 1, 3: the pairs that dot16 multiplies at once.
   SQUAT_AVX2 static void fold16(const float* x, Index x_stride, Index count, const float* scale,
                                 const float* middle, Index n, float centre, float largest,
-                                std::int16_t* operands, Index operand_stride, Folded* folded) {
+                                std::int16_t* operands, Folded* folded) {
     const __m128i pairs = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
-    for (; count > 0; --count, x += x_stride, operands += operand_stride, ++folded) {
-      float w[max_length];
-      const Weighed row = weigh<false>(x, scale, middle, n, w);
-      const __m256 inverse = _mm256_set1_ps(row.highest > 0 ? largest / row.highest : 0.0f);
+    for (; count > 0; --count, x += x_stride, operands += max_length, ++folded) {
+      const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+      __m256 top = _mm256_setzero_ps(), offset = top;
+      for (Index i = 0; i < n; i += 8) {
+        const __m256 xi = _mm256_loadu_ps(x + i);
+        const __m256 wi = _mm256_mul_ps(xi, _mm256_loadu_ps(scale + i));
+        top = _mm256_max_ps(top, _mm256_and_ps(wi, magnitude));
+        offset = _mm256_fmadd_ps(xi, _mm256_loadu_ps(middle + i), offset);
+      }
+      const float highest = horizontal_max(top);
+      const __m256 inverse = _mm256_set1_ps(largest / std::max(highest, 1e-30f));
       __m256i sum = _mm256_setzero_si256();
       for (Index i = 0; i < n; i += 8) {
-        const __m256i rounded = round(_mm256_loadu_ps(w + i), inverse);
+        const __m256i rounded =
+            round(_mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(scale + i)), inverse);
         sum = _mm256_add_epi32(sum, rounded);
-        const __m128i words =
-            _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(operands + i), _mm_shuffle_epi8(words, pairs));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(operands + i),
+                         _mm_shuffle_epi8(narrow16(rounded), pairs));
       }
-      folded->alpha = row.highest / largest;
-      folded->offset =
-          row.offset - centre * folded->alpha * horizontal_sum(_mm256_cvtepi32_ps(sum));
+      const float alpha = highest / largest;
+      *folded = {alpha,
+                 horizontal_sum(offset) - centre * alpha * horizontal_sum(_mm256_cvtepi32_ps(sum))};
     }
   }
 
   template <int Bits, class Operand, bool Add>
-  SQUAT_AVX2 static void dot(const TileRow<Operand>& first, Index rows, const Folded* folded,
-                             float* out, Index out_stride) {
-    switch (first.heads) {
+  SQUAT_AVX2 static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
+                             Index out_stride) {
+    switch (tiles.heads) {
       case 1:
-        return dot_heads<Bits, Operand, Add, 1>(first, rows, folded, out, out_stride);
+        return dot_heads<Bits, Operand, Add, 1>(tiles, folded, out, out_stride);
       case 2:
-        return dot_heads<Bits, Operand, Add, 2>(first, rows, folded, out, out_stride);
+        return dot_heads<Bits, Operand, Add, 2>(tiles, folded, out, out_stride);
       case 3:
-        return dot_heads<Bits, Operand, Add, 3>(first, rows, folded, out, out_stride);
+        return dot_heads<Bits, Operand, Add, 3>(tiles, folded, out, out_stride);
       default:
-        return dot_heads<Bits, Operand, Add, 4>(first, rows, folded, out, out_stride);
+        return dot_heads<Bits, Operand, Add, 4>(tiles, folded, out, out_stride);
     }
   }
 
@@ -122,7 +220,7 @@ struct Avx2 {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"avx2", widen, fold8, try_fold8, fold16, exponentiate, dot_rows, add_rows};
+    return {"avx2", widen, fix, try_fold8, fold8, fold16, exponentiate, dot_rows, add_rows};
   }
 
   template <int Bits>
@@ -176,35 +274,16 @@ struct Avx2 {
                          _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
   }
 
-  struct Weighed {
-    float highest;  // max |w|
-    float squares;  // sum of w^2
-    float offset;   // sum of x * middle
-  };
-
-  /// w = x * scale, and what the fold needs to know of it.
-  template <bool Squares>
-  SQUAT_AVX2_INLINE static Weighed weigh(const float* x, const float* scale, const float* middle,
-                                         Index n, float* w) {
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    __m256 highest = _mm256_setzero_ps(), squares = highest, offset = highest;
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 xi = _mm256_loadu_ps(x + i);
-      const __m256 wi = _mm256_mul_ps(xi, _mm256_loadu_ps(scale + i));
-      _mm256_storeu_ps(w + i, wi);
-      highest = _mm256_max_ps(highest, _mm256_and_ps(wi, magnitude));
-      if constexpr (Squares) squares = _mm256_fmadd_ps(wi, wi, squares);
-      offset = _mm256_fmadd_ps(xi, _mm256_loadu_ps(middle + i), offset);
-    }
-    return {horizontal_max(highest), Squares ? horizontal_sum(squares) : 0.0f,
-            horizontal_sum(offset)};
+  SQUAT_AVX2_INLINE static __m256i round(__m256 x, __m256 factor) {
+    return _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));
   }
 
-  SQUAT_AVX2_INLINE static __m256i round(__m256 w, __m256 inverse) {
-    return _mm256_cvtps_epi32(_mm256_mul_ps(w, inverse));
+  /// 8 numbers in 16 bits.
+  SQUAT_AVX2_INLINE static __m128i narrow16(__m256i x) {
+    return _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   }
 
-  /// 32 operands from four vectors of rounded numbers.
+  /// 32 numbers in 8 bits.
   SQUAT_AVX2_INLINE static __m256i narrow(__m256i a, __m256i b, __m256i c, __m256i d) {
     // Packing works within 128-bit halves; this puts the eight groups of four back in order.
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
@@ -212,68 +291,62 @@ struct Avx2 {
         _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), order);
   }
 
-  SQUAT_AVX2_INLINE static std::int32_t horizontal_sum64(__m256i x) {
+  SQUAT_AVX2_INLINE static std::int64_t horizontal_sum64(__m256i x) {
     const __m128i y = _mm_add_epi64(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    return static_cast<std::int32_t>(_mm_cvtsi128_si64(y) + _mm_extract_epi64(y, 1));
+    return _mm_cvtsi128_si64(_mm_add_epi64(y, _mm_unpackhi_epi64(y, y)));
   }
 
-  /// fold8 for 32 numbers, in registers.
-  SQUAT_AVX2_INLINE static void fold32(const float* x, const float* scale, const float* middle,
-                                       float centre, std::int8_t* operands, Folded& folded) {
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    __m256 w[4];
-    __m256 highest = _mm256_setzero_ps(), offset = highest;
-    SQUAT_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const __m256 xi = _mm256_loadu_ps(x + 8 * i);
-      w[i] = _mm256_mul_ps(xi, _mm256_loadu_ps(scale + 8 * i));
-      highest = _mm256_max_ps(highest, _mm256_and_ps(w[i], magnitude));
-      offset = _mm256_fmadd_ps(xi, _mm256_loadu_ps(middle + 8 * i), offset);
+  /// Maximum of numbers in [0, 32767].
+  SQUAT_AVX2_INLINE static int horizontal_max16(__m256i x) {
+    const __m128i y = _mm_max_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    // The one horizontal minimum there is, of the differences from 32767.
+    const __m128i all = _mm_set1_epi16(32767);
+    return 32767 - (_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_sub_epi16(all, y))) & 0xffff);
+  }
+
+  /// relative = x / max(x) * to, for x >= 0 and n a multiple of 32; returns max(x).
+  SQUAT_AVX2_INLINE static float relate(const float* x, Index n, float to, float* relative) {
+    __m256 top = _mm256_setzero_ps();
+    for (Index i = 0; i < n; i += 32) {
+      SQUAT_UNROLL
+      for (int k = 0; k < 4; ++k) top = _mm256_max_ps(top, _mm256_loadu_ps(x + i + 8 * k));
     }
-    const float top = horizontal_max(highest);
-    const __m256 inverse = _mm256_set1_ps(top > 0 ? 127.0f / top : 0.0f);
-    const __m256i bytes = narrow(round(w[0], inverse), round(w[1], inverse), round(w[2], inverse),
-                                 round(w[3], inverse));
-    store256(operands, bytes);
-    folded.alpha = top / 127.0f;
-    folded.offset =
-        horizontal_sum(offset) -
-        centre * folded.alpha * static_cast<float>(horizontal_sum64(sum_bytes(bytes)) - 32 * 128);
+    const float highest = horizontal_max(top);
+    const __m256 factor = _mm256_set1_ps(inverse_of(highest, to));
+    for (Index i = 0; i < n; i += 32) {
+      SQUAT_UNROLL
+      for (int k = 0; k < 4; ++k)
+        _mm256_storeu_ps(relative + i + 8 * k,
+                         _mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * k), factor));
+    }
+    return highest;
+  }
+
+  /// to / highest without a branch; all that it multiplies is zero where highest is.
+  SQUAT_AVX2_INLINE static float inverse_of(float highest, float to) {
+    return to / std::max(highest, 1e-30f);
+  }
+
+  /// sums[row] = x[row] . middle, for four rows.
+  SQUAT_AVX2_INLINE static void dot4(const float* const x[4], const float* middle, Index n,
+                                     float sums[4]) {
+    __m256 sum[4];
+    SQUAT_UNROLL
+    for (int row = 0; row < 4; ++row) sum[row] = _mm256_setzero_ps();
+    for (Index i = 0; i < n; i += 8) {
+      const __m256 m = _mm256_loadu_ps(middle + i);
+      SQUAT_UNROLL
+      for (int row = 0; row < 4; ++row)
+        sum[row] = _mm256_fmadd_ps(m, _mm256_loadu_ps(x[row] + i), sum[row]);
+    }
+    const __m256 pairs =
+        _mm256_hadd_ps(_mm256_hadd_ps(sum[0], sum[1]), _mm256_hadd_ps(sum[2], sum[3]));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
   }
 
   /// Sums of eight bytes, each plus 128, in four lanes of 64 bits.
   SQUAT_AVX2_INLINE static __m256i sum_bytes(__m256i bytes) {
     return _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
-  }
-
-  /// Returns the square of max |w| / rms(w).
-  template <bool Crest>
-  SQUAT_AVX2_INLINE static float fold8_row(const float* x, const float* scale, const float* middle,
-                                           Index n, float centre, std::int8_t* operands,
-                                           Folded& folded) {
-    float w[max_length];
-    const Weighed row = weigh<Crest>(x, scale, middle, n, w);
-    const __m256 inverse = _mm256_set1_ps(row.highest > 0 ? 127.0f / row.highest : 0.0f);
-    __m256i sums = _mm256_setzero_si256();
-    Index i = 0;
-    for (; i + 32 <= n; i += 32) {
-      const __m256i bytes = narrow(
-          round(_mm256_loadu_ps(w + i), inverse), round(_mm256_loadu_ps(w + i + 8), inverse),
-          round(_mm256_loadu_ps(w + i + 16), inverse), round(_mm256_loadu_ps(w + i + 24), inverse));
-      store256(operands + i, bytes);
-      sums = _mm256_add_epi64(sums, sum_bytes(bytes));
-    }
-    std::int32_t sum = horizontal_sum64(sums) - static_cast<std::int32_t>(128 * i);
-    for (; i < n; i += 8) {
-      const __m256i rounded = round(_mm256_loadu_ps(w + i), inverse);
-      const __m128i words =
-          _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(operands + i), _mm_packs_epi16(words, words));
-      sum += static_cast<std::int32_t>(horizontal_sum(_mm256_cvtepi32_ps(rounded)));
-    }
-    folded.alpha = row.highest / 127.0f;
-    folded.offset = row.offset - centre * folded.alpha * static_cast<float>(sum);
-    return row.squares > 0 ? row.highest * row.highest * static_cast<float>(n) / row.squares : 0.0f;
   }
 
   /// The four quarters of a tile, a byte a code (see CodeTile).
@@ -321,27 +394,25 @@ struct Avx2 {
   }
 
   template <int Bits, class Operand, bool Add, int Heads>
-  SQUAT_AVX2 static void dot_heads(const TileRow<Operand>& first, Index rows, const Folded* folded,
-                                   float* out, Index out_stride) {
+  SQUAT_AVX2 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
+                                   Index out_stride) {
     constexpr Index tile_bytes = Index{sizeof(CodeTile<Bits>)};
-    const std::uint8_t* tile = first.tiles;
-    for (Index row = 0; row < rows; ++row, out += 16) {
+    const std::uint8_t* tile = tiles.tiles;
+    const Operand* operands = tiles.operands;
+    const Index count = tiles.depth_tiles, stride = tiles.operand_stride;
+    Index left_in_group = tiles.rows_per_group;
+    for (Index row = 0; row < tiles.rows; ++row, out += 16, tile += count * tile_bytes) {
       __m256i sums[Heads][2];
-      SQUAT_UNROLL
-      for (int h = 0; h < Heads; ++h) sums[h][0] = sums[h][1] = _mm256_setzero_si256();
       if constexpr (sizeof(Operand) == 1) {
         // A tile adds at most 4 (2^Bits - 1) 127 to a 16-bit sum.
         static_assert(Bits <= 4, "8-bit operands are for codes of at most 4 bits");
         constexpr Index run = 32767 / (4 * 127 * ((1 << Bits) - 1));
-        for (Index begin = 0; begin < first.count; begin += run) {
-          const Index count = std::min(run, first.count - begin);
-          sum_tiles8<Bits, Heads>(tile, count, first.operands + 8 * begin, first.operand_stride,
-                                  sums);
-          tile += count * tile_bytes;
-        }
+        sum_tiles8<Bits, Heads, false>(tile, std::min(run, count), operands, stride, sums);
+        for (Index begin = run; begin < count; begin += run)
+          sum_tiles8<Bits, Heads, true>(tile + begin * tile_bytes, std::min(run, count - begin),
+                                        operands + 8 * begin, stride, sums);
       } else {
-        sum_tiles16<Bits, Heads>(tile, first.count, first.operands, first.operand_stride, sums);
-        tile += first.count * tile_bytes;
+        sum_tiles16<Bits, Heads>(tile, count, operands, stride, sums);
       }
       SQUAT_UNROLL
       for (int h = 0; h < Heads; ++h) {
@@ -353,43 +424,61 @@ struct Avx2 {
           _mm256_storeu_ps(target, _mm256_fmadd_ps(alpha, _mm256_cvtepi32_ps(sums[h][half]), base));
         }
       }
+      if (--left_in_group == 0) {
+        left_in_group = tiles.rows_per_group;
+        operands += tiles.group_stride;
+        folded += max_heads;
+      }
     }
   }
 
-  template <int Bits, int Heads>
+  /// Sets sums, or adds to them, for so few tiles that 16 bits hold their sum.
+  template <int Bits, int Heads, bool Add>
   SQUAT_AVX2_INLINE static void sum_tiles8(const std::uint8_t* tile, Index count,
                                            const std::int8_t* operands, Index stride,
                                            __m256i sums[Heads][2]) {
     __m256i words[Heads][2];
     SQUAT_UNROLL
     for (int h = 0; h < Heads; ++h) words[h][0] = words[h][1] = _mm256_setzero_si256();
-    for (Index t = 0; t < count; ++t, tile += sizeof(CodeTile<Bits>), operands += 8) {
-      __m256i quarters[4];
-      unpack<Bits>(tile, quarters);
+    const std::int8_t* const end = operands + 8 * count;
+    for (; operands != end; tile += sizeof(CodeTile<Bits>), operands += 8) {
       SQUAT_UNROLL
-      for (int h = 0; h < Heads; ++h) {
-        const __m256i first = broadcast(operands + h * stride);
-        const __m256i second = broadcast(operands + h * stride + 4);
+      for (int quad = 0; quad < 2; ++quad) {
+        // The empty statements keep an order of work for which there are registers: the compiler
+        // would unpack all first, add products to each other first, and spill the sums.
+        const std::uint8_t* here = tile;
+        __asm__ volatile("" : "+r"(here));
+        __m256i quarters[4];
+        unpack<Bits>(here, quarters);
         SQUAT_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          words[h][half] =
-              _mm256_add_epi16(words[h][half], _mm256_maddubs_epi16(quarters[half], first));
-          words[h][half] =
-              _mm256_add_epi16(words[h][half], _mm256_maddubs_epi16(quarters[2 + half], second));
+        for (int h = 0; h < Heads; ++h) {
+          const __m256i operand = broadcast(operands + h * stride + 4 * quad);
+          SQUAT_UNROLL
+          for (int half = 0; half < 2; ++half) {
+            words[h][half] = _mm256_add_epi16(
+                words[h][half], _mm256_maddubs_epi16(quarters[2 * quad + half], operand));
+            __asm__ volatile("" : "+x"(words[h][half]));
+          }
         }
       }
     }
     const __m256i one = _mm256_set1_epi16(1);
     SQUAT_UNROLL
-    for (int h = 0; h < Heads; ++h) SQUAT_UNROLL
-    for (int half = 0; half < 2; ++half)
-      sums[h][half] = _mm256_add_epi32(sums[h][half], _mm256_madd_epi16(words[h][half], one));
+    for (int h = 0; h < Heads; ++h) {
+      SQUAT_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const __m256i sum = _mm256_madd_epi16(words[h][half], one);
+        sums[h][half] = Add ? _mm256_add_epi32(sums[h][half], sum) : sum;
+      }
+    }
   }
 
   template <int Bits, int Heads>
   SQUAT_AVX2_INLINE static void sum_tiles16(const std::uint8_t* tile, Index count,
                                             const std::int16_t* operands, Index stride,
                                             __m256i sums[Heads][2]) {
+    SQUAT_UNROLL
+    for (int h = 0; h < Heads; ++h) sums[h][0] = sums[h][1] = _mm256_setzero_si256();
     const __m256i even = _mm256_set1_epi16(0xff);
     for (Index t = 0; t < count; ++t, tile += sizeof(CodeTile<Bits>), operands += 8) {
       __m256i quarters[4];

@@ -16,6 +16,8 @@ namespace squat::simd {
 inline constexpr Index max_heads = 4;
 /// Room that a row of operands or outputs needs: the largest head_dim.
 inline constexpr Index max_length = 512;
+/// Most tokens of a block.
+inline constexpr Index max_block = 128;
 
 /// A product sum_i x_i (scale_i code_i + zero_i) made ready for integer arithmetic:
 /// alpha * sum_i operand_i code_i + offset, operand_i = round(x_i scale_i / alpha).
@@ -24,15 +26,19 @@ struct Folded {
   float offset;
 };
 
-/// Rows of tiles, `count` tiles a row, against `heads` rows of operands, one operand a depth.
-/// Operands are as fold8 or fold16 of the same instruction set wrote them.
+/// `rows` consecutive rows of tiles, `depth_tiles` tiles a row, against the operands of `heads`
+/// heads, one operand a depth, as folding with the same instruction set wrote them. Every
+/// rows_per_group rows the operands and Folded of the next group apply.
 template <class Operand>
-struct TileRow {
+struct TileRows {
   const std::uint8_t* tiles;
-  Index count;
+  Index rows;
+  Index depth_tiles;
   Index heads;  ///< 1 to max_heads
   const Operand* operands;
-  Index operand_stride;
+  Index operand_stride;  ///< from head to head
+  Index rows_per_group;
+  Index group_stride;  ///< of operands, from group to group; Folded are max_heads apart
 };
 
 /// The operations that no width of codes enters. All lengths are multiples of 8, arrays need no
@@ -46,22 +52,28 @@ struct VectorKernels {
   /// what a code of `centre` stands for.
   void (*widen)(const std::uint16_t* half, Index n, float centre, float* scale, float* middle);
 
-  /// Folds `count` rows of x [count, n] (x_stride apart) with 8-bit operands in [-127, 127] (they
-  /// are operand_stride apart). Rounding them is right for a code of `centre`, so that its error
-  /// has no bias: offset = sum_i x_i middle_i - centre * alpha * sum_i operand_i.
+  /// Fixed-point form of x[0..n) for try_fold8, into fixed[0..max_length); returns its unit.
+  float (*fix)(const float* x, Index n, std::int16_t* fixed);
+
+  /// Folds `count` rows of x [count, n] (x_stride apart) with 8-bit operands in [-127, 127] (rows
+  /// are max_length apart). Rounding them is right for a code of `centre`, so that its error has no
+  /// bias: offset = sum_i x_i middle_i - centre * alpha * sum_i operand_i. `fixed` (rows max_length
+  /// apart) and `units` are x as fix() gave it. Returns whether rounding is fine enough in every
+  /// row: max |x_i scale_i| at most `crest` times their root mean square, and alpha at most
+  /// `largest_alpha`. If not, what it wrote has no meaning.
+  bool (*try_fold8)(const float* x, Index x_stride, const std::int16_t* fixed, const float* units,
+                    Index count, const float* scale, const float* middle, Index n, float centre,
+                    float crest, float largest_alpha, std::int8_t* operands, Folded* folded);
+  /// Folds rows x >= 0 with the scales and middles [groups, n] of several groups, into
+  /// operands[groups][max_heads][max_block] and folded[groups][max_heads]. Here alpha is
+  /// max_i x_i * max_i scale_i / 127, a bound that needs no pass over the products.
   void (*fold8)(const float* x, Index x_stride, Index count, const float* scale,
-                const float* middle, Index n, float centre, std::int8_t* operands,
-                Index operand_stride, Folded* folded);
-  /// As fold8; returns whether in every row max |x_i scale_i| is at most `crest` times their root
-  /// mean square, and alpha at most `largest_alpha`: whether rounding is fine enough. If not, what
-  /// it wrote has no meaning.
-  bool (*try_fold8)(const float* x, Index x_stride, Index count, const float* scale,
-                    const float* middle, Index n, float centre, float crest, float largest_alpha,
-                    std::int8_t* operands, Index operand_stride, Folded* folded);
-  /// As fold8 with 16-bit operands in [-largest, largest].
+                const float* middle, Index groups, Index n, float centre, std::int8_t* operands,
+                Folded* folded);
+  /// As try_fold8 with 16-bit operands in [-largest, largest], which are always fine enough.
   void (*fold16)(const float* x, Index x_stride, Index count, const float* scale,
                  const float* middle, Index n, float centre, float largest, std::int16_t* operands,
-                 Index operand_stride, Folded* folded);
+                 Folded* folded);
 
   /// One step of an online softmax: raises `highest` to the maximum of scores[0..n), replaces each
   /// score by exp(score - highest) and returns their sum. A score of minus infinity becomes 0.
@@ -81,7 +93,7 @@ struct VectorKernels {
 template <int Bits>
 struct DotKernels {
   template <class Operand>
-  using Dot = void (*)(const TileRow<Operand>& first, Index rows, const Folded* folded, float* out,
+  using Dot = void (*)(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                        Index out_stride);
 
   Dot<std::int8_t> dot8;

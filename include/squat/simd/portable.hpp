@@ -19,81 +19,88 @@ struct Portable {
     }
   }
 
-  /// One row of fold8 and fold16. Returns max |x scale| / rms(x scale).
+  static float fix(const float*, Index, std::int16_t*) { return 0; }  // has no use for it
+
+  /// Rounds x scale / alpha, and leaves no bias for a code of `centre`.
   template <class Operand>
-  static float fold(const float* x, const float* scale, const float* middle, Index n, float centre,
-                    float largest, Operand* operands, Folded& folded) {
-    float w[max_length];
-    float highest = 0, squares = 0, offset = 0;
-    for (Index i = 0; i < n; ++i) {
-      w[i] = x[i] * scale[i];
-      highest = std::max(highest, std::abs(w[i]));
-      squares += w[i] * w[i];
-      offset += x[i] * middle[i];
-    }
-    const float inverse = highest > 0 ? largest / highest : 0.0f;
+  static Folded round(const float* x, const float* scale, const float* middle, Index n,
+                      float centre, float alpha, Operand* operands) {
+    const float inverse = alpha > 0 ? 1 / alpha : 0.0f;
+    float offset = 0;
     std::int32_t sum = 0;
     for (Index i = 0; i < n; ++i) {
-      operands[i] = static_cast<Operand>(std::nearbyint(w[i] * inverse));
+      offset += x[i] * middle[i];
+      operands[i] = static_cast<Operand>(std::nearbyint(x[i] * scale[i] * inverse));
       sum += operands[i];
     }
-    folded.alpha = highest / largest;
-    folded.offset = offset - centre * folded.alpha * static_cast<float>(sum);
-    return squares > 0 ? highest / std::sqrt(squares / static_cast<float>(n)) : 0.0f;
+    return {alpha, offset - centre * alpha * static_cast<float>(sum)};
+  }
+
+  static float highest_product(const float* x, const float* scale, Index n) {
+    float highest = 0;
+    for (Index i = 0; i < n; ++i) highest = std::max(highest, std::abs(x[i] * scale[i]));
+    return highest;
+  }
+
+  static bool try_fold8(const float* x, Index x_stride, const std::int16_t*, const float*,
+                        Index count, const float* scale, const float* middle, Index n, float centre,
+                        float crest, float largest_alpha, std::int8_t* operands, Folded* folded) {
+    for (Index row = 0; row < count; ++row, x += x_stride, operands += max_length) {
+      const float highest = highest_product(x, scale, n);
+      float squares = 0;
+      for (Index i = 0; i < n; ++i) squares += x[i] * scale[i] * x[i] * scale[i];
+      if (highest * highest * static_cast<float>(n) > crest * crest * squares) return false;
+      folded[row] = round(x, scale, middle, n, centre, highest / 127, operands);
+      if (folded[row].alpha > largest_alpha) return false;
+    }
+    return true;
   }
 
   static void fold8(const float* x, Index x_stride, Index count, const float* scale,
-                    const float* middle, Index n, float centre, std::int8_t* operands,
-                    Index operand_stride, Folded* folded) {
-    for (Index i = 0; i < count; ++i)
-      fold(x + i * x_stride, scale, middle, n, centre, 127.0f, operands + i * operand_stride,
-           folded[i]);
-  }
-
-  static bool try_fold8(const float* x, Index x_stride, Index count, const float* scale,
-                        const float* middle, Index n, float centre, float crest,
-                        float largest_alpha, std::int8_t* operands, Index operand_stride,
-                        Folded* folded) {
-    for (Index i = 0; i < count; ++i)
-      if (fold(x + i * x_stride, scale, middle, n, centre, 127.0f, operands + i * operand_stride,
-               folded[i]) > crest ||
-          folded[i].alpha > largest_alpha)
-        return false;
-    return true;
+                    const float* middle, Index groups, Index n, float centre, std::int8_t* operands,
+                    Folded* folded) {
+    for (Index group = 0; group < groups; ++group, scale += n, middle += n)
+      for (Index row = 0; row < count; ++row) {
+        const float* xs = x + row * x_stride;
+        const float alpha = *std::max_element(xs, xs + n) * *std::max_element(scale, scale + n);
+        folded[group * max_heads + row] = round(xs, scale, middle, n, centre, alpha / 127,
+                                                operands + (group * max_heads + row) * max_block);
+      }
   }
 
   static void fold16(const float* x, Index x_stride, Index count, const float* scale,
                      const float* middle, Index n, float centre, float largest,
-                     std::int16_t* operands, Index operand_stride, Folded* folded) {
-    for (Index i = 0; i < count; ++i)
-      fold(x + i * x_stride, scale, middle, n, centre, largest, operands + i * operand_stride,
-           folded[i]);
+                     std::int16_t* operands, Folded* folded) {
+    for (Index row = 0; row < count; ++row, x += x_stride, operands += max_length)
+      folded[row] =
+          round(x, scale, middle, n, centre, highest_product(x, scale, n) / largest, operands);
   }
 
   template <int Bits, class Operand, bool Add>
-  static void dot(const TileRow<Operand>& first, Index rows, const Folded* folded, float* out,
+  static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                   Index out_stride) {
     using Tile = CodeTile<Bits>;
-    const Tile* tile = reinterpret_cast<const Tile*>(first.tiles);
-    for (Index row = 0; row < rows; ++row) {
+    const Tile* tile = reinterpret_cast<const Tile*>(tiles.tiles);
+    for (Index row = 0; row < tiles.rows; ++row) {
+      const Index group = row / tiles.rows_per_group;
+      const Operand* operands = tiles.operands + group * tiles.group_stride;
       std::int32_t sums[max_heads][Tile::lanes] = {};
-      for (Index t = 0; t < first.count; ++t, ++tile) {
+      for (Index t = 0; t < tiles.depth_tiles; ++t, ++tile, operands += Tile::depths) {
         std::uint8_t codes[Tile::depths][Tile::lanes];
         tile->unpack(codes);
-        for (Index head = 0; head < first.heads; ++head)
-          for (Index depth = 0; depth < Tile::depths; ++depth) {
-            const std::int32_t operand =
-                first.operands[head * first.operand_stride + t * Tile::depths + depth];
+        for (Index head = 0; head < tiles.heads; ++head)
+          for (Index depth = 0; depth < Tile::depths; ++depth)
             for (Index lane = 0; lane < Tile::lanes; ++lane)
-              sums[head][lane] += operand * codes[depth][lane];
-          }
+              sums[head][lane] +=
+                  operands[head * tiles.operand_stride + depth] * codes[depth][lane];
       }
-      for (Index head = 0; head < first.heads; ++head)
+      for (Index head = 0; head < tiles.heads; ++head) {
+        const Folded& fold = folded[group * max_heads + head];
         for (Index lane = 0; lane < Tile::lanes; ++lane) {
           float& target = out[head * out_stride + row * Tile::lanes + lane];
-          target = (Add ? target : folded[head].offset) +
-                   folded[head].alpha * static_cast<float>(sums[head][lane]);
+          target = (Add ? target : fold.offset) + fold.alpha * static_cast<float>(sums[head][lane]);
         }
+      }
     }
   }
 
@@ -123,7 +130,7 @@ struct Portable {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"portable", widen, fold8, try_fold8, fold16, exponentiate, dot_rows, add_rows};
+    return {"portable", widen, fix, try_fold8, fold8, fold16, exponentiate, dot_rows, add_rows};
   }
 
   template <int Bits>
