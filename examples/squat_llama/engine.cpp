@@ -107,6 +107,20 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
   return result;
 }
 
+squat::Matrix<float> Engine::read_prompt(const std::vector<Token>& prompt, KvCache& cache,
+                                         int batch) {
+  squat::require(!prompt.empty() && batch >= 0, "a prompt of ", prompt.size(),
+                 " tokens in passes of ", batch, "; it needs a token, and 0 or more in a pass");
+  const std::ptrdiff_t most = batch == 0 ? prompt.end() - prompt.begin() : batch;
+  squat::Matrix<float> logits;
+  for (auto begin = prompt.begin(); begin != prompt.end();) {
+    const auto end = begin + std::min(most, prompt.end() - begin);
+    logits = forward({begin, end}, cache);
+    begin = end;
+  }
+  return logits;
+}
+
 ggml_tensor* Engine::build(Graph& graph, KvCache& cache, const Inputs& inputs) const {
   ggml_context* context = graph.context();
   const float epsilon = model_.config().norm_epsilon;

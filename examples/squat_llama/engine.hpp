@@ -23,6 +23,10 @@ class Engine {
   /// `rows` tokens.
   squat::Matrix<float> forward(const std::vector<Token>& tokens, KvCache& cache, int64_t rows = 1);
 
+  /// Reads a prompt in passes of at most `batch` tokens, or in one if that is 0. Returns the logits
+  /// [1, vocabulary] of its last token.
+  squat::Matrix<float> read_prompt(const std::vector<Token>& prompt, KvCache& cache, int batch);
+
   const Model& model() const { return model_; }
   int threads() const { return threads_; }
 

@@ -20,7 +20,7 @@ Seconds read_window(Engine& engine, KvCache& cache, const std::vector<Token>& wi
   Seconds seconds;
   const auto decode_begin = window.begin() + protocol.prompt_tokens;
   Stopwatch prompt_time;
-  engine.forward({window.begin(), decode_begin}, cache);
+  engine.read_prompt({window.begin(), decode_begin}, cache, protocol.batch);
   seconds.prompt = prompt_time.seconds();
   for (int i = 0; i < protocol.decode_tokens; ++i) {
     Stopwatch decode_time;

@@ -11,12 +11,14 @@
 
 namespace squat_llama {
 
-/// A window is a prompt, read in one pass that attends to itself exactly, and tokens that are then
-/// decoded one by one, each given the text's true past.
+/// A window is a prompt and tokens that are then decoded one by one, each given the text's true
+/// past. A prompt attends to itself exactly, unless it is long and read in several passes to save
+/// memory.
 struct Protocol {
   int prompt_tokens = 1024;
   int decode_tokens = 256;
   int windows = 1;
+  int batch = 0;  ///< tokens of the prompt in one pass; 0 for all
 
   int window_tokens() const { return prompt_tokens + decode_tokens + 1; }  ///< with the last target
 };

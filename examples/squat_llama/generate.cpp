@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <iomanip>
 #include <iostream>
 #include <random>
@@ -31,19 +30,6 @@ class Sampler {
   double temperature_;
   std::mt19937 random_;
 };
-
-/// Reads the prompt in passes of at most `batch` tokens; returns the last token's logits.
-Eigen::VectorXf read_prompt(Engine& engine, KvCache& cache, const std::vector<Token>& prompt,
-                            int batch) {
-  squat::require(batch >= 1, "a pass of ", batch, " tokens; it must be at least 1");
-  Eigen::VectorXf logits;
-  for (auto begin = prompt.begin(); begin != prompt.end();) {
-    const auto end = begin + std::min<std::ptrdiff_t>(batch, prompt.end() - begin);
-    logits = engine.forward({begin, end}, cache).row(0);
-    begin = end;
-  }
-  return logits;
-}
 
 void print_costs(const KvCache& cache, std::size_t prompt_tokens, double prompt_seconds,
                  int decoded, double decode_seconds) {
@@ -80,7 +66,7 @@ void generate(const ModelOptions& model_options, const GenerateOptions& options)
   const auto cache = make_cache(spec, model.config(), capacity, engine.threads());
 
   const Stopwatch prompt_time;
-  Token token = sample(read_prompt(engine, *cache, prompt, options.batch));
+  Token token = sample(engine.read_prompt(prompt, *cache, options.batch).row(0));
   const double prompt_seconds = prompt_time.seconds();
   const Stopwatch decode_time;
   int decoded = 0;

@@ -62,6 +62,10 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
       ->capture_default_str();
   command->add_option("--windows", options.protocol.windows, "Stretches of the text")
       ->capture_default_str();
+  command
+      ->add_option("--batch", options.protocol.batch,
+                   "Tokens of a prompt in one pass; 0 reads it at once, exactly, for more memory")
+      ->capture_default_str();
   command->add_option("--json", options.json_path, "Write the results to this file");
   command->add_option("--plot", options.plot_path,
                       "Draw KL divergence against bits per element (.png, .svg or .pdf)");

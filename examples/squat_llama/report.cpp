@@ -74,6 +74,7 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
       {"prompt_tokens", protocol.prompt_tokens},
       {"decode_tokens", protocol.decode_tokens},
       {"windows", protocol.windows},
+      {"batch", protocol.batch},
       {"caches", caches},
   };
   std::ofstream file(path);

@@ -9,7 +9,10 @@ namespace squat_llama {
 namespace {
 
 TEST(Windows, DoNotOverlapAndBeginWithTheLeadingToken) {
-  const Protocol protocol{/*prompt_tokens=*/3, /*decode_tokens=*/1, /*windows=*/2};
+  Protocol protocol;
+  protocol.prompt_tokens = 3;
+  protocol.decode_tokens = 1;
+  protocol.windows = 2;
   const std::vector<int> text = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
   using Windows = std::vector<std::vector<int>>;
   EXPECT_EQ(cut_windows(text, protocol, -1), (Windows{{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}}));
