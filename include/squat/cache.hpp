@@ -268,9 +268,11 @@ class SQuatCache {
       for (Index column = 0; column < matrix.cols(); ++column) {
         const Real value = static_cast<Real>(matrix(row, column));
         require(std::abs(value) <= largest, name, " row ", row, " column ", column, " is ", value,
-                "; it must be finite", limit == unlimited ? "" : " and at most ",
-                limit == unlimited ? "" : std::to_string(limit),
-                limit == unlimited ? "" : " in magnitude (config.scale_bits = 32 allows more)");
+                "; it must be finite",
+                limit == unlimited ? ""
+                : config_.scale_bits == 16
+                    ? " and at most 65504 in magnitude (config.scale_bits = 32 allows more)"
+                    : " and at most 1e18 in magnitude");
       }
     }
   }
