@@ -1,0 +1,91 @@
+// Config and ModelShape: published defaults, and what a cache refuses.
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <squat/config.hpp>
+
+#include "expect_error.hpp"
+
+namespace squat::testing {
+namespace {
+
+TEST(Config, DefaultsAreThePublishedOnes) {
+  const Config config;
+  EXPECT_EQ(config.backend, Backend::quanto);
+  EXPECT_EQ(config.quant_group_size, 64);
+  EXPECT_EQ(config.residual_length, 32);
+  EXPECT_EQ(config.squat_lambda, 0.001);
+  EXPECT_EQ(config.subspace_dim, 10);
+  EXPECT_TRUE(config.shared_svd);
+  EXPECT_EQ(config.token_group_size, 32);
+  check(config);
+}
+
+/// The check of a Config that differs from the defaults in one field.
+template <class Field, class Value>
+void check_with(Field Config::*field, Value value) {
+  Config config;
+  config.*field = static_cast<Field>(value);
+  check(config);
+}
+
+TEST(Config, RefusesWhatIsNotAllowed) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  EXPECT_ERROR(check_with(&Config::backend, 2), "config.backend is 2", "quanto (0) or hqq (1)");
+  EXPECT_ERROR(check_with(&Config::quant_group_size, 0), "config.quant_group_size is 0",
+               "at least 1");
+  EXPECT_ERROR(check_with(&Config::residual_length, 0), "config.residual_length is 0",
+               "positive multiple of token_group_size (32)");
+  EXPECT_ERROR(check_with(&Config::residual_length, -32), "config.residual_length is -32",
+               "positive multiple");
+  EXPECT_ERROR(check_with(&Config::residual_length, 48), "config.residual_length is 48",
+               "positive multiple");
+  EXPECT_ERROR(check_with(&Config::squat_lambda, -0.001), "config.squat_lambda is -0.001",
+               "finite and not negative");
+  EXPECT_ERROR(check_with(&Config::squat_lambda, infinity), "config.squat_lambda is inf", "finite");
+  EXPECT_ERROR(check_with(&Config::subspace_dim, 0), "config.subspace_dim is 0", "at least 1");
+  for (const Index size : {0, 16, 48, 256})
+    EXPECT_ERROR(check_with(&Config::token_group_size, size), "config.token_group_size is",
+                 std::to_string(size).c_str(), "32, 64 or 128");
+  EXPECT_ERROR(check_with(&Config::token_group_size, 64), "config.residual_length is 32",
+               "token_group_size (64)");
+  EXPECT_ERROR(check_with(&Config::scale_bits, 8), "config.scale_bits is 8", "16 or 32");
+  EXPECT_ERROR(check_with(&Config::arithmetic, 7), "config.arithmetic is 7", "0", "1");
+}
+
+TEST(Config, TakesWhatIsAllowed) {
+  check_with(&Config::backend, Backend::hqq);
+  check_with(&Config::quant_group_size, 1);
+  check_with(&Config::quant_group_size, 100000);
+  check_with(&Config::residual_length, 320);
+  check_with(&Config::squat_lambda, 0);
+  check_with(&Config::subspace_dim, 100000);
+  check_with(&Config::scale_bits, 32);
+  for (const Index size : {32, 64, 128}) {
+    Config config;
+    config.token_group_size = size;
+    config.residual_length = 2 * size;
+    check(config);
+  }
+}
+
+TEST(ModelShape, RefusesWhatIsNotAllowed) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_ERROR(check(ModelShape{}), "shape.layers is 0", "at least 1");
+  EXPECT_ERROR(check(ModelShape{-3, 1, 1, 8}), "shape.layers is -3", "at least 1");
+  EXPECT_ERROR(check(ModelShape{1, 1, 0, 8}), "shape.kv_heads is 0", "at least 1");
+  EXPECT_ERROR(check(ModelShape{1, 0, 2, 8}), "shape.query_heads is 0", "multiple of the 2");
+  EXPECT_ERROR(check(ModelShape{1, 3, 2, 8}), "shape.query_heads is 3", "multiple of the 2");
+  for (const Index head_dim : {0, -8, 4, 12, 520})
+    EXPECT_ERROR(check(ModelShape{1, 1, 1, head_dim}), "shape.head_dim is",
+                 std::to_string(head_dim).c_str(), "multiple of 8 from 8 to 512");
+  EXPECT_ERROR(check(ModelShape{1, 1, 1, 8, -0.5}), "shape.softmax_scale is -0.5", "positive");
+  EXPECT_ERROR(check(ModelShape{1, 1, 1, 8, nan}), "shape.softmax_scale is", "nan", "positive");
+}
+
+TEST(ModelShape, TakesEveryMultipleOf8) {
+  for (Index head_dim = 8; head_dim <= 512; head_dim += 8) check(ModelShape{1, 1, 1, head_dim});
+}
+
+}  // namespace
+}  // namespace squat::testing
