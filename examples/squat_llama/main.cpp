@@ -32,7 +32,8 @@ void add_generate(CLI::App& app, ModelOptions& model, GenerateOptions& options) 
   CLI::App* command = app.add_subcommand("generate", "Answer a message");
   add_model_options(*command, model);
   command->add_option("--prompt", options.prompt, "The message")->required();
-  command->add_option("--cache", options.cache, cache_spec_help())->capture_default_str();
+  command->add_option("--cache", options.cache, "Name of a cache, see below")
+      ->capture_default_str();
   command->add_option("--tokens", options.tokens, "Most tokens of the answer")
       ->capture_default_str();
   command->add_option("--batch", options.batch, "Tokens of the prompt in one pass")
@@ -41,6 +42,7 @@ void add_generate(CLI::App& app, ModelOptions& model, GenerateOptions& options) 
       ->capture_default_str();
   command->add_option("--seed", options.seed, "Seed of the sampling")->capture_default_str();
   command->add_flag("--raw", options.raw, "Continue the text, without the chat template");
+  command->footer("Caches: " + cache_spec_help());
   command->callback([&] { generate(model, options); });
 }
 
@@ -51,7 +53,7 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
   command->add_option("--text", options.text_path, "Text file")
       ->required()
       ->check(CLI::ExistingFile);
-  command->add_option("--cache", options.caches, cache_spec_help() + ". May be given repeatedly")
+  command->add_option("--cache", options.caches, "Name of a cache, see below; may be given again")
       ->allow_extra_args(false)
       ->capture_default_str();
   command->add_option("--prompt-tokens", options.protocol.prompt_tokens, "Tokens of a prompt")
@@ -69,6 +71,7 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
   command->add_option("--json", options.json_path, "Write the results to this file");
   command->add_option("--plot", options.plot_path,
                       "Draw KL divergence against bits per element (.png, .svg or .pdf)");
+  command->footer("Caches: " + cache_spec_help());
   command->callback([&] { evaluate_command(model, options); });
 }
 
@@ -103,7 +106,7 @@ int main(int argc, char** argv) {
   try {
     CLI11_PARSE(app, argc, argv);
   } catch (const std::exception& error) {
-    std::cerr << "squat_llama: " << error.what() << "\n";
+    std::cerr << error.what() << "\n";
     return 1;
   }
   return 0;

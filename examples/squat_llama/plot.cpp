@@ -55,13 +55,13 @@ std::string script(const std::string& path, const std::vector<CacheResult>& resu
          "\nset xlabel 'bits per element'\nset ylabel 'mean KL divergence of the next token (nats)'"
          "\nset key top right\n";
   std::string plots;
+  int colour = 0;
   for (const auto& [family, rows] : families) {
     out << "$" << family << " << END\n" << rows.str() << "END\n";
-    const std::string number =
-        std::to_string(plots.empty() ? 1 : 1 + std::count(plots.begin(), plots.end(), '\n'));
-    plots += (plots.empty() ? "plot " : ", \\\n") + ("$" + family) +
-             " using 1:2 with points pt 7 ps 1.4 lc " + number + " title '" + family + "', $" +
-             family + " using 1:2:3 with labels left offset 1,0.3 tc lt " + number + " notitle";
+    const std::string colour_name = " lt " + std::to_string(++colour);
+    plots += (plots.empty() ? "plot $" : ", $") + family + " using 1:2 with points" + colour_name +
+             " pt 7 ps 1.4 title '" + family + "', $" + family +
+             " using 1:2:3 with labels left offset 1,0.3 tc" + colour_name + " notitle";
   }
   return out.str() + plots + "\n";
 }
