@@ -1,0 +1,144 @@
+// What memory() says against arithmetic and against the allocator.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+
+#include "small_cache.hpp"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SQUAT_TESTS_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SQUAT_TESTS_ASAN 1
+#endif
+#endif
+
+#if defined(SQUAT_TESTS_ASAN)
+// Declared here because not every installation has sanitizer/allocator_interface.h.
+extern "C" std::size_t __sanitizer_get_current_allocated_bytes();
+#elif defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+namespace squat::testing {
+namespace {
+
+/// Bytes that the program has allocated and not freed; -1 where nobody counts them.
+Index allocated_bytes() {
+#if defined(SQUAT_TESTS_ASAN)
+  return static_cast<Index>(__sanitizer_get_current_allocated_bytes());
+#elif defined(__GLIBC__)
+  const auto info = mallinfo2();
+  return static_cast<Index>(info.uordblks + info.hblkhd);
+#else
+  return -1;
+#endif
+}
+
+constexpr ModelShape large{2, 4, 4, 64};
+constexpr Index width = 4 * 64;
+
+/// Appends `count` tokens to every layer and flushes.
+void feed(Cache& cache, Index count) {
+  const Rows queries = random_matrix<float>(count, width, 1);
+  const Rows keys = random_matrix<float>(count, width, 2),
+             values = random_matrix<float>(count, width, 3);
+  for (Index layer = 0; layer < large.layers; ++layer) {
+    cache.update(layer, keys, values, queries);
+    cache.flush(layer);
+  }
+}
+
+/// What `layers` layers of `tokens` tokens take when everything is flushed.
+struct Arithmetic2Bits {
+  explicit Arithmetic2Bits(Index tokens) {
+    const Index key_blocks = tokens / 32;
+    const Index packed_values = std::max<Index>(tokens - 32, 0);
+    const Index value_blocks = (packed_values + 31) / 32;
+    // Per block and head: 32 tokens of 64 channels; a scale and a zero of 2 bytes for each channel
+    // of keys, and for each token and 32 channels of values.
+    const Index heads = large.layers * large.kv_heads;
+    codes = heads * (key_blocks + value_blocks) * 32 * 64 * 2 / 8;
+    scales = heads * (key_blocks * 64 + value_blocks * 32 * 2) * 2 * 2;
+  }
+  Index codes, scales;
+};
+
+TEST(Memory, CodesAndScalesAreWhatTheirBitsTake) {
+  Cache cache(large);
+  EXPECT_EQ(cache.memory().codes, 0);
+  Index tokens = 0;
+  for (const Index count : {10, 300, 1, 9, 31, 33, 500}) {
+    feed(cache, count);
+    tokens += count;
+    EXPECT_EQ(cache.memory().codes, Arithmetic2Bits(tokens).codes) << tokens << " tokens";
+    EXPECT_EQ(cache.memory().scales, Arithmetic2Bits(tokens).scales) << tokens << " tokens";
+  }
+}
+
+TEST(Memory, ResidualShrinksAfterThePrompt) {
+  Cache cache(large);
+  const Index row = large.layers * width * 2 * Index{sizeof(float)};  // keys and values of a token
+  const Rows queries = random_matrix<float>(2000, width, 1),
+             keys = random_matrix<float>(2000, width, 2);
+  for (Index layer = 0; layer < large.layers; ++layer) cache.update(layer, keys, keys, queries);
+  EXPECT_GE(cache.memory().residual, 2000 * row);
+  for (Index layer = 0; layer < large.layers; ++layer) cache.flush(layer);
+  EXPECT_LE(cache.memory().residual, 100 * row);
+  for (int token = 0; token < 200; ++token) {
+    feed(cache, 1);
+    ASSERT_LE(cache.memory().residual, 150 * row);
+    ASSERT_GE(cache.memory().residual, 32 * row / 2);
+  }
+}
+
+TEST(Memory, SubspaceKeepsMomentsWhileThePromptLasts) {
+  Cache cache(large);
+  feed(cache, 100);
+  const Index moments = large.layers * large.kv_heads * 64 * 64 * Index{sizeof(double)};
+  const Index during = cache.memory().subspace;
+  EXPECT_GE(during, moments);
+  feed(cache, 1);
+  EXPECT_LE(cache.memory().subspace, during - moments);
+}
+
+TEST(Memory, TruncatingAndClearingFree) {
+  Cache cache(large);
+  feed(cache, 1000);
+  const Index full = cache.memory().total();
+  cache.truncate(500);  // in the middle of the 16th block
+  EXPECT_EQ(cache.memory().codes, Arithmetic2Bits(512 + 32).codes - Arithmetic2Bits(32).codes);
+  EXPECT_LT(cache.memory().total(), full);
+  cache.truncate(0);
+  EXPECT_EQ(cache.memory().codes + cache.memory().scales, 0);
+  cache.clear();
+  const MemoryUsage empty = cache.memory();
+  EXPECT_EQ(empty.codes + empty.scales + empty.residual + empty.subspace, 0);
+  EXPECT_EQ(empty.total(), Cache(large).memory().total());
+}
+
+TEST(Memory, TotalIsWhatIsAllocated) {
+  if (allocated_bytes() < 0) GTEST_SKIP() << "this C library does not count";
+  feed(*std::make_unique<Cache>(large), 600);  // what is allocated once and kept
+  const Index before = allocated_bytes();
+  auto cache = std::make_unique<Cache>(large);
+  const auto expect_agreement = [&](const char* when) {
+    const Index allocated = allocated_bytes() - before, total = cache->memory().total();
+    EXPECT_NEAR(static_cast<double>(total), static_cast<double>(allocated),
+                0.02 * static_cast<double>(allocated))
+        << when;
+  };
+  for (int chunk = 0; chunk < 20; ++chunk) feed(*cache, 1000);
+  expect_agreement("after a prompt");
+  for (int token = 0; token < 70; ++token) feed(*cache, 1);
+  expect_agreement("after decoding");
+  cache->truncate(7000);
+  expect_agreement("after truncation");
+  cache->clear();
+  EXPECT_LE(allocated_bytes() - before, 100000);
+}
+
+}  // namespace
+}  // namespace squat::testing
