@@ -1,6 +1,7 @@
 // The operations in AVX2, FMA and F16C.
 #pragma once
 
+#include <cstddef>
 #include <cstring>
 #include <squat/simd/portable.hpp>
 
@@ -44,7 +45,7 @@ struct Avx2 {
     return highest * (1 / 32767.0f);
   }
 
-  /// Products, their maximum and the operands are found 16 at a time in fixed point; only what
+  /// Products, their maxima and the operands are found 16 at a time in fixed point; only what
   /// `offset` needs of x is floating point.
   SQUAT_AVX2 static bool try_fold8(const float* x, Index x_stride, const std::int16_t* fixed,
                                    const float* units, Index count, const float* scale,
@@ -53,90 +54,100 @@ struct Avx2 {
     alignas(32) std::int16_t fixed_scale[max_length];
     alignas(32) std::int16_t products[max_length];
     const float scale_unit = fix(scale, n, fixed_scale);
-    // Absent rows stand for the first one.
-    const float* const rows[4] = {x, x + (count > 1 ? x_stride : 0),
-                                  x + (count > 2 ? 2 * x_stride : 0),
-                                  x + (count > 3 ? 3 * x_stride : 0)};
-    float offsets[4];
-    dot4(rows, middle, n, offsets);
     const __m256i one = _mm256_set1_epi16(1);
-    for (Index row = 0; row < count; ++row, fixed += max_length, operands += max_length) {
+    const float* rows[max_heads];
+    __m256i sums[max_heads], squares[max_heads];
+    alignas(16) float row_units[max_heads];
+    alignas(16) std::int32_t factors[max_heads];
+    for (Index row = 0; row < max_heads; ++row) {
+      // Absent rows stand for the first one.
+      const Index source = row < count ? row : 0;
+      rows[row] = x + source * x_stride;
+      const std::int16_t* f = fixed + source * max_length;
       __m256i top = _mm256_setzero_si256();
       for (Index i = 0; i < n; i += 32) {
-        const __m256i a = _mm256_mulhrs_epi16(load256(fixed + i), load256(fixed_scale + i));
-        const __m256i b =
-            _mm256_mulhrs_epi16(load256(fixed + i + 16), load256(fixed_scale + i + 16));
+        const __m256i a = _mm256_mulhrs_epi16(load256(f + i), load256(fixed_scale + i));
+        const __m256i b = _mm256_mulhrs_epi16(load256(f + i + 16), load256(fixed_scale + i + 16));
         store256(products + i, a);
         store256(products + i + 16, b);
         top = _mm256_max_epi16(top, _mm256_max_epi16(_mm256_abs_epi16(a), _mm256_abs_epi16(b)));
       }
-      // Below this the products are too coarse to round again; zeros only are fine.
+      // Below 1024 the products are too coarse to be rounded again; zeros only are fine.
       const int highest = horizontal_max16(top);
-      if (highest < 1024 && units[row] * scale_unit > 0) return false;
-      const int factor = (127 << 15) / std::max(highest, 1);
-      const __m256i factors = _mm256_set1_epi16(static_cast<std::int16_t>(std::min(factor, 32767)));
-      __m256i sums = _mm256_setzero_si256(), squares = sums;
+      row_units[row] = units[source] * scale_unit;
+      if (highest < 1024 && row_units[row] > 0) return false;
+      factors[row] = std::min((127 << 15) / std::max(highest, 1), 32767);
+      const __m256i factor = _mm256_set1_epi16(static_cast<std::int16_t>(factors[row]));
+      std::int8_t* target = operands + row * max_length;
+      sums[row] = squares[row] = _mm256_setzero_si256();
       for (Index i = 0; i < n; i += 32) {
         // Packing works within 128-bit halves: quarters 0, 2, 1, 3 go back in order.
         const __m256i bytes = _mm256_permute4x64_epi64(
-            _mm256_packs_epi16(_mm256_mulhrs_epi16(load256(products + i), factors),
-                               _mm256_mulhrs_epi16(load256(products + i + 16), factors)),
+            _mm256_packs_epi16(_mm256_mulhrs_epi16(load256(products + i), factor),
+                               _mm256_mulhrs_epi16(load256(products + i + 16), factor)),
             0xd8);
-        store256(operands + i, bytes);
-        sums = _mm256_add_epi64(sums, sum_bytes(bytes));
+        store256(target + i, bytes);
+        sums[row] = _mm256_add_epi64(sums[row], sum_bytes(bytes));
         const __m256i sizes = _mm256_abs_epi8(bytes);
-        squares =
-            _mm256_add_epi32(squares, _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, sizes), one));
+        squares[row] = _mm256_add_epi32(squares[row],
+                                        _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, sizes), one));
       }
-      const Index padded = (n + 31) / 32 * 32;
-      const float sum = static_cast<float>(horizontal_sum64(sums) - 128 * padded);
-      // products are in units of 2^15 units; an operand is one of them times factor / 2^15.
-      const float alpha =
-          units[row] * scale_unit * (32768.0f * 32768.0f) / static_cast<float>(std::max(factor, 1));
-      folded[row] = {alpha, offsets[row] - centre * alpha * sum};
-      const float energy = horizontal_sum(_mm256_cvtepi32_ps(squares));
-      if (127.0f * 127.0f * static_cast<float>(n) > crest * crest * energy && energy > 0)
-        return false;
-      if (alpha > largest_alpha) return false;
     }
-    return true;
+    // products are in units of 2^15 units; an operand is one of them times factor / 2^15.
+    const __m128 alpha =
+        _mm_div_ps(_mm_mul_ps(_mm_load_ps(row_units), _mm_set1_ps(32768.0f * 32768.0f)),
+                   _mm_cvtepi32_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(factors))));
+    const __m128i bias = _mm_set1_epi32(static_cast<int>(128 * ((n + 31) / 32 * 32)));
+    store_folded(alpha, dot4(rows, middle, n), _mm_cvtepi32_ps(_mm_sub_epi32(sum4(sums), bias)),
+                 centre, folded);
+    const __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(squares[0], squares[1]),
+                                            _mm256_hadd_epi32(squares[2], squares[3]));
+    const __m128 energy = _mm_cvtepi32_ps(
+        _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)));
+    const __m128 least = _mm_set1_ps(127.0f * 127.0f * static_cast<float>(n) / (crest * crest));
+    const __m128 too_coarse =
+        _mm_or_ps(_mm_and_ps(_mm_cmplt_ps(energy, least), _mm_cmpgt_ps(energy, _mm_setzero_ps())),
+                  _mm_cmpgt_ps(alpha, _mm_set1_ps(largest_alpha)));
+    return _mm_movemask_ps(too_coarse) == 0;
   }
 
   SQUAT_AVX2 static void fold8(const float* x, Index x_stride, Index count, const float* scale,
                                const float* middle, Index groups, Index n, float centre,
                                std::int8_t* operands, Folded* folded) {
     // Scales relative to the largest of their group, probabilities to the largest of their row.
-    alignas(32) float relative_scale[max_length + max_block];
-    alignas(32) float relative_x[max_block];
-    float highest_scale[max_length / 32];
-    for (Index group = 0; group < groups; ++group)
-      highest_scale[group] = relate(scale + group * n, n, 1.0f, relative_scale + group * n);
-    for (Index row = 0; row < count; ++row, x += x_stride) {
-      const float highest = relate(x, n, 127.0f, relative_x);
-      const float* s = relative_scale;
-      const float* m = middle;
-      for (Index group = 0; group < groups; ++group) {
-        __m256 offset = _mm256_setzero_ps();
-        __m256i sums = _mm256_setzero_si256();
-        std::int8_t* target = operands + (group * max_heads + row) * max_block;
-        for (Index i = 0; i < n; i += 32, s += 32, m += 32) {
+    alignas(32) float relative_scale[max_block];
+    alignas(32) float relative_x[max_heads][max_block];
+    float highest[max_heads];
+    const float* rows[max_heads];
+    for (Index row = 0; row < max_heads; ++row) {
+      rows[row] = relative_x[row < count ? row : 0];  // absent rows stand for the first one
+      if (row < count)
+        highest[row] = relate(x + row * x_stride, n, 127.0f, relative_x[row]);
+      else
+        highest[row] = highest[0];
+    }
+    const __m128 unit = _mm_mul_ps(_mm_loadu_ps(highest), _mm_set1_ps(1 / 127.0f));
+    for (Index group = 0; group < groups; ++group, scale += n, middle += n) {
+      const float highest_scale = relate(scale, n, 1.0f, relative_scale);
+      __m256i sums[max_heads];
+      SQUAT_UNROLL
+      for (int row = 0; row < max_heads; ++row) {
+        sums[row] = _mm256_setzero_si256();
+        for (Index i = 0; i < n; i += 32) {
           __m256i rounded[4];
           SQUAT_UNROLL
-          for (int k = 0; k < 4; ++k) {
-            const __m256 xi = _mm256_load_ps(relative_x + i + 8 * k);
-            offset = _mm256_fmadd_ps(xi, _mm256_loadu_ps(m + 8 * k), offset);
-            rounded[k] = round(xi, _mm256_loadu_ps(s + 8 * k));
-          }
+          for (int k = 0; k < 4; ++k)
+            rounded[k] = round(_mm256_load_ps(relative_scale + i + 8 * k),
+                               _mm256_load_ps(rows[row] + i + 8 * k));
           const __m256i bytes = narrow(rounded[0], rounded[1], rounded[2], rounded[3]);
-          store256(target + i, bytes);
+          store256(operands + (group * max_heads + row) * max_block + i, bytes);
           // Nothing is negative here.
-          sums = _mm256_add_epi64(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+          sums[row] = _mm256_add_epi64(sums[row], _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
         }
-        const float unit = highest * (1 / 127.0f), alpha = unit * highest_scale[group];
-        folded[group * max_heads + row] = {
-            alpha, unit * horizontal_sum(offset) -
-                       centre * alpha * static_cast<float>(horizontal_sum64(sums))};
       }
+      const __m128 alpha = _mm_mul_ps(unit, _mm_set1_ps(highest_scale));
+      store_folded(alpha, _mm_mul_ps(unit, dot4(rows, middle, n)), _mm_cvtepi32_ps(sum4(sums)),
+                   centre, folded + group * max_heads);
     }
   }
 
@@ -291,11 +302,6 @@ struct Avx2 {
         _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), order);
   }
 
-  SQUAT_AVX2_INLINE static std::int64_t horizontal_sum64(__m256i x) {
-    const __m128i y = _mm_add_epi64(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    return _mm_cvtsi128_si64(_mm_add_epi64(y, _mm_unpackhi_epi64(y, y)));
-  }
-
   /// Maximum of numbers in [0, 32767].
   SQUAT_AVX2_INLINE static int horizontal_max16(__m256i x) {
     const __m128i y = _mm_max_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
@@ -327,9 +333,8 @@ struct Avx2 {
     return to / std::max(highest, 1e-30f);
   }
 
-  /// sums[row] = x[row] . middle, for four rows.
-  SQUAT_AVX2_INLINE static void dot4(const float* const x[4], const float* middle, Index n,
-                                     float sums[4]) {
+  /// x[row] . middle, for four rows.
+  SQUAT_AVX2_INLINE static __m128 dot4(const float* const x[4], const float* middle, Index n) {
     __m256 sum[4];
     SQUAT_UNROLL
     for (int row = 0; row < 4; ++row) sum[row] = _mm256_setzero_ps();
@@ -341,7 +346,26 @@ struct Avx2 {
     }
     const __m256 pairs =
         _mm256_hadd_ps(_mm256_hadd_ps(sum[0], sum[1]), _mm256_hadd_ps(sum[2], sum[3]));
-    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+    return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+  }
+
+  /// The sum of each of four vectors of four numbers below 2^32.
+  SQUAT_AVX2_INLINE static __m128i sum4(const __m256i x[4]) {
+    const __m256i first = _mm256_or_si256(x[0], _mm256_slli_epi64(x[1], 32));
+    const __m256i second = _mm256_or_si256(x[2], _mm256_slli_epi64(x[3], 32));
+    const __m256i pairs = _mm256_add_epi32(_mm256_unpacklo_epi64(first, second),
+                                           _mm256_unpackhi_epi64(first, second));
+    return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  }
+
+  /// Four Folded: alpha, and offset = dot - centre * alpha * sum of operands.
+  SQUAT_AVX2_INLINE static void store_folded(__m128 alpha, __m128 dot, __m128 sum, float centre,
+                                             Folded* folded) {
+    static_assert(sizeof(Folded) == 8 && offsetof(Folded, offset) == 4, "two floats in a row");
+    const __m128 offset = _mm_fnmadd_ps(_mm_mul_ps(_mm_set1_ps(centre), alpha), sum, dot);
+    float* target = &folded->alpha;
+    _mm_storeu_ps(target, _mm_unpacklo_ps(alpha, offset));
+    _mm_storeu_ps(target + 4, _mm_unpackhi_ps(alpha, offset));
   }
 
   /// Sums of eight bytes, each plus 128, in four lanes of 64 bits.
@@ -402,18 +426,11 @@ struct Avx2 {
     const Index count = tiles.depth_tiles, stride = tiles.operand_stride;
     Index left_in_group = tiles.rows_per_group;
     for (Index row = 0; row < tiles.rows; ++row, out += 16, tile += count * tile_bytes) {
-      __m256i sums[Heads][2];
-      if constexpr (sizeof(Operand) == 1) {
-        // A tile adds at most 4 (2^Bits - 1) 127 to a 16-bit sum.
-        static_assert(Bits <= 4, "8-bit operands are for codes of at most 4 bits");
-        constexpr Index run = 32767 / (4 * 127 * ((1 << Bits) - 1));
-        sum_tiles8<Bits, Heads, false>(tile, std::min(run, count), operands, stride, sums);
-        for (Index begin = run; begin < count; begin += run)
-          sum_tiles8<Bits, Heads, true>(tile + begin * tile_bytes, std::min(run, count - begin),
-                                        operands + 8 * begin, stride, sums);
-      } else {
-        sum_tiles16<Bits, Heads>(tile, count, operands, stride, sums);
-      }
+      Sums<Heads> sums;
+      if constexpr (sizeof(Operand) == 1)
+        sums = sum_tiles8<Bits, Heads>(tile, count, operands, stride);
+      else
+        sums = sum_tiles16<Bits, Heads>(tile, count, operands, stride);
       SQUAT_UNROLL
       for (int h = 0; h < Heads; ++h) {
         const __m256 alpha = _mm256_set1_ps(folded[h].alpha);
@@ -421,7 +438,7 @@ struct Avx2 {
         for (int half = 0; half < 2; ++half) {
           float* target = out + h * out_stride + 8 * half;
           const __m256 base = Add ? _mm256_loadu_ps(target) : _mm256_set1_ps(folded[h].offset);
-          _mm256_storeu_ps(target, _mm256_fmadd_ps(alpha, _mm256_cvtepi32_ps(sums[h][half]), base));
+          _mm256_storeu_ps(target, _mm256_fmadd_ps(alpha, sums.of[h][half], base));
         }
       }
       if (--left_in_group == 0) {
@@ -432,11 +449,43 @@ struct Avx2 {
     }
   }
 
-  /// Sets sums, or adds to them, for so few tiles that 16 bits hold their sum.
-  template <int Bits, int Heads, bool Add>
-  SQUAT_AVX2_INLINE static void sum_tiles8(const std::uint8_t* tile, Index count,
-                                           const std::int8_t* operands, Index stride,
-                                           __m256i sums[Heads][2]) {
+  /// Sums of products for eight lanes and eight more, a head.
+  template <int Heads>
+  struct Sums {
+    __m256 of[Heads][2];
+  };
+
+  template <int Bits, int Heads>
+  SQUAT_AVX2_INLINE static Sums<Heads> sum_tiles8(const std::uint8_t* tile, Index count,
+                                                  const std::int8_t* operands, Index stride) {
+    // A tile adds at most 4 (2^Bits - 1) 127 to a 16-bit sum.
+    static_assert(Bits <= 4, "8-bit operands are for codes of at most 4 bits");
+    constexpr Index run = 32767 / (4 * 127 * ((1 << Bits) - 1));
+    Sums<Heads> sums;
+    for (Index begin = 0; begin < count; begin += run) {
+      __m256i words[Heads][2];
+      sum_words<Bits, Heads>(tile + begin * Index{sizeof(CodeTile<Bits>)},
+                             std::min(run, count - begin), operands + 8 * begin, stride, words);
+      const __m256i one = _mm256_set1_epi16(1);
+      SQUAT_UNROLL
+      for (int h = 0; h < Heads; ++h) {
+        SQUAT_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(words[h][half], one));
+          sums.of[h][half] = begin == 0 ? sum : _mm256_add_ps(sums.of[h][half], sum);
+        }
+      }
+    }
+    return sums;
+  }
+
+  /// The innermost loop: 16-bit sums of products with 8-bit operands, for pairs of depths. A
+  /// function of its own, because g++ gives the sums registers only when nothing else wants them.
+  template <int Bits, int Heads>
+  __attribute__((noinline)) SQUAT_AVX2 static void sum_words(const std::uint8_t* tile, Index count,
+                                                             const std::int8_t* operands,
+                                                             Index stride,
+                                                             __m256i result[Heads][2]) {
     __m256i words[Heads][2];
     SQUAT_UNROLL
     for (int h = 0; h < Heads; ++h) words[h][0] = words[h][1] = _mm256_setzero_si256();
@@ -462,39 +511,69 @@ struct Avx2 {
         }
       }
     }
-    const __m256i one = _mm256_set1_epi16(1);
     SQUAT_UNROLL
     for (int h = 0; h < Heads; ++h) {
-      SQUAT_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const __m256i sum = _mm256_madd_epi16(words[h][half], one);
-        sums[h][half] = Add ? _mm256_add_epi32(sums[h][half], sum) : sum;
-      }
+      result[h][0] = words[h][0];
+      result[h][1] = words[h][1];
     }
   }
 
   template <int Bits, int Heads>
-  SQUAT_AVX2_INLINE static void sum_tiles16(const std::uint8_t* tile, Index count,
-                                            const std::int16_t* operands, Index stride,
-                                            __m256i sums[Heads][2]) {
+  SQUAT_AVX2_INLINE static Sums<Heads> sum_tiles16(const std::uint8_t* tile, Index count,
+                                                   const std::int16_t* operands, Index stride) {
+    __m256i totals[Heads][2];
+    sum_pairs<Bits, Heads>(tile, count, operands, stride, totals);
+    Sums<Heads> sums;
     SQUAT_UNROLL
-    for (int h = 0; h < Heads; ++h) sums[h][0] = sums[h][1] = _mm256_setzero_si256();
+    for (int h = 0; h < Heads; ++h) {
+      sums.of[h][0] = _mm256_cvtepi32_ps(totals[h][0]);
+      sums.of[h][1] = _mm256_cvtepi32_ps(totals[h][1]);
+    }
+    return sums;
+  }
+
+  /// sum_words for 16-bit operands, with 32-bit sums.
+  template <int Bits, int Heads>
+  __attribute__((noinline)) SQUAT_AVX2 static void sum_pairs(const std::uint8_t* tile, Index count,
+                                                             const std::int16_t* operands,
+                                                             Index stride,
+                                                             __m256i result[Heads][2]) {
+    __m256i totals[Heads][2];
+    SQUAT_UNROLL
+    for (int h = 0; h < Heads; ++h) totals[h][0] = totals[h][1] = _mm256_setzero_si256();
     const __m256i even = _mm256_set1_epi16(0xff);
-    for (Index t = 0; t < count; ++t, tile += sizeof(CodeTile<Bits>), operands += 8) {
-      __m256i quarters[4];
-      unpack<Bits>(tile, quarters);
+    const std::int16_t* const end = operands + 8 * count;
+    for (; operands != end; tile += sizeof(CodeTile<Bits>), operands += 8) {
       SQUAT_UNROLL
-      for (int s = 0; s < 4; ++s) {
-        const __m256i depths02 = _mm256_and_si256(quarters[s], even);
-        const __m256i depths13 = _mm256_srli_epi16(quarters[s], 8);
+      for (int quad = 0; quad < 2; ++quad) {
+        const std::uint8_t* here = tile;
+        __asm__ volatile("" : "+r"(here));
+        __m256i quarters[4];
+        unpack<Bits>(here, quarters);
         SQUAT_UNROLL
-        for (int h = 0; h < Heads; ++h) {
-          const std::int16_t* operand = operands + h * stride + 4 * (s / 2);
-          __m256i& sum = sums[h][s % 2];
-          sum = _mm256_add_epi32(sum, _mm256_madd_epi16(depths02, broadcast(operand)));
-          sum = _mm256_add_epi32(sum, _mm256_madd_epi16(depths13, broadcast(operand + 2)));
+        for (int odd = 0; odd < 2; ++odd) {
+          __m256i depths[2];
+          SQUAT_UNROLL
+          for (int half = 0; half < 2; ++half)
+            depths[half] = odd ? _mm256_srli_epi16(quarters[2 * quad + half], 8)
+                               : _mm256_and_si256(quarters[2 * quad + half], even);
+          SQUAT_UNROLL
+          for (int h = 0; h < Heads; ++h) {
+            const __m256i operand = broadcast(operands + h * stride + 4 * quad + 2 * odd);
+            SQUAT_UNROLL
+            for (int half = 0; half < 2; ++half) {
+              totals[h][half] =
+                  _mm256_add_epi32(totals[h][half], _mm256_madd_epi16(depths[half], operand));
+              __asm__ volatile("" : "+x"(totals[h][half]));
+            }
+          }
         }
       }
+    }
+    SQUAT_UNROLL
+    for (int h = 0; h < Heads; ++h) {
+      result[h][0] = totals[h][0];
+      result[h][1] = totals[h][1];
     }
   }
 };

@@ -55,12 +55,12 @@ struct VectorKernels {
   /// Fixed-point form of x[0..n) for try_fold8, into fixed[0..max_length); returns its unit.
   float (*fix)(const float* x, Index n, std::int16_t* fixed);
 
-  /// Folds `count` rows of x [count, n] (x_stride apart) with 8-bit operands in [-127, 127] (rows
-  /// are max_length apart). Rounding them is right for a code of `centre`, so that its error has no
-  /// bias: offset = sum_i x_i middle_i - centre * alpha * sum_i operand_i. `fixed` (rows max_length
-  /// apart) and `units` are x as fix() gave it. Returns whether rounding is fine enough in every
-  /// row: max |x_i scale_i| at most `crest` times their root mean square, and alpha at most
-  /// `largest_alpha`. If not, what it wrote has no meaning.
+  /// Folds `count` <= max_heads rows of x [count, n] (x_stride apart) with 8-bit operands in [-127,
+  /// 127] (rows are max_length apart). Rounding them is right for a code of `centre`, so that its
+  /// error has no bias: offset = sum_i x_i middle_i - centre * alpha * sum_i operand_i. `fixed`
+  /// (rows max_length apart) and `units` are x as fix() gave it. Returns whether rounding is fine
+  /// enough in every row: max |x_i scale_i| at most `crest` times their root mean square, and alpha
+  /// at most `largest_alpha`. If not, what it wrote has no meaning.
   bool (*try_fold8)(const float* x, Index x_stride, const std::int16_t* fixed, const float* units,
                     Index count, const float* scale, const float* middle, Index n, float centre,
                     float crest, float largest_alpha, std::int8_t* operands, Folded* folded);
