@@ -1,7 +1,6 @@
 // Every interleaving of calls leaves a cache as the plain reference would be, bit for bit.
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <random>
 #include <squat/squat.hpp>
 #include <string>
@@ -9,16 +8,10 @@
 
 #include "random_matrix.hpp"
 #include "reference_cache.hpp"
+#include "same_bytes.hpp"
 
 namespace squat::testing {
 namespace {
-
-template <class M>
-bool same_bytes(const M& a, const M& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(*a.data())) ==
-             0;
-}
 
 /// Does the same to a cache and to the reference, at random.
 template <class Scalar, int KeyBits, int ValueBits>

@@ -1,10 +1,10 @@
 // A small cache and tokens for it, for tests in which their kind does not matter.
 #pragma once
 
-#include <cstring>
 #include <squat/squat.hpp>
 
 #include "random_matrix.hpp"
+#include "same_bytes.hpp"
 
 namespace squat::testing {
 
@@ -23,11 +23,8 @@ inline Config strong_feedback() {
   return config;
 }
 
-/// Bit for bit.
-inline bool same(const Rows& a, const Rows& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(float)) == 0;
-}
+/// Bit for bit; of expressions, too.
+inline bool same(const Rows& a, const Rows& b) { return same_bytes(a, b); }
 
 /// Queries, keys and values of a number of tokens.
 struct Tokens {
