@@ -1,0 +1,109 @@
+// A cache that runs out of memory in the middle of a call is as it was before.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "../small_cache.hpp"
+#include "failing_allocator.hpp"
+
+namespace squat::testing {
+namespace {
+
+using Call = std::function<void(Cache&)>;
+
+const Tokens& tokens() {
+  static const Tokens all(400, 1);
+  return all;
+}
+
+/// What a cache holds and answers.
+struct Contents {
+  explicit Contents(const Cache& cache) : keys(cache.keys(0)), values(cache.values(0)) {
+    if (keys.rows() > 0) out = attend(cache, tokens().queries.topRows(1));
+  }
+  bool operator==(const Contents& other) const {
+    return same(keys, other.keys) && same(values, other.values) && same(out, other.out);
+  }
+  Rows keys, values, out;
+};
+
+/// Contents of a cache after `calls`.
+Contents contents_after(const std::vector<Call>& calls) {
+  Cache cache(shape, strong_feedback());
+  for (const Call& call : calls) call(cache);
+  return Contents(cache);
+}
+
+/// Packs, so that the subspace shows.
+void flush(Cache& cache) { cache.flush(0); }
+
+/// Lets `call` run out of memory at its first allocation, at its second, and so on until it has
+/// enough. Returns how often it ran out.
+int run_out_of_memory(const Call& prepare, const Call& call) {
+  const Contents before = contents_after({prepare}), flushed = contents_after({prepare, flush});
+  const Contents after = contents_after({prepare, call, flush});
+  for (int failures = 0; failures < 10000; ++failures)
+    for (const bool again : {false, true}) {
+      SCOPED_TRACE("after " + std::to_string(failures) + " allocations");
+      Cache cache(shape, strong_feedback());
+      prepare(cache);
+      bool failed = false;
+      allow_allocations(failures);
+      try {
+        call(cache);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
+      allow_allocations(-1);
+      if (failed) {
+        EXPECT_TRUE(Contents(cache) == before);
+        if (again) call(cache);
+      }
+      flush(cache);
+      EXPECT_TRUE(Contents(cache) == (failed && !again ? flushed : after));
+      if (!failed || ::testing::Test::HasFailure()) return failures;
+    }
+  ADD_FAILURE() << "never succeeds";
+  return 0;
+}
+
+void nothing(Cache&) {}
+void short_chunk(Cache& cache) { update(cache, tokens(), 0, 20); }
+void prompt(Cache& cache) { update(cache, tokens(), 0, 200); }
+
+TEST(AllocationFailure, LeavesAnEmptyCacheEmpty) {
+  EXPECT_GT(run_out_of_memory(nothing, prompt), 5);
+}
+
+TEST(AllocationFailure, LeavesUpdateUndone) {
+  // The update has the prompt to pack.
+  EXPECT_GT(run_out_of_memory(prompt, [](Cache& cache) { update(cache, tokens(), 200, 150); }), 20);
+}
+
+TEST(AllocationFailure, LeavesAccumulationUndone) {
+  const auto accumulate = [](Cache& cache) {
+    CallOptions options;
+    options.fit = FitQueries::accumulate;
+    update(cache, tokens(), 20, 80, options);
+  };
+  EXPECT_GT(run_out_of_memory(short_chunk, accumulate), 5);
+}
+
+TEST(AllocationFailure, LeavesFlushUndone) { EXPECT_GT(run_out_of_memory(prompt, flush), 20); }
+
+TEST(AllocationFailure, NeverStopsTruncation) {
+  Cache cache(shape);
+  prompt(cache);
+  flush(cache);
+  const Rows keys = cache.keys(0);
+  allow_allocations(0);
+  cache.truncate(70);
+  allow_allocations(-1);
+  EXPECT_TRUE(same(cache.keys(0), keys.topRows(70)));
+}
+
+}  // namespace
+}  // namespace squat::testing

@@ -1,0 +1,41 @@
+#include "failing_allocator.hpp"
+
+#include <cstdlib>
+#include <new>
+
+namespace {
+
+long allocations_left = -1;
+
+bool is_exhausted() {
+  if (allocations_left > 0) --allocations_left;
+  return allocations_left == 0;
+}
+
+}  // namespace
+
+void squat::testing::allow_allocations(long count) {
+  allocations_left = count < 0 ? -1 : count + 1;
+}
+
+extern "C" void* __real_malloc(std::size_t size);
+extern "C" void* __wrap_malloc(std::size_t size) {
+  return is_exhausted() ? nullptr : __real_malloc(size);
+}
+
+void* operator new(std::size_t size) {
+  void* memory = is_exhausted() ? nullptr : __real_malloc(size > 0 ? size : 1);
+  return memory != nullptr ? memory : throw std::bad_alloc();
+}
+
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  const auto unit = static_cast<std::size_t>(alignment);
+  void* memory =
+      is_exhausted() ? nullptr : std::aligned_alloc(unit, (size + unit - 1) / unit * unit);
+  return memory != nullptr ? memory : throw std::bad_alloc();
+}
+
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }

@@ -1,0 +1,10 @@
+// Memory that runs out when a test says so: operator new, and malloc through the linker's
+// --wrap=malloc, since Eigen allocates with malloc.
+#pragma once
+
+namespace squat::testing {
+
+/// From now on `count` allocations succeed and all that follow fail; negative: none fails.
+void allow_allocations(long count);
+
+}  // namespace squat::testing
