@@ -6,52 +6,56 @@
 
 namespace squat {
 
-/// A dequantized block at a time, on Eigen's products:
+/// A dequantized block at a time, for a tile of query rows at a time:
 /// softmax(Q K^T * softmax_scale) V for the newest queries.rows() tokens of `layer`, in the cache's
 /// compute type. Row i belongs to token size - rows + i and sees no later token and no padding; the
 /// row of a padding token is zero. queries and out: [rows, query_heads * head_dim].
 template <class Scalar, int KeyBits, int ValueBits>
 void attend_exact(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const ModelShape& shape,
                   const MatrixView<Scalar>& queries, MutableMatrixView<Scalar>& out,
-                  float* log_sum_exp) {
+                  float* log_sum_exp, Executor& executor) {
   using Real = ComputeType<Scalar>;
   constexpr Index query_tile = 64;
   const Index d = shape.head_dim, heads = shape.heads_per_kv();
   const Index first_position = layer.size() - queries.rows();
   const Real scale = static_cast<Real>(
       shape.softmax_scale > 0 ? shape.softmax_scale : 1 / std::sqrt(static_cast<double>(d)));
+  const Index tiles = (queries.rows() + query_tile - 1) / query_tile;
 
-  OnlineSoftmax<Real> softmax;
-  for (Index kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
-    for (Index begin = 0; begin < queries.rows(); begin += query_tile) {
-      const Index end = std::min(begin + query_tile, queries.rows());
-      softmax.start((end - begin) * heads, d);
-      Index row = 0;
-      for (Index i = begin; i < end; ++i)
-        for (Index g = 0; g < heads; ++g, ++row) {
-          const Scalar* query = queries.row(i).data() + (kv_head * heads + g) * d;
-          for (Index c = 0; c < d; ++c)
-            softmax.queries()(row, c) = scale * static_cast<Real>(query[c]);
-          softmax.positions()[static_cast<std::size_t>(row)] = first_position + i;
-        }
-      for_decoded_tokens(layer, kv_head, first_position + end,
-                         [&](const DecodedTokens<Real>& tokens) { softmax.absorb(tokens); });
-      row = 0;
-      for (Index i = begin; i < end; ++i)
-        for (Index g = 0; g < heads; ++g, ++row) {
-          Scalar* result = out.row(i).data() + (kv_head * heads + g) * d;
-          const bool padding = !layer.is_valid(first_position + i);
-          if (padding)
-            std::fill_n(result, d, Scalar(0));
-          else
-            softmax.finish(row, result);
-          if (log_sum_exp != nullptr)
-            log_sum_exp[i * shape.query_heads + kv_head * heads + g] =
-                padding ? -std::numeric_limits<float>::infinity()
-                        : static_cast<float>(softmax.log_sum_exp(row));
-        }
-    }
-  }
+  const std::function<void(Index)> task = [&](Index index) {
+    static thread_local OnlineSoftmax<Real> softmax;
+    const Index kv_head = index / tiles, begin = index % tiles * query_tile;
+    const Index end = std::min(begin + query_tile, queries.rows());
+    softmax.start((end - begin) * heads, d);
+    Index row = 0;
+    for (Index i = begin; i < end; ++i)
+      for (Index g = 0; g < heads; ++g, ++row) {
+        const Scalar* query = queries.row(i).data() + (kv_head * heads + g) * d;
+        for (Index c = 0; c < d; ++c)
+          softmax.queries()(row, c) = scale * static_cast<Real>(query[c]);
+        softmax.positions()[static_cast<std::size_t>(row)] = first_position + i;
+      }
+    for_decoded_tokens(layer, kv_head, first_position + end,
+                       [&](const DecodedTokens<Real>& tokens) { softmax.absorb(tokens); });
+    row = 0;
+    for (Index i = begin; i < end; ++i)
+      for (Index g = 0; g < heads; ++g, ++row) {
+        Scalar* result = out.row(i).data() + (kv_head * heads + g) * d;
+        const bool padding = !layer.is_valid(first_position + i);
+        if (padding)
+          std::fill_n(result, d, Scalar(0));
+        else
+          softmax.finish(row, result);
+        if (log_sum_exp != nullptr)
+          log_sum_exp[i * shape.query_heads + kv_head * heads + g] =
+              padding ? -std::numeric_limits<float>::infinity()
+                      : static_cast<float>(softmax.log_sum_exp(row));
+      }
+  };
+  // Errors in the choice of kernels belong to the caller's thread.
+  simd::vector_kernels();
+  simd::encode_kernels<2>();
+  executor.run(shape.kv_heads * tiles, std::ref(task));
 }
 
 /// attend_exact, or for few rows straight over the codes where `arithmetic` is fast.
@@ -68,7 +72,7 @@ void attend(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const ModelShap
   if (fused)
     Decode::run(layer, shape, queries, out, log_sum_exp, executor);
   else
-    attend_exact(layer, shape, queries, out, log_sum_exp);
+    attend_exact(layer, shape, queries, out, log_sum_exp, executor);
 }
 
 }  // namespace squat

@@ -13,6 +13,7 @@ struct DecodedTokens {
   Matrix<Real> keys;                // [at least count, head_dim]
   Matrix<Real> values;              // [at least count, head_dim]
   std::vector<std::uint8_t> valid;  // 0 for padding
+  bool has_padding = false;
 };
 
 /// Calls visit(const DecodedTokens&) for blocks of kv head `head` that begin before token `end`.
@@ -22,7 +23,7 @@ void for_decoded_tokens(const LayerCache<Scalar, KeyBits, ValueBits>& layer, Ind
   using Real = ComputeType<Scalar>;
   const KeyBlock<KeyBits> key_block = layer.key_block();
   const ValueBlock<ValueBits> value_block = layer.value_block();
-  const Index head_dim = key_block.head_dim(), capacity = key_block.tokens();
+  const Index head_dim = key_block.head_dim(), capacity = BlockRow::max_tokens;
   DecodedTokens<Real> tokens;
   tokens.keys.resize(capacity, head_dim);
   tokens.values.resize(capacity, head_dim);
@@ -39,6 +40,7 @@ void for_decoded_tokens(const LayerCache<Scalar, KeyBits, ValueBits>& layer, Ind
       value_block.decode(row.values(head), row.value_tokens, tokens.values.data());
     for (Index t = row.value_tokens; t < row.tokens; ++t)
       from_residual(layer.value(tokens.first + t), tokens.values.row(t).data());
+    tokens.has_padding = row.has_padding;
     for (Index t = 0; t < row.tokens; ++t)
       tokens.valid[static_cast<std::size_t>(t)] = row.is_valid(t);
     visit(tokens);
@@ -46,10 +48,12 @@ void for_decoded_tokens(const LayerCache<Scalar, KeyBits, ValueBits>& layer, Ind
   }
   for (; tokens.first < std::min(end, layer.size()); tokens.first += tokens.count) {
     tokens.count = std::min(capacity, layer.size() - tokens.first);
+    tokens.has_padding = false;
     for (Index t = 0; t < tokens.count; ++t) {
       from_residual(layer.key(tokens.first + t), tokens.keys.row(t).data());
       from_residual(layer.value(tokens.first + t), tokens.values.row(t).data());
       tokens.valid[static_cast<std::size_t>(t)] = layer.is_valid(tokens.first + t);
+      tokens.has_padding |= !layer.is_valid(tokens.first + t);
     }
     visit(tokens);
   }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <squat/query_subspace.hpp>
-#include <squat/simd/dispatch.hpp>
+#include <squat/simd/encode.hpp>
 
 namespace squat {
 
@@ -60,50 +60,73 @@ class ErrorFeedback {
   Form form() const { return form_; }
   Index bytes() const { return (correction_.size() + gain_.size()) * Index{sizeof(Real)}; }
 
+  /// Which way keys lie while they are quantized. Where eight channels or more take their turn
+  /// together (in single precision) a row is a token [tokens, head_dim]: channels go through
+  /// vectors side by side. Else a row is a channel [head_dim, tokens].
+  bool token_major() const { return std::is_same_v<Real, float> && step_ % 8 == 0; }
+
   /// What is carried from one block of channels to the next while `tokens` tokens are quantized.
   class Carry {
    public:
-    Carry(const ErrorFeedback& feedback, Index tokens)
-        : state_(Matrix<Real>::Zero(feedback.form_ == Form::low_rank ? feedback.gain_.rows()
-                                    : feedback.form_ == Form::dense  ? feedback.head_dim_
-                                                                     : 0,
-                                    tokens)) {}
+    Carry(const ErrorFeedback& feedback, Index tokens) {
+      const Index width = feedback.form_ == Form::low_rank ? feedback.rank_
+                          : feedback.form_ == Form::dense  ? feedback.head_dim_
+                                                           : 0;
+      state_ = feedback.token_major() ? Matrix<Real>::Zero(tokens, round_up(width, 8))
+                                      : Matrix<Real>::Zero(width, tokens);
+    }
 
    private:
     friend class ErrorFeedback;
-    Matrix<Real> state_;  // low rank: z [rank, tokens]; dense: E [head_dim, tokens]
+    Matrix<Real> state_;  // low rank: z of each token; dense: E of each token; lying as keys do
   };
 
-  /// Moves the original channels [first, first + count) of `keys` [head_dim, tokens] to where the
-  /// errors so far want them. Blocks are taken in order: first is a multiple of step().
+  /// Moves the original channels [first, first + count) of `keys` to where the errors so far want
+  /// them. Blocks are taken in order: first is a multiple of step().
   void correct(Matrix<Real>& keys, Index first, Index count, Carry& carry) const {
     if (first == 0 || form_ == Form::none) return;
     Matrix<Real>& state = carry.state_;
+    const Index used = form_ == Form::low_rank ? rank_ : first;
+    if (token_major()) {
+      if (form_ == Form::low_rank) {
+        add_products(state, 0, used, correction_, 0, first, keys, first, count);
+      } else {
+        // E of these channels begins as their move; absorb() adds the rounding error.
+        add_products(state, 0, used, correction_, 0, first, state, first, count);
+        keys.middleCols(first, count) += state.middleCols(first, count);
+      }
+      return;
+    }
     for (Index channel = first; channel < first + count; ++channel) {
       Real* key = keys.row(channel).data();
       const Real* weights = correction_.row(channel).data();
       if (form_ == Form::low_rank) {
-        add_rows(state.data(), state.rows(), state.cols(), weights, key);
+        add_rows(state.data(), used, state.cols(), weights, key);
       } else {
-        // E of this channel begins as its move; absorb() adds the rounding error.
         Real* moved = state.row(channel).data();
-        add_rows(state.data(), first, state.cols(), weights, moved);
+        add_rows(state.data(), used, state.cols(), weights, moved);
         for (Index t = 0; t < state.cols(); ++t) key[t] += moved[t];
       }
     }
   }
 
-  /// Takes in the errors (stored - corrected) of channels [first, first + count), which stand in
-  /// those rows of `errors` [head_dim, tokens].
+  /// Takes in the errors (stored - corrected) of channels [first, first + count), which stand where
+  /// their keys did in `errors`.
   void absorb(const Matrix<Real>& errors, Index first, Index count, Carry& carry) const {
     if (first + count == head_dim_ || form_ == Form::none) return;
     Matrix<Real>& state = carry.state_;
-    if (form_ == Form::low_rank)
-      for (Index i = 0; i < state.rows(); ++i)
+    if (token_major()) {
+      if (form_ == Form::low_rank)
+        add_products(errors, first, count, gain_, first, 0, state, 0, state.cols());
+      else
+        state.middleCols(first, count) += errors.middleCols(first, count);
+    } else if (form_ == Form::low_rank) {
+      for (Index i = 0; i < rank_; ++i)
         add_rows(errors.row(first).data(), count, state.cols(), gain_.row(i).data() + first,
                  state.row(i).data());
-    else
+    } else {
       state.middleRows(first, count) += errors.middleRows(first, count);
+    }
   }
 
  private:
@@ -114,8 +137,14 @@ class ErrorFeedback {
   void factor_low_rank(const QuerySubspace& subspace) {
     const Matrix<double>& q = subspace.qhat();
     const Index r = subspace.rank();
-    correction_ = -q.transpose().template cast<Real>();
-    gain_ = Matrix<Real>::Zero(r, head_dim_);
+    rank_ = r;
+    if (token_major()) {
+      correction_ = -q.template cast<Real>();
+      gain_ = Matrix<Real>::Zero(head_dim_, round_up(r, 8));
+    } else {
+      correction_ = -q.transpose().template cast<Real>();
+      gain_ = Matrix<Real>::Zero(r, head_dim_);
+    }
     // M^-1, by a rank-one update (Sherman-Morrison) for each channel that joins R, last ones first.
     Matrix<double> inverse = Matrix<double>::Identity(r, r) * subspace.lambda();
     Eigen::VectorXd image(r);
@@ -125,7 +154,9 @@ class ErrorFeedback {
       for (Index i = 0; i < r; ++i) inverse.row(i) -= scale * image[i] * image.transpose();
       if (channel % step_ != 0) continue;
       for (Index j = channel - step_; j < channel; ++j)
-        for (Index i = 0; i < r; ++i) gain_(i, j) = static_cast<Real>(inverse.row(i).dot(q.col(j)));
+        for (Index i = 0; i < r; ++i)
+          (token_major() ? gain_(j, i) : gain_(i, j)) =
+              static_cast<Real>(inverse.row(i).dot(q.col(j)));
     }
   }
 
@@ -147,7 +178,7 @@ class ErrorFeedback {
       for (Index j = first; j < std::min(first + step_, head_dim_); ++j)
         for (Index i = 0; i < first; ++i) {
           for (Index k = first; k < j; ++k) a(i, j) -= a(i, k) * a(k, j);
-          correction_(j, i) = static_cast<Real>(-a(i, j));
+          (token_major() ? correction_(i, j) : correction_(j, i)) = static_cast<Real>(-a(i, j));
         }
   }
 
@@ -162,13 +193,25 @@ class ErrorFeedback {
     }
   }
 
+  /// out[.][out_column..] += a[.][a_column, +n) * b[b_row, +n)[b_column..], `columns` columns.
+  static void add_products(const Matrix<Real>& a, Index a_column, Index n, const Matrix<Real>& b,
+                           Index b_row, Index b_column, Matrix<Real>& out, Index out_column,
+                           Index columns) {
+    if constexpr (std::is_same_v<Real, float>)
+      simd::encode_kernels<2>().add_products(
+          a.data() + a_column, a.cols(), b.data() + b_row * b.cols() + b_column, b.cols(),
+          out.data() + out_column, out.cols(), a.rows(), n, columns);
+  }
+
   Index head_dim_;
   Index step_;
+  Index rank_ = 0;
   Form form_ = Form::none;
-  // Row j is what moves channel j: minus column j of Qhat [head_dim, rank], or minus column j of U
-  // [head_dim, head_dim].
+  // What moves channel j, in row j, or if token_major() in column j: minus column j of Qhat (rank
+  // numbers), or minus column j of U (head_dim numbers).
   Matrix<Real> correction_;
-  Matrix<Real> gain_;  // low rank: column j is channel j's row of L_J [rank, head_dim]
+  // Low rank: channel j's row of L_J (rank numbers), in column j, or if token_major() in row j.
+  Matrix<Real> gain_;
 };
 
 }  // namespace squat

@@ -22,6 +22,10 @@ using MatrixView = Eigen::Ref<const Matrix<Scalar>, 0, Eigen::OuterStride<>>;
 template <class Scalar>
 using MutableMatrixView = Eigen::Ref<Matrix<Scalar>, 0, Eigen::OuterStride<>>;
 
+inline Index round_up(Index value, Index multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
 /// The type that a cache of `Scalar` computes in: double for double, float for everything else.
 template <class Scalar>
 using ComputeType = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;

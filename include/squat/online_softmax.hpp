@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <squat/decoded_tokens.hpp>
+#include <squat/simd/encode.hpp>
 
 namespace squat {
 
@@ -14,37 +15,40 @@ class OnlineSoftmax {
  public:
   /// Starts a tile of `rows` queries; fill queries(), already times the softmax scale.
   void start(Index rows, Index head_dim) {
-    queries_.resize(rows, head_dim);
+    rows_ = rows;
+    const Index padded = round_up(rows, 8);  // the kernels take rows by the eight
+    queries_.resize(padded, head_dim);
+    queries_.bottomRows(padded - rows).setZero();
     positions_.resize(static_cast<std::size_t>(rows));
-    sum_values_ = Matrix<Real>::Zero(rows, head_dim);
+    sum_values_.setZero(padded, head_dim);
     highest_.setConstant(rows, minus_infinity);
     sum_.setZero(rows);
   }
 
-  Matrix<Real>& queries() { return queries_; }            ///< [rows, head_dim]
+  Matrix<Real>& queries() { return queries_; }            ///< [at least rows, head_dim]
   std::vector<Index>& positions() { return positions_; }  ///< [rows], ascending
 
   void absorb(const DecodedTokens<Real>& tokens) {
-    scores_.noalias() = queries_ * tokens.keys.topRows(tokens.count).transpose();
-    for (Index row = 0; row < queries_.rows(); ++row) {
+    score(tokens);
+    for (Index row = 0; row < rows_; ++row) {
       Real* score = scores_.row(row).data();
-      const Index seen = positions_[static_cast<std::size_t>(row)] + 1 - tokens.first;
+      hide(tokens, positions_[static_cast<std::size_t>(row)] + 1 - tokens.first, score);
       Real highest = highest_[row];
-      for (Index t = 0; t < tokens.count; ++t) {
-        if (t >= seen || !tokens.valid[static_cast<std::size_t>(t)]) score[t] = minus_infinity;
-        highest = std::max(highest, score[t]);
+      const Real sum = exponentiate(score, scores_.cols(), highest);
+      if (highest != highest_[row]) {
+        const Real fading = std::exp(highest_[row] - highest);
+        sum_[row] *= fading;
+        sum_values_.row(row) *= fading;
+        highest_[row] = highest;
       }
-      if (highest == minus_infinity) {
-        std::fill_n(score, tokens.count, Real(0));
-        continue;
-      }
-      scores_.row(row) = (scores_.row(row).array() - highest).exp();
-      const Real fading = std::exp(highest_[row] - highest);
-      sum_[row] = sum_[row] * fading + scores_.row(row).sum();
-      if (fading != 1) sum_values_.row(row) *= fading;
-      highest_[row] = highest;
+      sum_[row] += sum;
     }
-    sum_values_.noalias() += scores_ * tokens.values.topRows(tokens.count);
+    if constexpr (single)
+      simd::encode_kernels<2>().add_products(
+          scores_.data(), scores_.cols(), tokens.values.data(), tokens.values.cols(),
+          sum_values_.data(), sum_values_.cols(), scores_.rows(), tokens.count, sum_values_.cols());
+    else
+      sum_values_.noalias() += scores_ * tokens.values.topRows(tokens.count);
   }
 
   /// Output of `row` into out[head_dim]; zero for a row that saw no token.
@@ -60,7 +64,51 @@ class OnlineSoftmax {
 
  private:
   static constexpr Real minus_infinity = -std::numeric_limits<Real>::infinity();
+  // Eigen multiplies as the program was compiled; these kernels as the machine can.
+  static constexpr bool single = std::is_same_v<Real, float>;
 
+  /// scores_ [at least rows, count] of all tokens, hidden ones included; in single precision
+  /// columns are padded to a multiple of eight.
+  void score(const DecodedTokens<Real>& tokens) {
+    if constexpr (single) {
+      const Index padded = round_up(tokens.count, 8);
+      keys_transposed_.resize(queries_.cols(), padded);
+      keys_transposed_.leftCols(tokens.count) = tokens.keys.topRows(tokens.count).transpose();
+      keys_transposed_.rightCols(padded - tokens.count).setZero();
+      scores_.setZero(queries_.rows(), padded);
+      simd::encode_kernels<2>().add_products(queries_.data(), queries_.cols(),
+                                             keys_transposed_.data(), padded, scores_.data(),
+                                             padded, queries_.rows(), queries_.cols(), padded);
+    } else {
+      scores_.noalias() = queries_ * tokens.keys.topRows(tokens.count).transpose();
+    }
+  }
+
+  /// Minus infinity for tokens from `seen` on, for padding, and for columns that are no tokens.
+  void hide(const DecodedTokens<Real>& tokens, Index seen, Real* score) const {
+    seen = std::min(std::max(seen, Index{0}), tokens.count);
+    std::fill(score + seen, score + scores_.cols(), minus_infinity);
+    if (!tokens.has_padding) return;
+    for (Index t = 0; t < seen; ++t)
+      if (!tokens.valid[static_cast<std::size_t>(t)]) score[t] = minus_infinity;
+  }
+
+  static Real exponentiate(Real* score, Index count, Real& highest) {
+    if constexpr (single) {
+      return simd::vector_kernels().exponentiate(score, count, highest);
+    } else {
+      for (Index t = 0; t < count; ++t) highest = std::max(highest, score[t]);
+      Real sum = 0;
+      for (Index t = 0; t < count; ++t) {
+        score[t] = score[t] == minus_infinity ? Real(0) : std::exp(score[t] - highest);
+        sum += score[t];
+      }
+      return sum;
+    }
+  }
+
+  Index rows_ = 0;
+  Matrix<Real> keys_transposed_;
   Matrix<Real> queries_;
   std::vector<Index> positions_;
   Matrix<Real> scores_;

@@ -14,6 +14,10 @@ class AffineTable {
   AffineTable(Index entries, int scale_bits) : entries_(entries), scale_bits_(scale_bits) {}
 
   Index entries() const { return entries_; }
+  std::byte* scale(std::byte* table, Index entry) const {
+    return table + entry * (scale_bits_ / 8);
+  }
+  std::byte* zero(std::byte* table, Index entry) const { return scale(table, entries_ + entry); }
   int scale_bits() const { return scale_bits_; }
   Index bytes() const { return 2 * entries_ * (scale_bits_ / 8); }
 
@@ -57,10 +61,6 @@ class AffineTable {
 
 /// Records begin on this boundary, and so do the tiles in them.
 inline constexpr Index record_alignment = 32;
-
-inline Index round_up(Index value, Index multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 /// Keys of `tokens` = Config::token_group_size consecutive tokens of one kv head. Lanes are tokens,
 /// depths are channels:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/packed_block.hpp>
+#include <squat/simd/encode.hpp>
 
 namespace squat {
 
@@ -28,11 +29,22 @@ class ValueQuantizer {
     for (Index channel = 0; channel < block_.head_dim(); ++channel)
       x[channel] = static_cast<Real>(value[channel]);
     for (Index group = 0; group < block_.groups(); ++group) {
-      const Index begin = block_.group_begin(group), end = block_.group_end(group);
-      const Affine<Real> affine = fit_affine(x + begin, end - begin, levels, config_);
+      const Index begin = block_.group_begin(group), count = block_.group_end(group) - begin;
+      if constexpr (std::is_same_v<Real, float>) {
+        if (config_.backend == Backend::quanto) {
+          const Index entry = group * block_.tokens() + token;
+          simd::encode_kernels<Bits>().value(
+              x + begin, count, config_.scale_bits, block_.table().scale(record, entry),
+              block_.table().zero(record, entry), block_.tile(record, token, begin)->bytes,
+              block_.tokens() / CodeTile<Bits>::depths * Index{sizeof(CodeTile<Bits>)},
+              token % CodeTile<Bits>::depths);
+          continue;
+        }
+      }
+      const Affine<Real> affine = fit_affine(x + begin, count, levels, config_);
       const Real inverse = inverse_scale(affine);
       block_.set_affine(record, token, group, affine);
-      for (Index channel = begin; channel < end; ++channel) {
+      for (Index channel = begin; channel < begin + count; ++channel) {
         const int code = static_cast<int>(nearest_code(x[channel], affine, inverse, levels));
         block_.tile(record, token, channel)
             ->set(channel % CodeTile<Bits>::lanes, token % CodeTile<Bits>::depths, code);

@@ -222,10 +222,25 @@ struct Avx2 {
 
   SQUAT_AVX2 static void add_rows(const float* rows, Index count, Index n, const float* weights,
                                   float* out) {
-    for (Index i = 0; i < n; i += 8) {
+    Index i = 0;
+    for (; i + 32 <= n; i += 32) {
+      __m256 sum[4];
+      SQUAT_UNROLL
+      for (int k = 0; k < 4; ++k) sum[k] = _mm256_loadu_ps(out + i + 8 * k);
+      for (Index r = 0; r < count; ++r) {
+        const __m256 weight = _mm256_broadcast_ss(weights + r);
+        SQUAT_UNROLL
+        for (int k = 0; k < 4; ++k)
+          sum[k] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(rows + r * n + i + 8 * k), sum[k]);
+      }
+      SQUAT_UNROLL
+      for (int k = 0; k < 4; ++k) _mm256_storeu_ps(out + i + 8 * k, sum[k]);
+    }
+    for (; i < n; i += 8) {
       __m256 sum = _mm256_loadu_ps(out + i);
       for (Index r = 0; r < count; ++r)
-        sum = _mm256_fmadd_ps(_mm256_set1_ps(weights[r]), _mm256_loadu_ps(rows + r * n + i), sum);
+        sum = _mm256_fmadd_ps(_mm256_broadcast_ss(weights + r), _mm256_loadu_ps(rows + r * n + i),
+                              sum);
       _mm256_storeu_ps(out + i, sum);
     }
   }

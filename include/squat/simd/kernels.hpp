@@ -3,8 +3,11 @@
 
 #include <squat/code_tile.hpp>
 
-// Before a loop of a few constant steps over registers: without it g++ at -O2 keeps them in memory.
-#if defined(__GNUC__) && !defined(__clang__)
+// Before a loop of a few constant steps over registers: without it compilers may keep them in
+// memory.
+#if defined(__clang__)
+#define SQUAT_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
 #define SQUAT_UNROLL _Pragma("GCC unroll 16")
 #else
 #define SQUAT_UNROLL
