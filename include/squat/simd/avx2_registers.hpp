@@ -1,0 +1,89 @@
+// Registers of 256 bits: what all AVX2 versions share.
+#pragma once
+
+#include <cstring>
+#include <squat/simd/portable.hpp>
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define SQUAT_HAVE_AVX2 1
+
+#include <immintrin.h>
+
+// The compiler may use these instructions in the functions so marked, whatever the rest of the
+// program is compiled for; simd/dispatch.hpp calls them only where the machine has them.
+#define SQUAT_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define SQUAT_AVX2_INLINE __attribute__((target("avx2,fma,f16c"), always_inline)) inline
+
+namespace squat::simd {
+
+struct Avx2Registers {
+  SQUAT_AVX2_INLINE static __m128i load128(const void* p) {
+    return _mm_loadu_si128(static_cast<const __m128i*>(p));
+  }
+  SQUAT_AVX2_INLINE static __m256i load256(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  }
+  SQUAT_AVX2_INLINE static void store256(void* p, __m256i x) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), x);
+  }
+  SQUAT_AVX2_INLINE static float horizontal_max(__m256 x) {
+    __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+  }
+  SQUAT_AVX2_INLINE static float horizontal_sum(__m256 x) {
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+  }
+
+  /// e^x for x <= 0, 0 below the smallest normal result. Relative error under 3e-7:
+  /// x = k ln 2 + r, |r| <= ln 2 / 2; a polynomial (minimax, degree 5) gives e^r.
+  SQUAT_AVX2_INLINE static __m256 exp(__m256 x) {
+    const __m256 lowest = _mm256_set1_ps(-87.0f);
+    const __m256 kept = _mm256_cmp_ps(x, lowest, _CMP_GE_OQ);
+    x = _mm256_max_ps(x, lowest);
+    const __m256 k = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(k, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(k, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(8.3334519e-3f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1667942e-2f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666657e-1f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.9999994e-1f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(k), 23);
+    return _mm256_and_ps(kept,
+                         _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
+  }
+
+  SQUAT_AVX2_INLINE static __m256i round(__m256 x, __m256 factor) {
+    return _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));
+  }
+
+  /// 8 numbers in 16 bits.
+  SQUAT_AVX2_INLINE static __m128i narrow16(__m256i x) {
+    return _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  }
+
+  /// 32 numbers in 8 bits.
+  SQUAT_AVX2_INLINE static __m256i narrow(__m256i a, __m256i b, __m256i c, __m256i d) {
+    // Packing works within 128-bit halves; this puts the eight groups of four back in order.
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return _mm256_permutevar8x32_epi32(
+        _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), order);
+  }
+
+  /// Maximum of numbers in [0, 32767].
+  SQUAT_AVX2_INLINE static int horizontal_max16(__m256i x) {
+    const __m128i y = _mm_max_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    // The one horizontal minimum there is, of the differences from 32767.
+    const __m128i all = _mm_set1_epi16(32767);
+    return 32767 - (_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_sub_epi16(all, y))) & 0xffff);
+  }
+};
+
+}  // namespace squat::simd
+
+#endif
