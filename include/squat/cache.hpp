@@ -74,7 +74,8 @@ class SQuatCache {
 
   /// Causal attention of the newest queries.rows() tokens of the layer over all of it: row i
   /// belongs to token size - rows + i. Quantized tokens count as dequantized, the residual as it
-  /// is. queries, out: [rows, query_heads * head_dim]. The row of a padding token is zero.
+  /// is. queries, out: [rows, query_heads * head_dim]. The row of a padding token is zero. The
+  /// cache knows padding; options.mask [rows] only allows its queries to hold anything.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const {
     const Entry& source = entry(layer, options.sequence);
@@ -83,7 +84,9 @@ class SQuatCache {
     require(queries.rows() >= 1 && queries.rows() <= source.tokens.size(), "queries have ",
             queries.rows(), " rows; layer ", layer, " of sequence ", options.sequence, " has ",
             source.tokens.size(), " tokens");
-    check_matrix("queries", queries, shape_.query_heads, unlimited);
+    require(options.mask.empty() || options.mask.size() == queries.rows(), "options.mask has ",
+            options.mask.size(), " entries; queries have ", queries.rows(), " rows");
+    check_matrix("queries", queries, shape_.query_heads, unlimited, options.mask);
     check_output(queries, out);
     squat::attend(source.tokens, shape_, config_.arithmetic, queries, out, options.log_sum_exp,
                   *executor_);
