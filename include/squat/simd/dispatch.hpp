@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <squat/error.hpp>
 #include <squat/simd/avx2.hpp>
+#include <squat/simd/avx512.hpp>
 #include <squat/simd/portable.hpp>
 #include <string>
 
@@ -20,6 +21,12 @@ inline bool is_available(InstructionSet set) {
     case InstructionSet::avx2:
       // F16C has no name in every compiler; all machines with AVX2 have it.
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#if defined(SQUAT_HAVE_AVX512)
+    case InstructionSet::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vnni");
 #endif
     default:
       return false;
@@ -56,6 +63,9 @@ inline VectorKernels vector_kernels_for(InstructionSet set) {
 #if defined(SQUAT_HAVE_AVX2)
   if (set == InstructionSet::avx2) return Avx2::vector_kernels();
 #endif
+#if defined(SQUAT_HAVE_AVX512)
+  if (set == InstructionSet::avx512) return Avx512::vector_kernels();
+#endif
   return Portable::vector_kernels();
 }
 
@@ -64,6 +74,9 @@ DotKernels<Bits> dot_kernels_for(InstructionSet set) {
   require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
 #if defined(SQUAT_HAVE_AVX2)
   if (set == InstructionSet::avx2) return Avx2::dot_kernels<Bits>();
+#endif
+#if defined(SQUAT_HAVE_AVX512)
+  if (set == InstructionSet::avx512) return Avx512::dot_kernels<Bits>();
 #endif
   return Portable::dot_kernels<Bits>();
 }

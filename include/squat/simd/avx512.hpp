@@ -1,0 +1,119 @@
+// The operations in AVX-512: F, BW, VL, DQ and VNNI.
+#pragma once
+
+#include <squat/simd/avx512_dot.hpp>
+#include <squat/simd/avx512_fold.hpp>
+
+#if defined(SQUAT_HAVE_AVX512)
+
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+// g++ 12 takes what its own intrinsics leave undefined on purpose for a mistake.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace squat::simd {
+
+struct Avx512 : Avx512Registers {
+  SQUAT_AVX512 static void widen(const std::uint16_t* half, Index n, float centre, float* scale,
+                                 float* middle) {
+    Index i = 0;
+    for (; i + 16 <= n; i += 16) {
+      const __m512 s = _mm512_cvtph_ps(load256(half + i));
+      const __m512 zero = _mm512_cvtph_ps(load256(half + n + i));
+      _mm512_storeu_ps(scale + i, s);
+      _mm512_storeu_ps(middle + i, _mm512_fmadd_ps(_mm512_set1_ps(centre), s, zero));
+    }
+    if (i < n) {
+      const __m256 s = _mm256_cvtph_ps(load128(half + i));
+      const __m256 zero = _mm256_cvtph_ps(load128(half + n + i));
+      _mm256_storeu_ps(scale + i, s);
+      _mm256_storeu_ps(middle + i, _mm256_fmadd_ps(_mm256_set1_ps(centre), s, zero));
+    }
+  }
+
+  SQUAT_AVX512 static float exponentiate(float* scores, Index n, float& highest) {
+    const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    const Index whole = n / 16 * 16;
+    __m512 top = none;
+    for (Index i = 0; i < whole; i += 16) top = _mm512_max_ps(top, _mm512_loadu_ps(scores + i));
+    const __m512 tail =
+        whole < n ? _mm512_mask_loadu_ps(none, first_lanes(n - whole), scores + whole) : none;
+    highest = std::max(highest, reduce<MaxFloats>(_mm512_max_ps(top, tail)));
+    const __m512 shift = _mm512_set1_ps(highest);
+    __m512 sum = _mm512_setzero_ps();
+    for (Index i = 0; i < whole; i += 16) {
+      const __m512 p = exp(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
+      _mm512_storeu_ps(scores + i, p);
+      sum = _mm512_add_ps(sum, p);
+    }
+    if (whole < n) {
+      const __m512 p = exp(_mm512_sub_ps(tail, shift));
+      _mm512_mask_storeu_ps(scores + whole, first_lanes(n - whole), p);
+      sum = _mm512_add_ps(sum, p);
+    }
+    return reduce<AddFloats>(sum);
+  }
+
+  SQUAT_AVX512 static void dot_rows(const float* rows, Index count, Index n, const float* query,
+                                    float* scores) {
+    for (Index r = 0; r < count; r += 4) {
+      const Index left = count - r;
+      const __m128 sums = left >= 4   ? dot4<4>(rows + r * n, n, query, n)
+                          : left == 3 ? dot4<3>(rows + r * n, n, query, n)
+                          : left == 2 ? dot4<2>(rows + r * n, n, query, n)
+                                      : dot4<1>(rows + r * n, n, query, n);
+      _mm_mask_storeu_ps(scores + r, static_cast<__mmask8>(left >= 4 ? 15 : (1 << left) - 1), sums);
+    }
+  }
+
+  SQUAT_AVX512 static void add_rows(const float* rows, Index count, Index n, const float* weights,
+                                    float* out) {
+    Index i = 0;
+    for (; i + 64 <= n; i += 64) add_columns<4>(rows + i, count, n, weights, out + i);
+    for (; i + 16 <= n; i += 16) add_columns<1>(rows + i, count, n, weights, out + i);
+    if (i < n) {
+      __m256 sum = _mm256_loadu_ps(out + i);
+      for (Index r = 0; r < count; ++r)
+        sum = _mm256_fmadd_ps(_mm256_set1_ps(weights[r]), _mm256_loadu_ps(rows + r * n + i), sum);
+      _mm256_storeu_ps(out + i, sum);
+    }
+  }
+
+  static constexpr VectorKernels vector_kernels() {
+    using Fold = Avx512Fold;
+    return {"avx512",     widen,        Fold::fix, Fold::try_fold8, Fold::fold8,
+            Fold::fold16, exponentiate, dot_rows,  add_rows};
+  }
+
+  template <int Bits>
+  static constexpr DotKernels<Bits> dot_kernels() {
+    return Avx512Dot::dot_kernels<Bits>();
+  }
+
+ private:
+  template <int Vectors>
+  SQUAT_AVX512_INLINE static void add_columns(const float* rows, Index count, Index stride,
+                                              const float* weights, float* out) {
+    __m512 sums[Vectors];
+    SQUAT_UNROLL
+    for (int k = 0; k < Vectors; ++k) sums[k] = _mm512_loadu_ps(out + 16 * k);
+    for (Index r = 0; r < count; ++r, rows += stride) {
+      const __m512 weight = _mm512_set1_ps(weights[r]);
+      SQUAT_UNROLL
+      for (int k = 0; k < Vectors; ++k)
+        sums[k] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(rows + 16 * k), sums[k]);
+    }
+    SQUAT_UNROLL
+    for (int k = 0; k < Vectors; ++k) _mm512_storeu_ps(out + 16 * k, sums[k]);
+  }
+};
+
+}  // namespace squat::simd
+
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#endif

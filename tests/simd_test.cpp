@@ -1,0 +1,418 @@
+// The kernels of every instruction set that this machine has, against double precision.
+#include <gtest/gtest.h>
+
+#include <squat/simd/dispatch.hpp>
+#include <vector>
+
+#include "random_matrix.hpp"
+
+namespace squat::simd {
+namespace {
+
+using testing::random_matrix;
+
+std::vector<InstructionSet> available() {
+  std::vector<InstructionSet> sets;
+  for (const InstructionSet set : {InstructionSet::portable, InstructionSet::avx2,
+                                   InstructionSet::avx512, InstructionSet::neon})
+    if (is_available(set)) sets.push_back(set);
+  return sets;
+}
+
+class Simd : public ::testing::TestWithParam<InstructionSet> {
+ protected:
+  const VectorKernels kernels = vector_kernels_for(GetParam());
+};
+
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Simd, ::testing::ValuesIn(available()),
+                         [](const auto& set) {
+                           return std::string(vector_kernels_for(set.param).name);
+                         });
+
+TEST_P(Simd, WidenIsExactForEveryHalf) {
+  std::vector<std::uint16_t> finite;
+  for (unsigned bits = 0; bits < 65536; ++bits)
+    if ((bits >> 10 & 31) != 31) finite.push_back(static_cast<std::uint16_t>(bits));
+  const auto value = [](unsigned bits) {
+    const int exponent = static_cast<int>(bits >> 10 & 31),
+              fraction = static_cast<int>(bits & 1023);
+    const double size =
+        exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+    return bits & 0x8000 ? -size : size;
+  };
+  const std::size_t lengths[] = {8, 16, 24, 40, 128, 504};
+  std::size_t turn = 0;
+  for (std::size_t first = 0; first < finite.size();) {
+    const std::size_t n = std::min(lengths[turn++ % 6], finite.size() - first);
+    std::vector<std::uint16_t> table(finite.begin() + static_cast<std::ptrdiff_t>(first),
+                                     finite.begin() + static_cast<std::ptrdiff_t>(first + n));
+    for (std::size_t i = 0; i < n; ++i) table.push_back(finite[(first + i) * 17 % finite.size()]);
+    std::vector<float> scale(n), middle(n);
+    kernels.widen(table.data(), static_cast<Index>(n), 7.5f, scale.data(), middle.data());
+    for (std::size_t i = 0; i < n; ++i) {
+      const double s = value(table[i]), zero = value(table[n + i]);
+      ASSERT_EQ(scale[i], s) << "half " << table[i];
+      ASSERT_NEAR(middle[i], zero + 7.5 * s, 1.2e-7 * (std::abs(zero) + 7.5 * std::abs(s)));
+    }
+    first += n;
+  }
+}
+
+TEST_P(Simd, ExponentiateIsOneStepOfSoftmax) {
+  const float none = -std::numeric_limits<float>::infinity();
+  for (const Index n : {8, 16, 24, 32, 40, 64, 128})
+    for (const float spread : {0.0f, 1.0f, 80.0f, 1e4f})
+      for (const float before : {none, -3.0f, 85.0f})
+        for (const Index hidden : {Index{0}, Index{1}, n / 2, n}) {
+          SCOPED_TRACE(::testing::Message() << n << " scores within " << spread << " after "
+                                            << before << ", " << hidden << " hidden");
+          const Matrix<double> random = random_matrix(1, n, static_cast<unsigned>(n));
+          std::vector<float> scores(static_cast<std::size_t>(n));
+          for (Index i = 0; i < n; ++i)
+            scores[static_cast<std::size_t>(i)] =
+                i < hidden ? none : spread * static_cast<float>(std::tanh(random(i)));
+          const std::vector<float> given = scores;
+          float highest = before;
+          const float sum = kernels.exponentiate(scores.data(), n, highest);
+          EXPECT_EQ(highest, std::max(before, *std::max_element(given.begin(), given.end())));
+          double expected_sum = 0;
+          for (std::size_t i = 0; i < scores.size(); ++i) {
+            if (given[i] == none) {
+              EXPECT_EQ(scores[i], 0.0f);
+              continue;
+            }
+            const double expected = std::exp(static_cast<double>(given[i] - highest));
+            EXPECT_NEAR(scores[i], expected, 4e-6 * expected + 1e-37);
+            expected_sum += expected;
+          }
+          EXPECT_NEAR(sum, expected_sum, 5e-6 * expected_sum + 1e-35);
+        }
+}
+
+TEST_P(Simd, RowsOfFloats) {
+  for (const Index n : {8, 24, 64, 80, 128, 512})
+    for (const Index count : {1, 2, 3, 4, 7, 32}) {
+      const Matrix<float> rows = random_matrix<float>(count, n, 1);
+      const Matrix<float> query = random_matrix<float>(1, n, 2);
+      const Matrix<float> weights = random_matrix<float>(1, count, 3);
+      // One more: nobody may write it.
+      Matrix<float> scores = Matrix<float>::Constant(1, count + 1, 7);
+      kernels.dot_rows(rows.data(), count, n, query.data(), scores.data());
+      for (Index r = 0; r < count; ++r)
+        EXPECT_NEAR(scores(r), rows.row(r).cast<double>().dot(query.row(0).cast<double>()), 5e-5);
+      EXPECT_EQ(scores(count), 7);
+      Matrix<float> out = Matrix<float>::Constant(1, n + 1, 7);
+      kernels.add_rows(rows.data(), count, n, weights.data(), out.data());
+      const Matrix<double> sum = weights.cast<double>() * rows.cast<double>();
+      for (Index i = 0; i < n; ++i) EXPECT_NEAR(out(i), 7 + sum(i), 5e-5);
+      EXPECT_EQ(out(n), 7);
+    }
+}
+
+/// Rows x against a block of packed codes with a scale and a middle a depth, `lane_rows` rows of
+/// tiles in groups of `rows_per_group`, each with scales of its own.
+struct Product {
+  Index heads, depths, lane_rows, rows_per_group;
+  Matrix<float> x, scale, middle;  // [heads, depths], [groups, depths]
+  Matrix<double> codes;            // [16 lane_rows, depths]
+
+  Product(Index heads, Index depths, Index lane_rows, Index rows_per_group, int bits, unsigned seed)
+      : heads(heads), depths(depths), lane_rows(lane_rows), rows_per_group(rows_per_group) {
+    x = random_matrix<float>(heads, depths, seed);
+    scale = random_matrix<float>(groups(), depths, seed + 1).array().abs() + 0.1f;
+    middle = random_matrix<float>(groups(), depths, seed + 2);
+    codes.resize(16 * lane_rows, depths);
+    std::mt19937 random(seed);
+    for (Index i = 0; i < codes.size(); ++i)
+      codes.data()[i] = static_cast<double>(random() >> (32 - bits));
+  }
+
+  Index groups() const { return (lane_rows + rows_per_group - 1) / rows_per_group; }
+
+  template <int Bits>
+  std::vector<CodeTile<Bits>> tiles() const {
+    std::vector<CodeTile<Bits>> tiles;
+    for (Index row = 0; row < lane_rows; ++row)
+      for (Index tile = 0; tile < depths / 8; ++tile) {
+        std::uint8_t unpacked[8][16];
+        for (Index depth = 0; depth < 8; ++depth)
+          for (Index lane = 0; lane < 16; ++lane)
+            unpacked[depth][lane] =
+                static_cast<std::uint8_t>(codes(16 * row + lane, 8 * tile + depth));
+        tiles.emplace_back().pack(unpacked);
+      }
+    return tiles;
+  }
+};
+
+template <int Bits, class Operand>
+class Folding {
+ public:
+  static constexpr float centre = static_cast<float>((1 << Bits) - 1) / 2;
+
+  Folding(InstructionSet set, const Product& product)
+      : product_(product),
+        kernels_(vector_kernels_for(set)),
+        dots_(dot_kernels_for<Bits>(set)),
+        operands_(static_cast<std::size_t>(product.groups() * group_stride)),
+        folded_(static_cast<std::size_t>(product.groups() * max_heads), {7, 7}) {}
+
+  bool try_fold8(float crest = 1e9f, float largest_alpha = 1e9f) {
+    std::vector<std::int16_t> fixed(max_heads * max_length);
+    std::vector<float> units(static_cast<std::size_t>(product_.heads));
+    for (Index h = 0; h < product_.heads; ++h)
+      units[static_cast<std::size_t>(h)] =
+          kernels_.fix(product_.x.row(h).data(), product_.depths, fixed.data() + h * max_length);
+    highest_operand_ = 127;
+    return kernels_.try_fold8(product_.x.data(), product_.x.cols(), fixed.data(), units.data(),
+                              product_.heads, product_.scale.data(), product_.middle.data(),
+                              product_.depths, centre, crest, largest_alpha, operands_.data(),
+                              folded_.data());
+  }
+
+  void fold8() {
+    operand_stride_ = max_block;
+    group_stride_ = max_heads * max_block;
+    highest_operand_ = 127;
+    kernels_.fold8(product_.x.data(), product_.x.cols(), product_.heads, product_.scale.data(),
+                   product_.middle.data(), product_.groups(), product_.depths, centre,
+                   operands_.data(), folded_.data());
+  }
+
+  void fold16() {
+    highest_operand_ = largest_operand16(product_.depths, Bits);
+    for (Index g = 0; g < product_.groups(); ++g)
+      kernels_.fold16(product_.x.data(), product_.x.cols(), product_.heads,
+                      product_.scale.row(g).data(), product_.middle.row(g).data(), product_.depths,
+                      centre, highest_operand_, operands_.data() + g * group_stride,
+                      folded_.data() + g * max_heads);
+  }
+
+  /// Dot and accumulate are within what rounding the operands can do, for codes around the centre.
+  /// `rounding` is in units of alpha.
+  void expect_products(double rounding = 0.51) {
+    const std::vector<CodeTile<Bits>> tiles = product_.template tiles<Bits>();
+    const Index lanes = 16 * product_.lane_rows, stride = lanes + 8;
+    const TileRows<Operand> rows{tiles.front().bytes,     product_.lane_rows, product_.depths / 8,
+                                 product_.heads,          operands_.data(),   operand_stride_,
+                                 product_.rows_per_group, group_stride_};
+    Matrix<float> out = Matrix<float>::Constant(product_.heads, stride, 7), sum = out;
+    if constexpr (sizeof(Operand) == 1) {
+      dots_.dot8(rows, folded_.data(), out.data(), stride);
+      dots_.accumulate8(rows, folded_.data(), sum.data(), stride);
+    } else {
+      dots_.dot16(rows, folded_.data(), out.data(), stride);
+      dots_.accumulate16(rows, folded_.data(), sum.data(), stride);
+    }
+    for (Index h = 0; h < product_.heads; ++h) {
+      for (Index lane = 0; lane < lanes; ++lane) {
+        const Index g = lane / 16 / product_.rows_per_group;
+        const Folded& folded = folded_[static_cast<std::size_t>(g * max_heads + h)];
+        double exact = 0, rest = 0, size = 0;
+        for (Index i = 0; i < product_.depths; ++i) {
+          const double off = product_.codes(lane, i) - static_cast<double>(centre);
+          const double x = product_.x(h, i), s = product_.scale(g, i), m = product_.middle(g, i);
+          exact += x * (s * off + m);
+          rest += std::abs(off);
+          size +=
+              std::abs(x) * (std::abs(m) + s * (std::abs(off) + 2 * static_cast<double>(centre)));
+        }
+        const double alpha = folded.alpha, allowed = rounding * alpha * rest + 1e-6 * size;
+        ASSERT_NEAR(out(h, lane), exact, allowed) << "head " << h << ", lane " << lane;
+        ASSERT_NEAR(sum(h, lane) - 7, exact - static_cast<double>(folded.offset),
+                    allowed + 1e-6 * (7 + std::abs(exact)))
+            << "head " << h << ", lane " << lane;
+      }
+      for (Index lane = lanes; lane < stride; ++lane) ASSERT_EQ(out(h, lane), 7);
+    }
+  }
+
+  /// alpha is as small as the operands allow: the largest product over the largest operand.
+  void expect_alpha(bool bound) {
+    for (Index g = 0; g < product_.groups(); ++g)
+      for (Index h = 0; h < product_.heads; ++h) {
+        const auto x = product_.x.row(h).array().abs();
+        const auto scale = product_.scale.row(g).array();
+        const float highest = bound ? x.maxCoeff() * scale.maxCoeff() : (x * scale).maxCoeff();
+        EXPECT_NEAR(folded_[static_cast<std::size_t>(g * max_heads + h)].alpha,
+                    highest / highest_operand_, 0.01f * highest / highest_operand_);
+      }
+  }
+
+ private:
+  static constexpr Index group_stride = max_heads * max_length;
+
+  const Product& product_;
+  const VectorKernels kernels_;
+  const DotKernels<Bits> dots_;
+  Index operand_stride_ = max_length;
+  Index group_stride_ = group_stride;
+  float highest_operand_ = 0;
+  std::vector<Operand> operands_;
+  std::vector<Folded> folded_;
+};
+
+template <int Bits>
+class SimdProducts {
+ public:
+  explicit SimdProducts(InstructionSet set) : set_(set) {}
+
+  /// Keys: one group, depths are channels. The fixed point of try_fold8 rounds thrice.
+  void like_keys(const Product& product) const {
+    if constexpr (Bits <= 4) {
+      Folding<Bits, std::int8_t> folding(set_, product);
+      ASSERT_TRUE(folding.try_fold8());
+      folding.expect_alpha(false);
+      folding.expect_products(0.75);
+    }
+    with16(product);
+  }
+
+  /// Values: probabilities, several groups, depths are tokens.
+  void like_values(Product product) const {
+    product.x = product.x.array().abs();
+    if constexpr (Bits <= 4) {
+      Folding<Bits, std::int8_t> folding(set_, product);
+      folding.fold8();
+      folding.expect_alpha(true);
+      folding.expect_products(0.52);
+    }
+    with16(product);
+  }
+
+  void with16(const Product& product) const {
+    Folding<Bits, std::int16_t> folding(set_, product);
+    folding.fold16();
+    folding.expect_alpha(false);
+    folding.expect_products();
+  }
+
+ private:
+  InstructionSet set_;
+};
+
+template <class Check>
+void for_each_width(InstructionSet set, const Check& check) {
+  const auto with = [&](auto products, int bits) {
+    SCOPED_TRACE(std::to_string(bits) + " bits");
+    check(products, bits);
+  };
+  with(SimdProducts<2>(set), 2);
+  with(SimdProducts<3>(set), 3);
+  with(SimdProducts<4>(set), 4);
+  with(SimdProducts<8>(set), 8);
+}
+
+TEST_P(Simd, ProductsWithKeys) {
+  for_each_width(GetParam(), [](const auto& products, int bits) {
+    for (Index heads = 1; heads <= max_heads; ++heads)
+      for (Index depth_tiles = 1; depth_tiles <= 64; ++depth_tiles) {
+        SCOPED_TRACE(::testing::Message() << heads << " heads, " << depth_tiles << " tiles");
+        const Index lane_rows = 1 + (depth_tiles + heads) % 4;
+        products.like_keys({heads, 8 * depth_tiles, lane_rows, lane_rows, bits,
+                            static_cast<unsigned>(100 * heads + depth_tiles)});
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+  });
+}
+
+TEST_P(Simd, ProductsWithValues) {
+  for_each_width(GetParam(), [](const auto& products, int bits) {
+    for (Index heads = 1; heads <= max_heads; ++heads)
+      for (const Index tokens : {32, 64, 128})
+        for (const Index rows_per_group : {1, 2, 3, 4, 8})
+          for (const Index lane_rows : {1, 2, 5, 8}) {
+            const Product product(heads, tokens, lane_rows, rows_per_group, bits, 5);
+            if (product.groups() * tokens > max_length) continue;
+            SCOPED_TRACE(::testing::Message()
+                         << heads << " heads, " << tokens << " tokens, " << lane_rows << " rows, "
+                         << rows_per_group << " a group");
+            products.like_values(product);
+            if (::testing::Test::HasFatalFailure()) return;
+          }
+  });
+}
+
+TEST_P(Simd, LargestOperandsWithLargestCodes) {
+  for_each_width(GetParam(), [](const auto& products, int bits) {
+    for (Index heads = 1; heads <= max_heads; ++heads)
+      for (const Index depths : {32, 128, 512})
+        for (const double code : {0.0, std::ldexp(1, bits) - 1})
+          for (const bool negative : {false, true}) {
+            SCOPED_TRACE(::testing::Message() << heads << " heads, " << depths << " depths, code "
+                                              << code << (negative ? ", negative" : ""));
+            Product product(heads, depths, 3, 3, bits, 1);
+            product.x.setConstant(negative ? -0.3f : 0.3f);
+            product.scale.setConstant(2.5f);
+            product.codes.setConstant(code);
+            products.like_keys(product);
+            if (depths <= max_block) products.like_values(product);
+          }
+  });
+}
+
+TEST_P(Simd, ZerosAndConstants) {
+  for_each_width(GetParam(), [](const auto& products, int bits) {
+    for (Index heads = 1; heads <= max_heads; ++heads) {
+      Product zero(heads, 64, 2, 1, bits, 1);
+      zero.x.row(heads - 1).setZero();  // no query, or tokens that are all hidden
+      products.like_values(zero);
+      Product constant(heads, 64, 2, 1, bits, 1);
+      constant.scale.row(1).setZero();  // all values of a group are the same
+      products.like_values(constant);
+      Product keys(heads, 64, 2, 2, bits, 1);
+      keys.scale.leftCols(40).setZero();  // channels that are constant
+      keys.x.row(0).setZero();
+      products.like_keys(keys);
+      keys.scale.setZero();
+      products.like_keys(keys);
+    }
+  });
+}
+
+TEST_P(Simd, TinyAndHugeNumbers) {
+  for_each_width(GetParam(), [](const auto& products, int bits) {
+    for (const float factor : {1e-12f, 1e-6f, 1e6f, 1e12f}) {
+      SCOPED_TRACE(factor);
+      Product product(3, 64, 2, 1, bits, 1);
+      product.x *= factor;
+      products.like_values(product);
+      product = Product(3, 64, 2, 2, bits, 1);
+      product.x *= factor;
+      product.scale /= 1e3f;
+      product.middle /= 1e3f;
+      products.like_keys(product);
+    }
+  });
+}
+
+TEST_P(Simd, TryFold8RefusesPeaksAndLargeSteps) {
+  for (Index heads = 1; heads <= max_heads; ++heads)
+    for (const Index depths : {8, 64, 136}) {
+      const Product good(heads, depths, 1, 1, 2, 3);
+      const float root = std::sqrt(static_cast<float>(depths));
+      for (Index row = 0; row < heads; ++row) {
+        SCOPED_TRACE(::testing::Message()
+                     << "row " << row << " of " << heads << ", " << depths << " depths");
+        // All of a row in one depth: a crest of sqrt(depths).
+        Product peaked = good;
+        peaked.x.row(row).setConstant(1e-6f);
+        peaked.x(row, depths / 2) = 10;
+        EXPECT_FALSE((Folding<2, std::int8_t>(GetParam(), peaked).try_fold8(0.9f * root)));
+        EXPECT_TRUE((Folding<2, std::int8_t>(GetParam(), peaked).try_fold8(1.1f * root)));
+        Product large = good;
+        large.x.row(row) *= 100;
+        const auto alpha = [&](const Product& product) {
+          return (product.x.row(row).array().abs() * product.scale.array()).maxCoeff() / 127;
+        };
+        const auto accepts = [&](float largest_alpha) {
+          return Folding<2, std::int8_t>(GetParam(), large).try_fold8(1e9f, largest_alpha);
+        };
+        EXPECT_FALSE(accepts(0.98f * alpha(large)));
+        EXPECT_TRUE(accepts(1.02f * alpha(large)));
+      }
+    }
+}
+
+}  // namespace
+}  // namespace squat::simd
