@@ -105,5 +105,19 @@ TEST(AllocationFailure, NeverStopsTruncation) {
   EXPECT_TRUE(same(cache.keys(0), keys.topRows(70)));
 }
 
+TEST(Allocation, AttendNeedsNoneAfterItsFirstCall) {
+  Cache cache(shape);
+  prompt(cache);
+  flush(cache);
+  const Rows query = tokens().queries.topRows(1);
+  Rows first = Rows::Zero(1, query.cols()), second = first;
+  cache.attend(0, query, first);
+  allow_allocations(0);
+  cache.attend(0, query, second);
+  allow_allocations(-1);
+  EXPECT_TRUE(same(first, second));
+  EXPECT_GT(first.cwiseAbs().maxCoeff(), 0);
+}
+
 }  // namespace
 }  // namespace squat::testing
