@@ -70,14 +70,14 @@ TEST(KeyBlock, LiesInMemoryAsDocumented) {
       Record record(block.bytes());
       block.tile(record.data(), token, channel)->set(token % 16, channel % 8, 9);
       CodeTile<4> tile;
-      std::memcpy(&tile, record.data() + sizeof tile * (token / 16 * (head_dim / 8) + channel / 8),
+      const std::byte* tiles = record.data() + 2 * head_dim * 2;
+      std::memcpy(&tile, tiles + sizeof tile * (token / 16 * (head_dim / 8) + channel / 8),
                   sizeof tile);
       EXPECT_EQ(tile.get(token % 16, channel % 8), 9) << "token " << token << " " << channel;
 
       block.set_affine<float>(record.data(), channel, {0.5f, -3.0f});
-      const std::byte* scales = record.data() + block.code_bytes();
-      EXPECT_EQ(load<Eigen::half>(scales + 2 * channel), Eigen::half(0.5f));
-      EXPECT_EQ(load<Eigen::half>(scales + 2 * (head_dim + channel)), Eigen::half(-3.0f));
+      EXPECT_EQ(load<Eigen::half>(record.data() + 2 * channel), Eigen::half(0.5f));
+      EXPECT_EQ(load<Eigen::half>(record.data() + 2 * (head_dim + channel)), Eigen::half(-3.0f));
     }
 }
 
@@ -89,7 +89,8 @@ TEST(ValueBlock, LiesInMemoryAsDocumented) {
       Record record(block.bytes());
       block.tile(record.data(), token, channel)->set(channel % 16, token % 8, 9);
       CodeTile<4> tile;
-      std::memcpy(&tile, record.data() + sizeof tile * (channel / 16 * (tokens / 8) + token / 8),
+      const std::byte* tiles = record.data() + 2 * 1 * tokens * 4;  // one group
+      std::memcpy(&tile, tiles + sizeof tile * (channel / 16 * (tokens / 8) + token / 8),
                   sizeof tile);
       EXPECT_EQ(tile.get(channel % 16, token % 8), 9) << "token " << token << " " << channel;
     }
@@ -99,9 +100,8 @@ TEST(ValueBlock, LiesInMemoryAsDocumented) {
     for (const Index group : {0, 2}) {
       Record record(grouped.bytes());
       grouped.set_affine<float>(record.data(), token, group, {0.1f, -3.3f});
-      const std::byte* scales = record.data() + grouped.code_bytes();
-      EXPECT_EQ(load<float>(scales + 4 * (32 * group + token)), 0.1f);
-      EXPECT_EQ(load<float>(scales + 4 * (32 * 3 + 32 * group + token)), -3.3f);
+      EXPECT_EQ(load<float>(record.data() + 4 * (32 * group + token)), 0.1f);
+      EXPECT_EQ(load<float>(record.data() + 4 * (32 * 3 + 32 * group + token)), -3.3f);
     }
 }
 
@@ -151,12 +151,11 @@ Matrix<float> decode_by_hand(const ValueBlock<Bits>& block, const std::byte* rec
 template <class Block>
 void expect_decoding(const Block& block) {
   Record record(block.bytes());
-  for (Index i = 0; i < block.code_bytes(); ++i)
+  for (Index i = 0; i < block.bytes(); ++i)
     record.data()[i] = static_cast<std::byte>(i * 37 + i / 256);
-  const Index entries = (block.bytes() - block.code_bytes()) / 4;
-  for (Index i = 0; i < 2 * entries; ++i) {
+  for (Index i = 0; i < 2 * block.table().entries(); ++i) {
     const Eigen::half number(0.25f * static_cast<float>(i % 40) + 0.25f);
-    std::memcpy(record.data() + block.code_bytes() + 2 * i, &number, 2);
+    std::memcpy(record.data() + 2 * i, &number, 2);
   }
   const Matrix<float> expected = decode_by_hand(block, record.data());
   // Any number of the first tokens, and not an element more.
