@@ -21,6 +21,12 @@ constexpr double tolerance() {
   return std::is_same_v<Scalar, Eigen::half> ? 1e-2 : 5e-2;
 }
 
+/// The same for log(sum(exp(score))), absolute; what fast arithmetic loses included.
+template <class Scalar>
+constexpr double log_tolerance() {
+  return std::is_same_v<Scalar, double> ? 1e-6 : 2e-2;
+}
+
 /// What fast arithmetic may lose, relative to what the codes lose.
 constexpr double fast_share = 0.1;
 
@@ -76,11 +82,22 @@ class Conversation {
   void expect_attention(Index rows) {
     SCOPED_TRACE(std::to_string(rows) + " rows of " + std::to_string(keys_.rows()) + " tokens");
     const Matrix<Scalar> q = last_queries_.bottomRows(rows);
+    Matrix<double> expected_log;
     const auto expected =
-        dense_attention<Scalar>(shape_, q, cache.keys(0), cache.values(0), valid_);
+        dense_attention<Scalar>(shape_, q, cache.keys(0), cache.values(0), valid_, &expected_log);
     const auto original = dense_attention<Scalar>(shape_, q, keys_, values_, valid_);
     Matrix<Scalar> out = Matrix<Scalar>::Constant(rows, q.cols(), Scalar(7));
-    cache.attend(0, q, out);
+    Matrix<float> log_sum_exp = Matrix<float>::Constant(rows, shape_.query_heads, 7);
+    CallOptions options;
+    options.log_sum_exp = log_sum_exp.data();
+    cache.attend(0, q, out, options);
+    for (Index i = 0; i < log_sum_exp.size(); ++i) {
+      if (std::isinf(expected_log.data()[i])) {
+        EXPECT_EQ(log_sum_exp.data()[i], expected_log.data()[i]);
+      } else {
+        EXPECT_NEAR(log_sum_exp.data()[i], expected_log.data()[i], log_tolerance<Scalar>());
+      }
+    }
     const bool fast = cache.config().arithmetic == Arithmetic::fast;
     expect_near(out, expected, fast ? fast_share * (expected - original).norm() : 0);
   }

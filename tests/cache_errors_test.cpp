@@ -116,8 +116,11 @@ TEST_F(CacheErrors, ShapesOfNewTokens) {
     const std::vector<std::uint8_t> mask(length, 1);
     CallOptions options;
     options.mask = mask;
-    EXPECT_ERROR(update_by(keys_, values_, queries_, options), "options.mask",
-                 length == 4 ? "4 entries" : "6 entries", "5 tokens");
+    const char* given = length == 4 ? "4 entries" : "6 entries";
+    EXPECT_ERROR(update_by(keys_, values_, queries_, options), "options.mask", given, "5 tokens");
+    EXPECT_ERROR(cache_.attention(0, queries_, keys_, values_, out_, options), "options.mask",
+                 given, "5 tokens");
+    EXPECT_ERROR(cache_.attend(0, queries_, out_, options), "options.mask", given, "5 rows");
   }
 }
 
