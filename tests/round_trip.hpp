@@ -12,8 +12,8 @@ namespace squat::testing {
 class Record {
  public:
   explicit Record(Index bytes) : units_(static_cast<std::size_t>((bytes + 31) / 32)) {}
-  std::byte* data() { return units_.front().bytes; }
-  const std::byte* data() const { return units_.front().bytes; }
+  std::byte* data() { return reinterpret_cast<std::byte*>(units_.data()); }
+  const std::byte* data() const { return reinterpret_cast<const std::byte*>(units_.data()); }
   Index size() const { return static_cast<Index>(32 * units_.size()); }
 
  private:

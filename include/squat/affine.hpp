@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <squat/config.hpp>
 
@@ -24,6 +25,16 @@ template <class Real>
 Real as_stored(Real x, int scale_bits) {
   const float single = static_cast<float>(x);
   return static_cast<Real>(scale_bits == 16 ? static_cast<float>(Eigen::half(single)) : single);
+}
+
+/// A scale or zero point where it is stored, in half or single precision.
+inline void store_affine(float value, int scale_bits, std::byte* target) {
+  if (scale_bits == 16) {
+    const Eigen::half half(value);
+    std::memcpy(target, &half, 2);
+  } else {
+    std::memcpy(target, &value, 4);
+  }
 }
 
 /// The code of x: nearest, ties to even, within [0, levels].

@@ -29,8 +29,8 @@ class AffineTable {
   /// `affine` must hold values as as_stored() gives them, so that nothing is lost here.
   template <class Real>
   void set(std::byte* table, Index entry, const Affine<Real>& affine) const {
-    store(table, entry, static_cast<float>(affine.scale));
-    store(table, entries_ + entry, static_cast<float>(affine.zero));
+    store_affine(static_cast<float>(affine.scale), scale_bits_, scale(table, entry));
+    store_affine(static_cast<float>(affine.zero), scale_bits_, zero(table, entry));
   }
 
  private:
@@ -44,15 +44,6 @@ class AffineTable {
     float value;
     std::memcpy(&value, table + 4 * at, 4);
     return static_cast<Real>(value);
-  }
-
-  void store(std::byte* table, Index at, float value) const {
-    if (scale_bits_ == 16) {
-      const Eigen::half half(value);
-      std::memcpy(table + 2 * at, &half, 2);
-    } else {
-      std::memcpy(table + 4 * at, &value, 4);
-    }
   }
 
   Index entries_;

@@ -1,21 +1,10 @@
 // The operations that encoding a block is made of, and their versions in plain C++.
 #pragma once
 
-#include <cstring>
 #include <squat/affine.hpp>
 #include <squat/code_tile.hpp>
 
 namespace squat::simd {
-
-/// A scale or zero point where it is stored, in half or single precision.
-inline void store_affine(float value, int scale_bits, std::byte* target) {
-  if (scale_bits == 16) {
-    const Eigen::half half(value);
-    std::memcpy(target, &half, 2);
-  } else {
-    std::memcpy(target, &value, 4);
-  }
-}
 
 /// Encoding with codes of one width by min-max. As in VectorKernels the portable version is the
 /// specification; here others compute the very same bits.
