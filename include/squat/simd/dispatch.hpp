@@ -5,6 +5,7 @@
 #include <squat/error.hpp>
 #include <squat/simd/avx2.hpp>
 #include <squat/simd/avx512.hpp>
+#include <squat/simd/neon.hpp>
 #include <squat/simd/portable.hpp>
 #include <string>
 
@@ -27,6 +28,10 @@ inline bool is_available(InstructionSet set) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vnni");
+#endif
+#if defined(SQUAT_HAVE_NEON)
+    case InstructionSet::neon:
+      return Neon::is_available();
 #endif
     default:
       return false;
@@ -66,6 +71,9 @@ inline VectorKernels vector_kernels_for(InstructionSet set) {
 #if defined(SQUAT_HAVE_AVX512)
   if (set == InstructionSet::avx512) return Avx512::vector_kernels();
 #endif
+#if defined(SQUAT_HAVE_NEON)
+  if (set == InstructionSet::neon) return Neon::vector_kernels();
+#endif
   return Portable::vector_kernels();
 }
 
@@ -77,6 +85,9 @@ DotKernels<Bits> dot_kernels_for(InstructionSet set) {
 #endif
 #if defined(SQUAT_HAVE_AVX512)
   if (set == InstructionSet::avx512) return Avx512::dot_kernels<Bits>();
+#endif
+#if defined(SQUAT_HAVE_NEON)
+  if (set == InstructionSet::neon) return Neon::dot_kernels<Bits>();
 #endif
   return Portable::dot_kernels<Bits>();
 }
