@@ -42,29 +42,23 @@ QuerySubspace random_subspace(const Setting& s, unsigned seed) {
   return QuerySubspace::fit(moment, s.rank, s.lambda);
 }
 
-/// How far the key has moved when its last block has its turn, one row a token, with the given
-/// error made in each channel.
-class Moves {
- public:
-  /// `errors` [head_dim, tokens]: stored - corrected, decided beforehand.
-  Moves(const Feedback& feedback, const Matrix<double>& errors)
-      : errors_(errors), moves_(Matrix<double>::Zero(errors.rows(), errors.cols())) {
-    // The original keys do not matter; zeros make the corrected keys the moves.
-    Feedback::Carry carry(feedback, errors.cols());
-    for (Index first = 0; first < errors.rows(); first += feedback.step()) {
-      const Index count = std::min(feedback.step(), errors.rows() - first);
-      feedback.correct(moves_, first, count, carry);
-      feedback.absorb(errors, first, count, carry);
-    }
+/// How far each channel is moved before its turn, given the error made in every channel
+/// (`errors` [head_dim, tokens]: stored - corrected).
+template <class Real = double>
+Matrix<double> moves(const ErrorFeedback<Real>& feedback, const Matrix<double>& errors) {
+  const bool transposed = feedback.token_major();
+  const Matrix<Real> made = (transposed ? Matrix<double>(errors.transpose()) : errors).cast<Real>();
+  // The original keys do not matter; zeros make the corrected keys the moves.
+  Matrix<Real> keys = Matrix<Real>::Zero(made.rows(), made.cols());
+  typename ErrorFeedback<Real>::Carry carry(feedback, errors.cols());
+  for (Index first = 0; first < errors.rows(); first += feedback.step()) {
+    const Index count = std::min(feedback.step(), errors.rows() - first);
+    feedback.correct(keys, first, count, carry);
+    feedback.absorb(made, first, count, carry);
   }
-
-  const Matrix<double>& moves() const { return moves_; }
-  /// What is stored less the original key: [head_dim, tokens].
-  Matrix<double> deltas() const { return moves_ + errors_; }
-
- private:
-  Matrix<double> errors_, moves_;
-};
+  const Matrix<double> moved = keys.template cast<double>();
+  return transposed ? Matrix<double>(moved.transpose()) : moved;
+}
 
 /// delta_R = -e A_JR A_RR^-1, applied block by block as the paper has it.
 Matrix<double> explicit_moves(const Matrix<double>& A, Index step, const Matrix<double>& errors) {
@@ -94,7 +88,21 @@ TEST(ErrorFeedback, EveryFormMovesKeysAsTheFormulaSays) {
          {Feedback(subspace, s.step), Feedback(subspace.metric(), s.step),
           Feedback(subspace, s.step, Feedback::Form::low_rank),
           Feedback(subspace, s.step, Feedback::Form::dense)})
-      EXPECT_LE(largest_difference(Moves(feedback, errors).moves(), expected), tolerance);
+      EXPECT_LE(largest_difference(moves(feedback, errors), expected), tolerance);
+  }
+}
+
+TEST(ErrorFeedback, MovesAlikeInSinglePrecision) {
+  using Single = ErrorFeedback<float>;
+  for (const Setting& s : settings()) {
+    SCOPED_TRACE(s);
+    const QuerySubspace subspace = random_subspace(s, 1);
+    const Matrix<double> errors = random_matrix(s.head_dim, 32, 2);
+    const Matrix<double> expected = moves(Feedback(subspace, s.step), errors);
+    const double tolerance = 1e-3 * (1 + expected.cwiseAbs().maxCoeff());
+    for (const Single::Form form : {Single::Form::low_rank, Single::Form::dense})
+      EXPECT_LE(largest_difference(moves(Single(subspace, s.step, form), errors), expected),
+                tolerance);
   }
 }
 
@@ -117,12 +125,13 @@ TEST(ErrorFeedback, NoOtherMoveCostsLess) {
     const QuerySubspace subspace = random_subspace(s, 3);
     const Matrix<double> A = subspace.metric();
     const Index tokens = 4;
-    const Moves made(Feedback(subspace, s.step), random_matrix(s.head_dim, tokens, 4));
+    const Matrix<double> errors = random_matrix(s.head_dim, tokens, 4);
+    const Matrix<double> made = moves(Feedback(subspace, s.step), errors);
     for (Index first = s.step; first < s.head_dim; first += s.step) {
       const Index count = std::min(s.step, s.head_dim - first);
       // What is before stays; the block moves but makes no error; what follows does its best.
-      Matrix<double> delta = made.deltas();
-      delta.middleRows(first, count) = made.moves().middleRows(first, count);
+      Matrix<double> delta = made + errors;
+      delta.middleRows(first, count) = made.middleRows(first, count);
       const Eigen::VectorXd cost = smallest_cost(A, delta, first + count);
       EXPECT_LE((cost - smallest_cost(A, delta, first)).cwiseAbs().maxCoeff(),
                 1e-9 * (1 + cost.maxCoeff()));
@@ -190,7 +199,7 @@ TEST(ErrorFeedback, IsNoneForOneBlockOrNoWeight) {
     EXPECT_EQ(feedback.form(), Feedback::Form::none);
     EXPECT_EQ(feedback.step(), 16);
     EXPECT_EQ(feedback.bytes(), 0);
-    EXPECT_EQ(Moves(feedback, errors).moves().cwiseAbs().maxCoeff(), 0);
+    EXPECT_EQ(moves(feedback, errors).cwiseAbs().maxCoeff(), 0);
   }
 }
 
