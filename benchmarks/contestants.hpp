@@ -193,7 +193,7 @@ Contestant squat_key_contestant(const SharedData& data, const squat::Config& con
       squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda),
       config.quant_group_size);
   auto quantizer = std::make_shared<squat::KeyQuantizer<float, Bits>>(d, config);
-  auto record = std::make_shared<squat::AlignedBytes>(quantizer->block().bytes());
+  auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = squat_name<Bits>("keys");
   contestant.run = [=](int) {
@@ -201,7 +201,7 @@ Contestant squat_key_contestant(const SharedData& data, const squat::Config& con
     const squat::Index block = config.token_group_size;
     for (squat::Index first = 0; first + block <= keys.rows(); first += block)
       for (squat::Index head = 0; head < data->shape.kv_heads; ++head)
-        quantizer->quantize(keys.block(first, head * d, block, d), *feedback, record->data());
+        quantizer->quantize(keys.block(first, head * d, block, d), *feedback, record->keys(0, 0));
   };
   return contestant;
 }
@@ -211,7 +211,7 @@ template <int Bits>
 Contestant squat_value_contestant(const SharedData& data, const squat::Config& config) {
   const squat::Index d = data->shape.head_dim;
   auto quantizer = std::make_shared<squat::ValueQuantizer<float, Bits>>(d, config);
-  auto record = std::make_shared<squat::AlignedBytes>(quantizer->block().bytes());
+  auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = squat_name<Bits>("values");
   contestant.run = [=](int) {
@@ -219,7 +219,7 @@ Contestant squat_value_contestant(const SharedData& data, const squat::Config& c
     const float* value = data->values.data();
     for (squat::Index token = 0; token < shape.tokens; ++token)
       for (int head = 0; head < shape.kv_heads; ++head, value += d)
-        quantizer->quantize(value, record->data(), token % config.token_group_size);
+        quantizer->quantize(value, record->keys(0, 0), token % config.token_group_size);
   };
   return contestant;
 }

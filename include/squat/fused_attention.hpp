@@ -179,15 +179,7 @@ class FusedAttention {
       const Index count = std::min(simd::max_heads, rows - first);
       const std::uint8_t* tiles = block.tile(record, 0, 0)->bytes;
       float* out = result.sum_values + first * stride_;
-      if constexpr (ValueBits == 2) {
-        // Operands of 8 bits always do for codes of 2: probabilities of one block have no crest
-        // above sqrt(tokens).
-        kernels_.fold8(scores_[first], max_block, count, table_, middles, groups_, tokens,
-                       centre<ValueBits>, value_operands8_, value_folded_);
-        dots.accumulate8({tiles, lane_rows, tokens / depths, count, value_operands8_, max_block,
-                          rows_per_group, simd::max_heads * max_block},
-                         value_folded_, out, stride_);
-      } else {
+      if (!add_codes8(block, tiles, scores_[first], count, middles, out)) {
         for (Index group = 0; group < groups_; ++group)
           kernels_.fold16(scores_[first], max_block, count, table_ + group * tokens,
                           middles + group * tokens, tokens, centre<ValueBits>,
@@ -203,6 +195,29 @@ class FusedAttention {
           offsets_[(first + i) * groups_ + group] +=
               value_folded_[group * simd::max_heads + i].offset;
     }
+  }
+
+  /// Adds with 8-bit operands, or returns false where they are too coarse: codes of more than two
+  /// bits, and blocks in which the most probable token has a small scale beside another one's.
+  bool add_codes8(const ValueBlock<ValueBits>& block, const std::uint8_t* tiles,
+                  const float* scores, Index count, const float* middles, float* out) {
+    if constexpr (ValueBits == 2) {
+      const Index tokens = block.tokens();
+      kernels_.fold8(scores, max_block, count, table_, middles, groups_, tokens, centre<ValueBits>,
+                     value_operands8_, value_folded_);
+      // Rounding then adds at most a tenth to what rounding of the codes does:
+      // sqrt((5 / 4) n / sum of squares) <= 0.1.
+      const std::int32_t least = static_cast<std::int32_t>(125 * tokens);
+      if (!kernels_.is_fine8(value_operands8_, value_folded_, count, groups_, tokens, least))
+        return false;
+      const Index rows_per_group = round_up(block.group_end(0), lanes) / lanes;
+      simd::dot_kernels<ValueBits>().accumulate8(
+          {tiles, stride_ / lanes, tokens / depths, count, value_operands8_, max_block,
+           rows_per_group, simd::max_heads * max_block},
+          value_folded_, out, stride_);
+      return true;
+    }
+    return false;
   }
 
   /// Scales of a record into table_, and behind them what the middle code stands for.

@@ -91,10 +91,7 @@ struct Avx2 : Avx2Dot {
     const __m128i bias = _mm_set1_epi32(static_cast<int>(128 * ((n + 31) / 32 * 32)));
     store_folded(alpha, dot4(rows, middle, n), _mm_cvtepi32_ps(_mm_sub_epi32(sum4(sums), bias)),
                  centre, folded);
-    const __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(squares[0], squares[1]),
-                                            _mm256_hadd_epi32(squares[2], squares[3]));
-    const __m128 energy = _mm_cvtepi32_ps(
-        _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)));
+    const __m128 energy = _mm_cvtepi32_ps(sum4_32(squares));
     const __m128 least = _mm_set1_ps(127.0f * 127.0f * static_cast<float>(n) / (crest * crest));
     const __m128 too_coarse =
         _mm_or_ps(_mm_and_ps(_mm_cmplt_ps(energy, least), _mm_cmpgt_ps(energy, _mm_setzero_ps())),
@@ -140,6 +137,33 @@ struct Avx2 : Avx2Dot {
       store_folded(alpha, _mm_mul_ps(unit, dot4(rows, middle, n)), _mm_cvtepi32_ps(sum4(sums)),
                    centre, folded + group * max_heads);
     }
+  }
+
+  SQUAT_AVX2 static bool is_fine8(const std::int8_t* operands, const Folded* folded, Index count,
+                                  Index groups, Index n, std::int32_t least) {
+    const __m256i one = _mm256_set1_epi16(1);
+    int too_few = 0;
+    for (Index group = 0; group < groups; ++group, operands += max_heads * max_block) {
+      __m256i squares[max_heads];
+      SQUAT_UNROLL
+      for (int row = 0; row < max_heads; ++row) {
+        // Absent rows stand for the first one.
+        const std::int8_t* source = operands + (row < count ? row : 0) * max_block;
+        squares[row] = _mm256_setzero_si256();
+        for (Index i = 0; i < n; i += 32) {
+          const __m256i bytes = load256(source + i);  // none is negative
+          squares[row] = _mm256_add_epi32(
+              squares[row], _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, bytes), one));
+        }
+      }
+      Index alphas = 0;
+      for (Index row = 0; row < count; ++row)
+        alphas |= Index{folded[group * max_heads + row].alpha > 0} << row;
+      const int few = _mm_movemask_ps(
+          _mm_castsi128_ps(_mm_cmplt_epi32(sum4_32(squares), _mm_set1_epi32(least))));
+      too_few |= few & static_cast<int>(alphas);
+    }
+    return too_few == 0;
   }
 
   /// Operands of four depths are stored as 0, 2, 1, 3: the pairs that dot16 multiplies at once.
@@ -222,7 +246,8 @@ struct Avx2 : Avx2Dot {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"avx2", widen, fix, try_fold8, fold8, fold16, exponentiate, dot_rows, add_rows};
+    return {"avx2",   widen,  fix,          try_fold8, fold8,
+            is_fine8, fold16, exponentiate, dot_rows,  add_rows};
   }
 
  private:
@@ -271,6 +296,13 @@ struct Avx2 : Avx2Dot {
     const __m256i second = _mm256_or_si256(x[2], _mm256_slli_epi64(x[3], 32));
     const __m256i pairs = _mm256_add_epi32(_mm256_unpacklo_epi64(first, second),
                                            _mm256_unpackhi_epi64(first, second));
+    return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  }
+
+  /// The sum of each of four vectors of eight numbers.
+  SQUAT_AVX2_INLINE static __m128i sum4_32(const __m256i x[4]) {
+    const __m256i pairs =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3]));
     return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
   }
 

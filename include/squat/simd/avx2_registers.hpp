@@ -47,10 +47,10 @@ struct Avx2Registers {
                                      _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(k, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(k, _mm256_set1_ps(-2.12194440e-4f), r);
-    __m256 p = _mm256_set1_ps(8.3334519e-3f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1667942e-2f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666657e-1f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.9999994e-1f));
+    __m256 p = _mm256_set1_ps(8.31250194e-3f);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.18903343e-2f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.66671157e-1f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.99992311e-1f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(k), 23);

@@ -1,6 +1,7 @@
 // The operations in AVX-512: F, BW, VL, DQ and VNNI.
 #pragma once
 
+#include <squat/simd/avx2.hpp>
 #include <squat/simd/avx512_dot.hpp>
 #include <squat/simd/avx512_fold.hpp>
 
@@ -83,8 +84,8 @@ struct Avx512 : Avx512Registers {
 
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx512Fold;
-    return {"avx512",     widen,        Fold::fix, Fold::try_fold8, Fold::fold8,
-            Fold::fold16, exponentiate, dot_rows,  add_rows};
+    return {"avx512",       widen,        Fold::fix,    Fold::try_fold8, Fold::fold8,
+            Avx2::is_fine8, Fold::fold16, exponentiate, dot_rows,        add_rows};
   }
 
   template <int Bits>

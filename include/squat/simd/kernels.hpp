@@ -73,6 +73,10 @@ struct VectorKernels {
   void (*fold8)(const float* x, Index x_stride, Index count, const float* scale,
                 const float* middle, Index groups, Index n, float centre, std::int8_t* operands,
                 Folded* folded);
+  /// Whether what fold8 wrote is fine enough: in each row of each group the squares of the n
+  /// operands sum up to `least` at least, or alpha is 0.
+  bool (*is_fine8)(const std::int8_t* operands, const Folded* folded, Index count, Index groups,
+                   Index n, std::int32_t least);
   /// As try_fold8 with 16-bit operands in [-largest, largest], which are always fine enough.
   void (*fold16)(const float* x, Index x_stride, Index count, const float* scale,
                  const float* middle, Index n, float centre, float largest, std::int16_t* operands,

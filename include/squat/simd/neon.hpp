@@ -59,6 +59,21 @@ struct Neon {
     return true;
   }
 
+  SQUAT_NEON static bool is_fine8(const std::int8_t* operands, const Folded* folded, Index count,
+                                  Index groups, Index n, std::int32_t least) {
+    for (Index group = 0; group < groups; ++group)
+      for (Index row = 0; row < count; ++row) {
+        const std::int8_t* source = operands + (group * max_heads + row) * max_block;
+        int32x4_t squares = vdupq_n_s32(0);
+        for (Index i = 0; i < n; i += 16) {
+          const int8x16_t bytes = vld1q_s8(source + i);
+          squares = vdotq_s32(squares, bytes, bytes);
+        }
+        if (vaddvq_s32(squares) < least && folded[group * max_heads + row].alpha > 0) return false;
+      }
+    return true;
+  }
+
   SQUAT_NEON static void fold8(const float* x, Index x_stride, Index count, const float* scale,
                                const float* middle, Index groups, Index n, float centre,
                                std::int8_t* operands, Folded* folded) {
@@ -125,7 +140,8 @@ struct Neon {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"neon", widen, fix, try_fold8, fold8, fold16, exponentiate, dot_rows, add_rows};
+    return {"neon",   widen,  fix,          try_fold8, fold8,
+            is_fine8, fold16, exponentiate, dot_rows,  add_rows};
   }
 
   template <int Bits>

@@ -68,6 +68,20 @@ struct Portable {
       }
   }
 
+  static bool is_fine8(const std::int8_t* operands, const Folded* folded, Index count, Index groups,
+                       Index n, std::int32_t least) {
+    for (Index group = 0; group < groups; ++group)
+      for (Index row = 0; row < count; ++row) {
+        std::int32_t squares = 0;
+        for (Index i = 0; i < n; ++i) {
+          const std::int32_t operand = operands[(group * max_heads + row) * max_block + i];
+          squares += operand * operand;
+        }
+        if (squares < least && folded[group * max_heads + row].alpha > 0) return false;
+      }
+    return true;
+  }
+
   static void fold16(const float* x, Index x_stride, Index count, const float* scale,
                      const float* middle, Index n, float centre, float largest,
                      std::int16_t* operands, Folded* folded) {
@@ -130,7 +144,8 @@ struct Portable {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"portable", widen, fix, try_fold8, fold8, fold16, exponentiate, dot_rows, add_rows};
+    return {"portable", widen,  fix,          try_fold8, fold8,
+            is_fine8,   fold16, exponentiate, dot_rows,  add_rows};
   }
 
   template <int Bits>
