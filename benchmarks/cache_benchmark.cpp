@@ -139,13 +139,13 @@ void encode_keys(benchmark::State& state, const Case& c, Index step) {
   const squat::ErrorFeedback<float> feedback(
       squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda), step);
   const squat::KeyQuantizer<float, 2> quantizer(d, config);
-  squat::AlignedBytes record(quantizer.block().bytes());
+  const squat::Slab record(1, 1, quantizer.block().bytes(), 0);
   const Index block = config.token_group_size;
   Timer timer(state, c.tokens, c.tokens * d * Index{sizeof(float)});
   for (auto _ : state)
     timer.time([&] {
       for (Index first = 0; first < c.tokens; first += block)
-        quantizer.quantize(states.keys.block(first, 0, block, d), feedback, record.data());
+        quantizer.quantize(states.keys.block(first, 0, block, d), feedback, record.keys(0, 0));
     });
 }
 
@@ -154,12 +154,12 @@ void encode_values(benchmark::State& state, const Case& c) {
   const States states(c);
   const Index d = c.shape.head_dim;
   const squat::ValueQuantizer<float, 2> quantizer(d, squat::Config{});
-  squat::AlignedBytes record(quantizer.block().bytes());
+  const squat::Slab record(1, 1, quantizer.block().bytes(), 0);
   Timer timer(state, c.tokens, c.tokens * d * Index{sizeof(float)});
   for (auto _ : state)
     timer.time([&] {
       for (Index token = 0; token < c.tokens; ++token)
-        quantizer.quantize(states.values.row(token).data(), record.data(),
+        quantizer.quantize(states.values.row(token).data(), record.keys(0, 0),
                            token % quantizer.block().tokens());
     });
 }
