@@ -127,7 +127,7 @@ class LayerCache {
       usage.bookkeeping += Index{sizeof(Slab)};
     }
     usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes();
-    usage.bookkeeping =
+    usage.bookkeeping +=
         Index{sizeof(*this)} + static_cast<Index>(rows_.capacity() * sizeof(BlockRow));
     return usage;
   }
