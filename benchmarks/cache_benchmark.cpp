@@ -138,7 +138,7 @@ void encode_keys(benchmark::State& state, const Case& c, Index step) {
   moment.add<float>(states.queries.leftCols(d));
   const squat::ErrorFeedback<float> feedback(
       squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda), step);
-  const squat::KeyQuantizer<float, 2> quantizer(d, config);
+  const squat::KeyQuantizer<float> quantizer(d, 2, config);
   const squat::Slab record(1, 1, quantizer.block().bytes(), 0);
   const Index block = config.token_group_size;
   Timer timer(state, c.tokens, c.tokens * d * Index{sizeof(float)});
@@ -153,7 +153,7 @@ void encode_keys(benchmark::State& state, const Case& c, Index step) {
 void encode_values(benchmark::State& state, const Case& c) {
   const States states(c);
   const Index d = c.shape.head_dim;
-  const squat::ValueQuantizer<float, 2> quantizer(d, squat::Config{});
+  const squat::ValueQuantizer<float> quantizer(d, 2, squat::Config{});
   const squat::Slab record(1, 1, quantizer.block().bytes(), 0);
   Timer timer(state, c.tokens, c.tokens * d * Index{sizeof(float)});
   for (auto _ : state)

@@ -192,7 +192,7 @@ Contestant squat_key_contestant(const SharedData& data, const squat::Config& con
   auto feedback = std::make_shared<squat::ErrorFeedback<float>>(
       squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda),
       config.quant_group_size);
-  auto quantizer = std::make_shared<squat::KeyQuantizer<float, Bits>>(d, config);
+  auto quantizer = std::make_shared<squat::KeyQuantizer<float>>(d, Bits, config);
   auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = squat_name<Bits>("keys");
@@ -210,7 +210,7 @@ Contestant squat_key_contestant(const SharedData& data, const squat::Config& con
 template <int Bits>
 Contestant squat_value_contestant(const SharedData& data, const squat::Config& config) {
   const squat::Index d = data->shape.head_dim;
-  auto quantizer = std::make_shared<squat::ValueQuantizer<float, Bits>>(d, config);
+  auto quantizer = std::make_shared<squat::ValueQuantizer<float>>(d, Bits, config);
   auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = squat_name<Bits>("values");

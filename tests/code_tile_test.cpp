@@ -33,7 +33,7 @@ class CodeTiles : public ::testing::Test {
 
 template <int Bits>
 using Constant = std::integral_constant<int, Bits>;
-using EveryBits = ::testing::Types<Constant<2>, Constant<3>, Constant<4>, Constant<8>>;
+using EveryBits = ::testing::Types<Constant<1>, Constant<2>, Constant<3>, Constant<4>, Constant<8>>;
 TYPED_TEST_SUITE(CodeTiles, EveryBits, );
 
 /// A run of bits of a byte, and the bits of the code that are there.
@@ -48,6 +48,8 @@ struct BitField {
 std::vector<BitField> documented_fields(int bits, Index lane, Index depth) {
   const Index i = 4 * (lane % 8) + depth % 4, s = 2 * (depth / 4) + lane / 8;
   switch (bits) {
+    case 1:
+      return {{i % 16, 2 * s + i / 16, 1, 0}};
     case 2:
       return {{i, 2 * s, 2, 0}};
     case 3:

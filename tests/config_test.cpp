@@ -31,7 +31,7 @@ void check_with(Field Config::*field, Value value) {
 
 TEST(Config, RefusesWhatIsNotAllowed) {
   const double infinity = std::numeric_limits<double>::infinity();
-  EXPECT_ERROR(check_with(&Config::backend, 2), "config.backend is 2", "quanto (0) or hqq (1)");
+  EXPECT_ERROR(check_with(&Config::backend, 3), "config.backend is 3", "quanto (0), hqq (1) or unbiased (2)");
   EXPECT_ERROR(check_with(&Config::quant_group_size, 0), "config.quant_group_size is 0",
                "at least 1");
   EXPECT_ERROR(check_with(&Config::residual_length, 0), "config.residual_length is 0",
@@ -49,7 +49,7 @@ TEST(Config, RefusesWhatIsNotAllowed) {
                  std::to_string(size).c_str(), "32, 64 or 128");
   EXPECT_ERROR(check_with(&Config::token_group_size, 64), "config.residual_length is 32",
                "token_group_size (64)");
-  EXPECT_ERROR(check_with(&Config::scale_bits, 8), "config.scale_bits is 8", "16 or 32");
+  EXPECT_ERROR(check_with(&Config::scale_bits, 12), "config.scale_bits is 12", "8, 16 or 32");
   EXPECT_ERROR(check_with(&Config::arithmetic, 7), "config.arithmetic is 7", "0", "1");
 }
 

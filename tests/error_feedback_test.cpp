@@ -51,10 +51,22 @@ Matrix<double> moves(const ErrorFeedback<Real>& feedback, const Matrix<double>& 
   // The original keys do not matter; zeros make the corrected keys the moves.
   Matrix<Real> keys = Matrix<Real>::Zero(made.rows(), made.cols());
   typename ErrorFeedback<Real>::Carry carry(feedback, errors.cols());
-  for (Index first = 0; first < errors.rows(); first += feedback.step()) {
-    const Index count = std::min(feedback.step(), errors.rows() - first);
+  for (Index first = 0; first < errors.rows(); first += feedback.block()) {
+    const Index count = std::min(feedback.block(), errors.rows() - first);
     feedback.correct(keys, first, count, carry);
-    feedback.absorb(made, first, count, carry);
+    if (!feedback.has_inner()) {
+      feedback.absorb(made, first, count, carry);
+      continue;
+    }
+    // Inside a block errors count from where the block began.
+    const Matrix<Real> began = keys.middleRows(first, 8);
+    Matrix<Real> total = Matrix<Real>::Zero(made.rows(), made.cols());
+    for (Index k = 0; k < 8; ++k) {
+      for (Index i = 0; i < k; ++i)
+        keys.row(first + k) += feedback.inner(first)[8 * k + i] * total.row(first + i);
+      total.row(first + k) = keys.row(first + k) - began.row(k) + made.row(first + k);
+    }
+    feedback.absorb(total, first, count, carry);
   }
   const Matrix<double> moved = keys.template cast<double>();
   return transposed ? Matrix<double>(moved.transpose()) : moved;

@@ -2,7 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <squat/packed_block.hpp>
+#include <squat/key_block.hpp>
+#include <squat/value_block.hpp>
 
 #include "round_trip.hpp"
 
@@ -18,37 +19,37 @@ Config layout(Index token_group_size, int scale_bits) {
 
 TEST(KeyBlock, HasTheDocumentedSize) {
   // 32 tokens of 128 channels: 1024 bytes of codes, 128 scales and as many zeros.
-  EXPECT_EQ((KeyBlock<2>(128, layout(32, 16)).code_bytes()), 1024);
-  EXPECT_EQ((KeyBlock<2>(128, layout(32, 16)).bytes()), 1024 + 512);
-  EXPECT_EQ((KeyBlock<2>(128, layout(32, 32)).bytes()), 1024 + 1024);
-  EXPECT_EQ((KeyBlock<3>(128, layout(64, 16)).bytes()), 3072 + 512);
-  EXPECT_EQ((KeyBlock<4>(64, layout(32, 16)).bytes()), 1024 + 256);
-  EXPECT_EQ((KeyBlock<8>(512, layout(128, 16)).bytes()), 65536 + 2048);
-  EXPECT_EQ((KeyBlock<3>(8, layout(32, 16)).bytes()), 96 + 32);
+  EXPECT_EQ((KeyBlock(128, 2, layout(32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((KeyBlock(128, 2, layout(32, 16)).bytes()), 1024 + 512);
+  EXPECT_EQ((KeyBlock(128, 2, layout(32, 32)).bytes()), 1024 + 1024);
+  EXPECT_EQ((KeyBlock(128, 3, layout(64, 16)).bytes()), 3072 + 512);
+  EXPECT_EQ((KeyBlock(64, 4, layout(32, 16)).bytes()), 1024 + 256);
+  EXPECT_EQ((KeyBlock(512, 8, layout(128, 16)).bytes()), 65536 + 2048);
+  EXPECT_EQ((KeyBlock(8, 3, layout(32, 16)).bytes()), 96 + 32);
 }
 
 TEST(ValueBlock, HasTheDocumentedSize) {
   // 32 tokens of 128 channels in groups of 32: four scales and as many zeros a token.
-  EXPECT_EQ((ValueBlock<2>(128, layout(32, 16)).code_bytes()), 1024);
-  EXPECT_EQ((ValueBlock<2>(128, layout(32, 16)).bytes()), 1024 + 512);
-  EXPECT_EQ((ValueBlock<2>(128, layout(32, 32)).bytes()), 1024 + 1024);
-  EXPECT_EQ((ValueBlock<3>(128, layout(64, 16)).bytes()), 3072 + 512);
-  EXPECT_EQ((ValueBlock<8>(512, layout(128, 16)).bytes()), 65536 + 2048);
+  EXPECT_EQ((ValueBlock(128, 2, layout(32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((ValueBlock(128, 2, layout(32, 16)).bytes()), 1024 + 512);
+  EXPECT_EQ((ValueBlock(128, 2, layout(32, 32)).bytes()), 1024 + 1024);
+  EXPECT_EQ((ValueBlock(128, 3, layout(64, 16)).bytes()), 3072 + 512);
+  EXPECT_EQ((ValueBlock(512, 8, layout(128, 16)).bytes()), 65536 + 2048);
   // 40 channels are 3 tiles of 16 lanes and 2 groups, the second of 8 channels.
-  EXPECT_EQ((ValueBlock<2>(40, layout(32, 16)).bytes()), 48 * 32 / 4 + 2 * 2 * 32 * 2);
+  EXPECT_EQ((ValueBlock(40, 2, layout(32, 16)).bytes()), 48 * 32 / 4 + 2 * 2 * 32 * 2);
   // 8 channels are half a tile, and one group.
-  EXPECT_EQ((ValueBlock<3>(8, layout(32, 16)).bytes()), 16 * 32 * 3 / 8 + 2 * 32 * 2);
+  EXPECT_EQ((ValueBlock(8, 3, layout(32, 16)).bytes()), 16 * 32 * 3 / 8 + 2 * 32 * 2);
 }
 
 TEST(ValueBlock, SplitsChannelsIntoGroups) {
-  const ValueBlock<2> block(80, layout(32, 16));
+  const ValueBlock block(80, 2, layout(32, 16));
   ASSERT_EQ(block.groups(), 3);
   for (Index group = 0; group < 3; ++group) EXPECT_EQ(block.group_begin(group), 32 * group);
   EXPECT_EQ(block.group_end(0), 32);
   EXPECT_EQ(block.group_end(1), 64);
   EXPECT_EQ(block.group_end(2), 80);
   // One group where all channels fit in.
-  const ValueBlock<2> small(24, layout(64, 16));
+  const ValueBlock small(24, 2, layout(64, 16));
   ASSERT_EQ(small.groups(), 1);
   EXPECT_EQ(small.group_end(0), 24);
 }
@@ -64,11 +65,13 @@ T load(const std::byte* at) {
 
 TEST(KeyBlock, LiesInMemoryAsDocumented) {
   const Index head_dim = 24;
-  const KeyBlock<4> block(head_dim, layout(32, 16));
+  const KeyBlock block(head_dim, 4, layout(32, 16));
   for (const Index token : {0, 5, 16, 31})
     for (const Index channel : {0, 7, 8, 23}) {
       Record record(block.bytes());
-      block.tile(record.data(), token, channel)->set(token % 16, channel % 8, 9);
+      reinterpret_cast<CodeTile<4>*>(
+          block.tile(record.data(), block.runs().front(), 0, token, channel))
+          ->set(token % 16, channel % 8, 9);
       CodeTile<4> tile;
       const std::byte* tiles = record.data() + 2 * head_dim * 2;
       std::memcpy(&tile, tiles + sizeof tile * (token / 16 * (head_dim / 8) + channel / 8),
@@ -83,11 +86,12 @@ TEST(KeyBlock, LiesInMemoryAsDocumented) {
 
 TEST(ValueBlock, LiesInMemoryAsDocumented) {
   const Index head_dim = 40, tokens = 64;
-  const ValueBlock<4> block(head_dim, layout(tokens, 32));
+  const ValueBlock block(head_dim, 4, layout(tokens, 32));
   for (const Index token : {0, 7, 8, 63})
     for (const Index channel : {0, 15, 16, 39}) {
       Record record(block.bytes());
-      block.tile(record.data(), token, channel)->set(channel % 16, token % 8, 9);
+      reinterpret_cast<CodeTile<4>*>(block.tile(record.data(), token, channel))
+          ->set(channel % 16, token % 8, 9);
       CodeTile<4> tile;
       const std::byte* tiles = record.data() + 2 * 1 * tokens * 4;  // one group
       std::memcpy(&tile, tiles + sizeof tile * (channel / 16 * (tokens / 8) + token / 8),
@@ -95,7 +99,7 @@ TEST(ValueBlock, LiesInMemoryAsDocumented) {
       EXPECT_EQ(tile.get(channel % 16, token % 8), 9) << "token " << token << " " << channel;
     }
 
-  const ValueBlock<2> grouped(96, layout(32, 32));
+  const ValueBlock grouped(96, 2, layout(32, 32));
   for (const Index token : {0, 31})
     for (const Index group : {0, 2}) {
       Record record(grouped.bytes());
@@ -108,41 +112,40 @@ TEST(ValueBlock, LiesInMemoryAsDocumented) {
 TEST(AffineTable, KeepsWhatItWasGiven) {
   for (const int scale_bits : {16, 32}) {
     const Index entries = 5;
-    const AffineTable table(entries, scale_bits);
+    const AffineTable table(entries, scale_bits, true);
     ASSERT_EQ(table.bytes(), 2 * entries * scale_bits / 8);
     Record record(table.bytes());
     for (Index entry = 0; entry < entries; ++entry) {
       const float x = static_cast<float>(entry) + 0.1f;
-      table.set<float>(record.data(), entry, {as_stored(x, scale_bits), as_stored(-x, scale_bits)});
+      table.set<float>(record.data(), entry, {as_stored(x, scale_bits), as_stored(-x, scale_bits)},
+                       3.0f, 0.0f);
     }
     for (Index entry = 0; entry < entries; ++entry) {
       const float x = static_cast<float>(entry) + 0.1f;
-      EXPECT_EQ(table.get<double>(record.data(), entry).scale, as_stored(x, scale_bits));
-      EXPECT_EQ(table.get<double>(record.data(), entry).zero, as_stored(-x, scale_bits));
+      EXPECT_EQ(table.get<double>(record.data(), entry, 3.0, 0.0).scale, as_stored(x, scale_bits));
+      EXPECT_EQ(table.get<double>(record.data(), entry, 3.0, 0.0).zero, as_stored(-x, scale_bits));
     }
   }
 }
 
-template <int Bits>
-Matrix<float> decode_by_hand(const KeyBlock<Bits>& block, const std::byte* record) {
+Matrix<float> decode_by_hand(const KeyBlock& block, const std::byte* record) {
   Matrix<float> out(block.tokens(), block.head_dim());
   for (Index token = 0; token < out.rows(); ++token)
     for (Index channel = 0; channel < out.cols(); ++channel) {
-      const auto affine = block.template affine<float>(record, channel);
-      const int code = block.tile(record, token, channel)->get(token % 16, channel % 8);
+      const auto affine = block.affine<float>(record, channel);
+      const int code = block.code(record, token, channel);
       out(token, channel) = affine.scale * static_cast<float>(code) + affine.zero;
     }
   return out;
 }
 
-template <int Bits>
-Matrix<float> decode_by_hand(const ValueBlock<Bits>& block, const std::byte* record) {
+Matrix<float> decode_by_hand(const ValueBlock& block, const std::byte* record) {
   Matrix<float> out(block.tokens(), block.head_dim());
   for (Index token = 0; token < out.rows(); ++token)
     for (Index channel = 0; channel < out.cols(); ++channel) {
       const Index group = channel / 32;
-      const auto affine = block.template affine<float>(record, token, group);
-      const int code = block.tile(record, token, channel)->get(channel % 16, token % 8);
+      const auto affine = block.affine<float>(record, token, group);
+      const int code = block.code(record, token, channel);
       out(token, channel) = affine.scale * static_cast<float>(code) + affine.zero;
     }
   return out;
@@ -168,17 +171,17 @@ void expect_decoding(const Block& block) {
 }
 
 TEST(KeyBlock, DecodesItsFirstTokens) {
-  expect_decoding(KeyBlock<2>(40, layout(32, 16)));
-  expect_decoding(KeyBlock<3>(40, layout(32, 16)));
-  expect_decoding(KeyBlock<4>(8, layout(64, 16)));
-  expect_decoding(KeyBlock<8>(40, layout(32, 16)));
+  expect_decoding(KeyBlock(40, 2, layout(32, 16)));
+  expect_decoding(KeyBlock(40, 3, layout(32, 16)));
+  expect_decoding(KeyBlock(8, 4, layout(64, 16)));
+  expect_decoding(KeyBlock(40, 8, layout(32, 16)));
 }
 
 TEST(ValueBlock, DecodesItsFirstTokens) {
-  expect_decoding(ValueBlock<2>(40, layout(32, 16)));
-  expect_decoding(ValueBlock<3>(40, layout(32, 16)));
-  expect_decoding(ValueBlock<4>(8, layout(32, 16)));
-  expect_decoding(ValueBlock<8>(72, layout(32, 16)));
+  expect_decoding(ValueBlock(40, 2, layout(32, 16)));
+  expect_decoding(ValueBlock(40, 3, layout(32, 16)));
+  expect_decoding(ValueBlock(8, 4, layout(32, 16)));
+  expect_decoding(ValueBlock(72, 8, layout(32, 16)));
 }
 
 }  // namespace

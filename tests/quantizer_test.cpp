@@ -29,7 +29,7 @@ ErrorFeedback<float> some_feedback() {
 template <class Scalar, int Bits>
 Record quantize(const Matrix<Scalar>& keys, const ErrorFeedback<float>& feedback,
                 const Mask& mask = {}, const Config& config = {}) {
-  const KeyQuantizer<Scalar, Bits> quantizer(head_dim, config);
+  const KeyQuantizer<Scalar> quantizer(head_dim, Bits, config);
   Record record(quantizer.block().bytes());
   quantizer.quantize(keys, feedback, record.data(), mask);
   return record;
@@ -37,7 +37,7 @@ Record quantize(const Matrix<Scalar>& keys, const ErrorFeedback<float>& feedback
 
 TEST(KeyQuantizer, WithoutFeedbackQuantizesEachChannelAlone) {
   const Matrix<float> keys = correlated_matrix<float>(tokens, head_dim, 2);
-  const KeyBlock<3> block(head_dim, Config{});
+  const KeyBlock block(head_dim, 3, Config{});
   for (const Backend backend : {Backend::quanto, Backend::hqq}) {
     Config config;
     config.backend = backend;
@@ -50,7 +50,7 @@ TEST(KeyQuantizer, WithoutFeedbackQuantizesEachChannelAlone) {
       EXPECT_EQ(affine.zero, expected.zero);
       for (Index token = 0; token < tokens; ++token)
         EXPECT_EQ(static_cast<float>(
-                      block.tile(record.data(), token, channel)->get(token % 16, channel % 8)),
+                      block.code(record.data(), token, channel)),
                   nearest_code(x[token], expected, inverse_scale(expected), 7.0f));
     }
   }
@@ -80,14 +80,14 @@ TEST(KeyQuantizer, TakesHalvesForWhatTheyAre) {
 TEST(KeyQuantizer, TakesRowsAnyStrideApart) {
   const Matrix<float> wide = correlated_matrix<float>(tokens, 3 * head_dim, 5);
   const Matrix<float> keys = wide.middleCols(head_dim, head_dim);
-  const KeyQuantizer<float, 2> quantizer(head_dim, Config{});
+  const KeyQuantizer<float> quantizer(head_dim, 2, Config{});
   Record record(quantizer.block().bytes());
   quantizer.quantize(wide.middleCols(head_dim, head_dim), some_feedback(), record.data());
   EXPECT_TRUE(same_bytes(record, quantize<float, 2>(keys, some_feedback())));
 }
 
 TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
-  const KeyQuantizer<float, 2> quantizer(head_dim, Config{});
+  const KeyQuantizer<float> quantizer(head_dim, 2, Config{});
   const Matrix<float> keys = random_matrix<float>(tokens, head_dim, 6);
   const ErrorFeedback<float> feedback(head_dim);
   const std::vector<std::uint8_t> short_mask(31, 1);
@@ -104,9 +104,9 @@ TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
   EXPECT_TRUE(same_bytes(record, before));
 
   Config config;
-  config.scale_bits = 8;
-  EXPECT_ERROR((KeyQuantizer<float, 2>(head_dim, config)), "config.scale_bits", "8", "16 or 32");
-  EXPECT_ERROR((KeyQuantizer<float, 2>(12, Config{})), "head_dim", "12", "multiple of 8");
+  config.scale_bits = 12;
+  EXPECT_ERROR((KeyQuantizer<float>(head_dim, 2, config)), "config.scale_bits", "12", "8, 16 or 32");
+  EXPECT_ERROR((KeyQuantizer<float>(12, 2, Config{})), "head_dim", "12", "multiple of 8");
 }
 
 TEST(ErrorFeedback, RefusesWhatItCannotFactor) {
@@ -123,8 +123,8 @@ TEST(ErrorFeedback, RefusesWhatItCannotFactor) {
 
 TEST(ValueQuantizer, QuantizesEachTokenAlone) {
   const Matrix<float> values = correlated_matrix<float>(tokens, head_dim, 7);
-  const ValueQuantizer<float, 2> quantizer(head_dim, Config{});
-  const ValueBlock<2>& block = quantizer.block();
+  const ValueQuantizer<float> quantizer(head_dim, 2, Config{});
+  const ValueBlock& block = quantizer.block();
   Record forwards(block.bytes()), backwards(block.bytes());
   for (Index token = 0; token < tokens; ++token) {
     quantizer.quantize(values.row(token).data(), forwards.data(), token);
@@ -150,22 +150,22 @@ TEST(ValueQuantizer, QuantizesEachTokenAlone) {
 TEST(ValueQuantizer, TakesHalvesForWhatTheyAre) {
   const Matrix<Eigen::bfloat16> values = correlated_matrix<Eigen::bfloat16>(1, head_dim, 8);
   const Matrix<float> same = values.cast<float>();
-  const ValueQuantizer<Eigen::bfloat16, 2> quantizer(head_dim, Config{});
+  const ValueQuantizer<Eigen::bfloat16> quantizer(head_dim, 2, Config{});
   Record record(quantizer.block().bytes()), expected(quantizer.block().bytes());
   quantizer.quantize(values.data(), record.data(), 5);
-  ValueQuantizer<float, 2>(head_dim, Config{}).quantize(same.data(), expected.data(), 5);
+  ValueQuantizer<float>(head_dim, 2, Config{}).quantize(same.data(), expected.data(), 5);
   EXPECT_TRUE(same_bytes(record, expected));
 }
 
 TEST(ValueQuantizer, RefusesWhatItCannotQuantize) {
-  const ValueQuantizer<float, 2> quantizer(head_dim, Config{});
+  const ValueQuantizer<float> quantizer(head_dim, 2, Config{});
   const Matrix<float> value = random_matrix<float>(1, head_dim, 9);
   Record record(quantizer.block().bytes());
   const Record before = record;
   EXPECT_ERROR(quantizer.quantize(value.data(), record.data(), -1), "token", "-1", "32");
   EXPECT_ERROR(quantizer.quantize(value.data(), record.data(), 32), "token", "32");
   EXPECT_TRUE(same_bytes(record, before));
-  EXPECT_ERROR((ValueQuantizer<float, 2>(520, Config{})), "head_dim", "520", "512");
+  EXPECT_ERROR((ValueQuantizer<float>(520, 2, Config{})), "head_dim", "520", "512");
 }
 
 }  // namespace

@@ -76,7 +76,7 @@ class ReferenceLayer {
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
   void quantize_keys(const Feedback& feedback) {
-    const KeyQuantizer<Scalar, KeyBits> quantizer(shape_.head_dim, config_);
+    const KeyQuantizer<Scalar> quantizer(shape_.head_dim, KeyBits, config_);
     const Index tokens = config_.token_group_size, first = quantized_keys_;
     const Mask mask(valid_.data() + first, tokens);
     Record record(quantizer.block().bytes());
@@ -92,7 +92,7 @@ class ReferenceLayer {
   }
 
   void quantize_value() {
-    const ValueQuantizer<Scalar, ValueBits> quantizer(shape_.head_dim, config_);
+    const ValueQuantizer<Scalar> quantizer(shape_.head_dim, ValueBits, config_);
     Record record(quantizer.block().bytes());
     Matrix<Real> decoded(1, shape_.head_dim);
     for (Index head = 0; head < shape_.kv_heads; ++head) {

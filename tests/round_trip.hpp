@@ -38,8 +38,8 @@ template <class Scalar, int Bits, class Visit>
 Matrix<ComputeType<Scalar>> round_trip_keys(const Matrix<Scalar>& keys,
                                             const ErrorFeedback<ComputeType<Scalar>>& feedback,
                                             const Config& config, Visit&& visit) {
-  const KeyQuantizer<Scalar, Bits> quantizer(keys.cols(), config);
-  const KeyBlock<Bits>& block = quantizer.block();
+  const KeyQuantizer<Scalar> quantizer(keys.cols(), Bits, config);
+  const KeyBlock& block = quantizer.block();
   Record record(block.bytes());
   Matrix<ComputeType<Scalar>> decoded(keys.rows(), keys.cols());
   for (Index first = 0; first < keys.rows(); first += block.tokens()) {

@@ -48,7 +48,8 @@ TEST_P(Simd, WidenIsExactForEveryHalf) {
                                      finite.begin() + static_cast<std::ptrdiff_t>(first + n));
     for (std::size_t i = 0; i < n; ++i) table.push_back(finite[(first + i) * 17 % finite.size()]);
     std::vector<float> scale(n), middle(n);
-    kernels.widen(table.data(), static_cast<Index>(n), 7.5f, scale.data(), middle.data());
+    kernels.widen(table.data(), table.data() + n, static_cast<Index>(n), 7.5f, scale.data(),
+                  middle.data());
     for (std::size_t i = 0; i < n; ++i) {
       const double s = value(table[i]), zero = value(table[n + i]);
       ASSERT_EQ(scale[i], s) << "half " << table[i];
@@ -244,7 +245,7 @@ class Folding {
 
   const Product& product_;
   const VectorKernels kernels_;
-  const DotKernels<Bits> dots_;
+  const DotKernels dots_;
   Index operand_stride_ = max_length;
   Index group_stride_ = group_stride;
   float highest_operand_ = 0;
@@ -297,6 +298,7 @@ void for_each_width(InstructionSet set, const Check& check) {
     SCOPED_TRACE(std::to_string(bits) + " bits");
     check(products, bits);
   };
+  with(SimdProducts<1>(set), 1);
   with(SimdProducts<2>(set), 2);
   with(SimdProducts<3>(set), 3);
   with(SimdProducts<4>(set), 4);

@@ -19,8 +19,15 @@ bool parse(const std::string& text, bool& flag) {
 }
 
 bool parse(const std::string& text, squat::Backend& backend) {
-  backend = text == "hqq" ? squat::Backend::hqq : squat::Backend::quanto;
-  return text == "hqq" || text == "quanto";
+  backend = text == "hqq"        ? squat::Backend::hqq
+            : text == "unbiased" ? squat::Backend::unbiased
+                                 : squat::Backend::quanto;
+  return text == "hqq" || text == "unbiased" || text == "quanto";
+}
+
+bool parse(const std::string& text, squat::ValueGrid& grid) {
+  grid = text == "symmetric" ? squat::ValueGrid::symmetric : squat::ValueGrid::min_max;
+  return text == "symmetric" || text == "min_max";
 }
 
 bool parse(const std::string& text, squat::Arithmetic& arithmetic) {
@@ -31,7 +38,8 @@ bool parse(const std::string& text, squat::Arithmetic& arithmetic) {
 template <class Value>
 constexpr const char* allowed() {
   if (std::is_same_v<Value, bool>) return "true|false";
-  if (std::is_same_v<Value, squat::Backend>) return "quanto|hqq";
+  if (std::is_same_v<Value, squat::Backend>) return "quanto|hqq|unbiased";
+  if (std::is_same_v<Value, squat::ValueGrid>) return "min_max|symmetric";
   if (std::is_same_v<Value, squat::Arithmetic>) return "fast|exact";
   return std::is_integral_v<Value> ? "INTEGER" : "NUMBER";
 }
@@ -59,6 +67,14 @@ constexpr Field kFields[] = {
     field<&squat::Config::shared_svd>("shared_svd"),
     field<&squat::Config::token_group_size>("token_group_size"),
     field<&squat::Config::scale_bits>("scale_bits"),
+    field<&squat::Config::normalised_lambda>("normalised_lambda"),
+    field<&squat::Config::key_bits>("key_bits"),
+    field<&squat::Config::value_bits>("value_bits"),
+    field<&squat::Config::value_group_size>("value_group_size"),
+    field<&squat::Config::value_grid>("value_grid"),
+    field<&squat::Config::rotate_values>("rotate_values"),
+    field<&squat::Config::exact_tokens>("exact_tokens"),
+    field<&squat::Config::query_decay>("query_decay"),
     field<&squat::Config::arithmetic>("arithmetic"),
 };
 

@@ -7,6 +7,12 @@
 #include <limits>
 #include <squat/config.hpp>
 
+#if defined(__GNUC__) || defined(__clang__)
+#define SQUAT_NOINLINE __attribute__((noinline))
+#else
+#define SQUAT_NOINLINE
+#endif
+
 namespace squat {
 
 /// Scale and zero point of a group, at the precision they are stored in. A scale of 0 marks a group
@@ -18,7 +24,32 @@ struct Affine {
 };
 
 /// Largest magnitude of a key or value that a stored zero point of `scale_bits` bits can hold.
-inline double largest_storable(int scale_bits) { return scale_bits == 16 ? 65504.0 : 1e18; }
+inline double largest_storable(int scale_bits) { return scale_bits == 32 ? 1e18 : 65504.0; }
+
+/// A scale of 8 bits has 5 bits of exponent and 3 of mantissa: 8 steps an octave from 2^-14 to 61440,
+/// steps of 2^-17 below.
+inline constexpr int largest_scale_byte = 0xf7;
+
+inline float scale_from_byte(int byte) {
+  if (byte < 8) return static_cast<float>(byte) * 0x1p-17f;
+  const std::uint32_t bits = static_cast<std::uint32_t>(byte + (112 << 3)) << 20;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return scale;
+}
+
+/// The nearest such scale to x >= 0.
+inline int scale_to_byte(float x) {
+  if (x < 0x1p-14f) return static_cast<int>(x * 0x1p17f + 0.5f);
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t byte = ((bits + (1u << 19)) >> 20) - (112 << 3);
+  return static_cast<int>(std::min(byte, std::uint32_t{largest_scale_byte}));
+}
+
+/// Beside a scale of 8 bits the middle of the range is stored, in 8 bits too: its distance from what
+/// the group is expected to lie around, in 32nds of the range.
+inline constexpr int middle_steps = 32, largest_middle = 127;
 
 /// `x` as it reads back from `scale_bits` bits.
 template <class Real>
@@ -37,6 +68,15 @@ inline void store_affine(float value, int scale_bits, std::byte* target) {
   }
 }
 
+/// The nearest integer to x, ties to even, for x within the integers that Real holds.
+template <class Real>
+Real nearest_integer(Real x) {
+  // Adding and taking away 1.5 * 2^(mantissa bits) rounds, and unlike std::nearbyint is one vector
+  // addition on every instruction set.
+  constexpr Real magic = std::is_same_v<Real, double> ? Real(6755399441055744.0) : Real(12582912.0);
+  return (x + magic) - magic;
+}
+
 /// The code of x: nearest, ties to even, within [0, levels].
 template <class Real>
 Real nearest_code(Real x, const Affine<Real>& affine, Real inverse_scale, Real levels) {
@@ -46,11 +86,7 @@ Real nearest_code(Real x, const Affine<Real>& affine, Real inverse_scale, Real l
     code = affine.scale == 0 ? 0 : (x - affine.zero) / affine.scale;
   else
     code = (x - affine.zero) * inverse_scale;
-  code = std::min(std::max(code, Real(0)), levels);
-  // Adding and taking away 1.5 * 2^(mantissa bits) rounds to the nearest integer, ties to even, and
-  // unlike std::nearbyint is one vector addition on every instruction set.
-  constexpr Real magic = std::is_same_v<Real, double> ? Real(6755399441055744.0) : Real(12582912.0);
-  return (code + magic) - magic;
+  return nearest_integer(std::min(std::max(code, Real(0)), levels));
 }
 
 template <class Real>
@@ -58,9 +94,46 @@ Real inverse_scale(const Affine<Real>& affine) {
   return affine.scale == 0 ? Real(0) : Real(1) / affine.scale;
 }
 
+/// With a scale of 8 bits: the zero point that comes with the stored middle nearest to `middle`.
+template <class Real>
+Real zero_of_middle(Real middle, Real scale, Real levels, Real expected) {
+  if (scale == 0) return expected;
+  const Real limit = largest_middle, per_range = middle_steps / levels;
+  const Real steps = nearest_integer((middle - expected) * (1 / scale) * per_range);
+  return expected + std::min(std::max(steps, -limit), limit) * (scale * (levels / middle_steps)) -
+         scale * (levels / 2);
+}
+
+/// Affine with a scale of 8 bits around `middle`: the nearest scale, or the least that lets the
+/// middle be stored. What lies far from `expected` is coarser, never clipped. Not inline, so that no
+/// caller's instruction set changes its roundings.
+template <class Real>
+SQUAT_NOINLINE Affine<Real> stored_affine8(Real ideal_scale, Real middle, Real levels,
+                                           Real expected) {
+  const Real distance = std::abs(middle - expected);
+  const Real reach = levels * (Real(largest_middle) / middle_steps);
+  int byte = scale_to_byte(static_cast<float>(std::max(ideal_scale, distance * (1 / reach))));
+  Real scale = static_cast<Real>(scale_from_byte(byte));
+  if (scale * reach < distance && byte < largest_scale_byte)
+    scale = static_cast<Real>(scale_from_byte(++byte));
+  return {scale, zero_of_middle(middle, scale, levels, expected)};
+}
+
+/// Affine of the range [low, high] as it is stored. `expected` is where the middle of the range is
+/// expected; it enters where scales have 8 bits.
+template <class Real>
+SQUAT_NOINLINE Affine<Real> stored_range(Real low, Real high, Real levels, int scale_bits, Real expected) {
+  if (scale_bits == 8)
+    return stored_affine8((high - low) * (1 / levels), (low + high) * Real(0.5), levels, expected);
+  const Real zero = as_stored(low, scale_bits);
+  const Real scale = as_stored(std::max((high - zero) / levels, Real(0)), scale_bits);
+  // So small a range counts as constant: the inverse of a subnormal scale is infinite.
+  return {scale < std::numeric_limits<float>::min() ? Real(0) : scale, zero};
+}
+
 /// Min-max: the range of x[0..count) over `levels` steps.
 template <class Real>
-Affine<Real> min_max(const Real* x, Index count, Real levels, int scale_bits) {
+Affine<Real> min_max(const Real* x, Index count, Real levels, int scale_bits, Real expected = 0) {
   Real low = x[0], high = x[0];
   for (Index t = 1; t < count; ++t) {
     low = std::min(low, x[t]);
@@ -71,10 +144,7 @@ Affine<Real> min_max(const Real* x, Index count, Real levels, int scale_bits) {
   const Real limit = static_cast<Real>(largest_storable(scale_bits));
   low = std::min(std::max(low, -limit), limit);
   high = std::min(std::max(high, -limit), limit);
-  const Real zero = as_stored(low, scale_bits);
-  const Real scale = as_stored(std::max((high - zero) / levels, Real(0)), scale_bits);
-  // So small a range counts as constant: the inverse of a subnormal scale is infinite.
-  return {scale < std::numeric_limits<float>::min() ? Real(0) : scale, zero};
+  return stored_range(low, high, levels, scale_bits, expected);
 }
 
 /// Half-quadratic quantization (Badri & Shaji, "Half-Quadratic Quantization of Large Machine
@@ -82,11 +152,12 @@ Affine<Real> min_max(const Real* x, Index count, Real levels, int scale_bits) {
 /// x_hat|^p, p = 0.7, by splitting: the residual is shrunk, the zero is the mean of what remains.
 /// Stops when the mean absolute error no longer falls; the best zero seen is returned.
 template <class Real>
-Affine<Real> half_quadratic(const Real* x, Index count, Real levels, int scale_bits) {
+Affine<Real> half_quadratic(const Real* x, Index count, Real levels, int scale_bits,
+                            Real expected = 0) {
   constexpr int iterations = 20;
   constexpr Real p = Real(0.7), growth = Real(1.01);
   Real beta = 10;
-  Affine<Real> best = min_max(x, count, levels, scale_bits);
+  Affine<Real> best = min_max(x, count, levels, scale_bits, expected);
   if (best.scale == 0) return best;
   const Real inverse = inverse_scale(best);
   Real best_error = std::numeric_limits<Real>::infinity();
@@ -105,16 +176,22 @@ Affine<Real> half_quadratic(const Real* x, Index count, Real levels, int scale_b
     if (error >= best_error) break;
     best_error = error;
     best = current;
-    current.zero = as_stored(zero / static_cast<Real>(count), scale_bits);
+    zero /= static_cast<Real>(count);
+    current.zero = scale_bits == 8 ? zero_of_middle(zero + current.scale * (levels / 2),
+                                                    current.scale, levels, expected)
+                                   : as_stored(zero, scale_bits);
     beta *= growth;
   }
   return best;
 }
 
+/// Not for Backend::unbiased, which chooses codes too.
 template <class Real>
-Affine<Real> fit_affine(const Real* x, Index count, Real levels, const Config& config) {
-  return config.backend == Backend::hqq ? half_quadratic(x, count, levels, config.scale_bits)
-                                        : min_max(x, count, levels, config.scale_bits);
+Affine<Real> fit_affine(const Real* x, Index count, Real levels, const Config& config,
+                        Real expected = 0) {
+  return config.backend == Backend::hqq
+             ? half_quadratic(x, count, levels, config.scale_bits, expected)
+             : min_max(x, count, levels, config.scale_bits, expected);
 }
 
 }  // namespace squat

@@ -10,8 +10,8 @@ namespace squat {
 /// softmax(Q K^T * softmax_scale) V for the newest queries.rows() tokens of `layer`, in the cache's
 /// compute type. Row i belongs to token size - rows + i and sees no later token and no padding; the
 /// row of a padding token is zero. queries and out: [rows, query_heads * head_dim].
-template <class Scalar, int KeyBits, int ValueBits>
-void attend_exact(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const ModelShape& shape,
+template <class Scalar>
+void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape,
                   const MatrixView<Scalar>& queries, MutableMatrixView<Scalar>& out,
                   float* log_sum_exp, Executor& executor) {
   using Real = ComputeType<Scalar>;
@@ -54,18 +54,18 @@ void attend_exact(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const Mod
   };
   // Errors in the choice of kernels belong to the caller's thread.
   simd::vector_kernels();
-  simd::encode_kernels<2>();
+  simd::encode_kernels();
   executor.run(shape.kv_heads * tiles, std::ref(task));
 }
 
 /// attend_exact, or for few rows straight over the codes where `arithmetic` is fast.
-template <class Scalar, int KeyBits, int ValueBits>
-void attend(const LayerCache<Scalar, KeyBits, ValueBits>& layer, const ModelShape& shape,
+template <class Scalar>
+void attend(const LayerCache<Scalar>& layer, const ModelShape& shape,
             Arithmetic arithmetic, const MatrixView<Scalar>& queries,
             MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
   // From about here on, dequantizing once for all rows is cheaper than folding for each.
   constexpr Index few = 8;
-  using Decode = DecodeAttention<Scalar, KeyBits, ValueBits>;
+  using Decode = DecodeAttention<Scalar>;
   const bool fused = arithmetic == Arithmetic::fast && !std::is_same_v<Scalar, double> &&
                      queries.rows() <= few &&
                      queries.rows() * shape.heads_per_kv() <= Decode::Fused::max_rows;

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <new>
-#include <squat/matrix.hpp>
+#include <squat/key_block.hpp>
 
 namespace squat {
 
@@ -57,11 +57,17 @@ struct BlockRow {
   static constexpr Index max_tokens = 128;
 
   std::shared_ptr<Slab> slab;
-  Index slot = 0;    ///< row of the slab
-  Index tokens = 0;  ///< key tokens that count
-  Index value_tokens = 0;
-  std::uint32_t padding[max_tokens / 32] = {};  ///< bit per token
+  std::shared_ptr<const std::vector<KeyBlock>> key_blocks;  ///< of each kv head
+  std::int32_t slot = 0;                                    ///< row of the slab
+  std::int32_t tokens = 0;                                  ///< key tokens that count
+  std::int32_t value_tokens = 0;
   bool has_padding = false;
+  bool has_exact = false;                       ///< some are exact tokens of the layer
+  std::uint32_t padding[max_tokens / 32] = {};  ///< bit per token
+
+  const KeyBlock& key_block(Index head) const {
+    return (*key_blocks)[static_cast<std::size_t>(head)];
+  }
 
   std::byte* keys(Index head) const { return slab->keys(slot, head); }
   std::byte* values(Index head) const { return slab->values(slot, head); }

@@ -38,8 +38,7 @@ class SQuatCache {
     check(shape);
     check(config);
     require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
-    entries_.reserve(static_cast<std::size_t>(shape.layers * sequences));
-    for (Index i = 0; i < shape.layers * sequences; ++i) entries_.emplace_back(shape, config);
+    clear();
   }
 
   /// Attention work goes to `executor`, which outlives the cache; serial until one is set.
@@ -58,17 +57,19 @@ class SQuatCache {
               MatrixView<Scalar> queries, const CallOptions& options = {}) {
     Entry& target = entry(layer, options.sequence);
     check_new_tokens(keys, values, queries, options.mask);
-    const bool fits = !target.tokens.has_valid() || options.fit == FitQueries::accumulate;
+    const Index owner = fitted_by(layer, options.sequence);
+    const bool fits = owner == -1 || options.fit == FitQueries::accumulate ||
+                      config_.query_decay > 0 || !target.tokens.has_valid();
     std::unique_ptr<Fit> fit;
-    if (fits && fits_subspace(layer, options.sequence)) fit = refit(target, queries, options.mask);
+    if (fits && (owner == -1 || owner == options.sequence))
+      fit = refit(target, queries, options.mask);
     target.tokens.reserve(keys.rows());
-    target.tokens.flush(feedback(layer, options.sequence));
+    flush(layer, options);
     target.tokens.append(keys, values, options.mask);
     if (fit) {
       target.fit = std::move(fit);
-    } else if (!fits && target.fit) {
-      target.fit->moments.clear();  // the prompt is over
-      target.fit->moments.shrink_to_fit();
+    } else if (!fits && target.fit && target.fit->plan) {
+      target.fit->forget();  // the prompt is over
     }
   }
 
@@ -94,7 +95,8 @@ class SQuatCache {
 
   /// Quantizes what the residual of the layer no longer has to hold.
   void flush(Index layer, const CallOptions& options = {}) {
-    entry(layer, options.sequence).tokens.flush(feedback(layer, options.sequence));
+    LayerCache<Scalar>& tokens = entry(layer, options.sequence).tokens;
+    tokens.flush(plan(layer, options.sequence));
   }
 
   /// update, attend and flush: what an engine calls for each layer and each run of new tokens.
@@ -146,26 +148,40 @@ class SQuatCache {
 
   /// Empties every sequence and forgets every subspace.
   void clear() {
-    for (Entry& entry : entries_) entry = Entry(shape_, config_);
+    const KeyBlock key_block = even_block();
+    std::vector<Entry> entries;
+    entries.reserve(static_cast<std::size_t>(shape_.layers * sequences_));
+    for (Index i = 0; i < shape_.layers * sequences_; ++i)
+      entries.emplace_back(shape_, config_, key_block, value_bits());
+    entries_ = std::move(entries);
   }
 
  private:
-  /// A fitted subspace of one layer: what keys are quantized with.
+  /// What a layer knows of its queries and keys, and what follows from it for the keys that leave
+  /// the residual next.
   struct Fit {
-    std::vector<SecondMoment> moments;          // per kv head, while the prompt may go on
-    std::vector<ErrorFeedback<Real>> feedback;  // per kv head
+    std::vector<SecondMoment> moments;      // per kv head, while there may be more queries
+    std::vector<KeyStatistics> statistics;  // per kv head, of the keys packed since the fit began
+    std::unique_ptr<const KeyPlan<Scalar>> plan;  // null until keys leave, and when it is outdated
+
+    void forget() {
+      moments.clear();
+      moments.shrink_to_fit();
+      statistics.clear();
+      statistics.shrink_to_fit();
+    }
 
     Index bytes() const {
-      Index sum = static_cast<Index>(moments.capacity() * sizeof(SecondMoment) +
-                                     feedback.capacity() * sizeof(ErrorFeedback<Real>));
-      for (const SecondMoment& moment : moments) sum += moment.bytes();
-      for (const ErrorFeedback<Real>& table : feedback) sum += table.bytes();
+      Index sum = plan ? plan->bytes() : 0;
+      for (const SecondMoment& moment : moments) sum += Index{sizeof(moment)} + moment.bytes();
+      for (const KeyStatistics& one : statistics) sum += Index{sizeof(one)} + one.bytes();
       return sum;
     }
   };
 
   struct Entry {
-    Entry(const ModelShape& shape, const Config& config) : tokens(shape, config) {}
+    Entry(const ModelShape& shape, const Config& config, const KeyBlock& key_block, int value_bits)
+        : tokens(shape, config, key_block, value_bits) {}
 
     MemoryUsage memory() const {
       MemoryUsage usage = tokens.memory();
@@ -174,7 +190,7 @@ class SQuatCache {
       return usage;
     }
 
-    LayerCache<Scalar, KeyBits, ValueBits> tokens;
+    LayerCache<Scalar> tokens;
     std::unique_ptr<Fit> fit;
   };
 
@@ -203,42 +219,90 @@ class SQuatCache {
     return -1;
   }
 
-  /// Whether queries of `sequence` go into a subspace.
-  bool fits_subspace(Index layer, Index sequence) const {
-    const Index owner = fitted_by(layer, sequence);
-    return owner == -1 || owner == sequence;
+  int value_bits() const { return config_.value_bits == 0 ? ValueBits : config_.value_bits; }
+  double key_bits() const { return config_.key_bits == 0 ? KeyBits : config_.key_bits; }
+
+  /// A block of keys of which nothing is known.
+  KeyBlock even_block() const {
+    return KeyBlock(shape_.head_dim, even_bits(shape_.head_dim, key_bits()), config_);
   }
 
-  const std::vector<ErrorFeedback<Real>>& feedback(Index layer, Index sequence) {
+  /// What the keys that leave `sequence` now are quantized with. Without a fit they are all padding
+  /// or exact.
+  const KeyPlan<Scalar>& plan(Index layer, Index sequence) {
     const Index owner = fitted_by(layer, sequence);
-    // Only a sequence without a valid token has no owner: its keys are padding.
     if (owner == -1) {
-      if (no_feedback_.empty())
-        no_feedback_.assign(static_cast<std::size_t>(shape_.kv_heads),
-                            ErrorFeedback<Real>(shape_.head_dim));
-      return no_feedback_;
+      if (!blank_plan_)
+        blank_plan_ = std::make_unique<KeyPlan<Scalar>>(
+            std::vector<KeyBlock>(kv_heads(), even_block()),
+            std::vector<ErrorFeedback<Real>>(kv_heads(), ErrorFeedback<Real>(shape_.head_dim)),
+            config_);
+      return *blank_plan_;
     }
-    return entry(layer, owner).fit->feedback;
+    Fit& fit = *entry(layer, owner).fit;
+    const LayerCache<Scalar>& tokens = entry(layer, sequence).tokens;
+    if (fit.plan || tokens.leaving_keys() == 0) return fit.plan ? *fit.plan : unused_plan();
+    std::vector<KeyStatistics> statistics = fit.statistics;
+    if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
+    tokens.describe(statistics);
+    fit.plan = make_plan(fit.moments, statistics);
+    fit.statistics = std::move(statistics);
+    return *fit.plan;
   }
 
-  /// The subspace of `entry` with `queries` taken in, from nothing if the sequence has no valid
-  /// token; null where there is none to take in.
+  /// For a flush that packs no key.
+  static const KeyPlan<Scalar>& unused_plan() {
+    static const KeyPlan<Scalar> none({}, {}, Config{});
+    return none;
+  }
+
+  std::unique_ptr<const KeyPlan<Scalar>> make_plan(
+      const std::vector<SecondMoment>& moments,
+      const std::vector<KeyStatistics>& statistics) const {
+    std::vector<KeyBlock> blocks;
+    std::vector<ErrorFeedback<Real>> feedback;
+    for (std::size_t head = 0; head < kv_heads(); ++head) {
+      const QuerySubspace subspace = QuerySubspace::fit(
+          moments[head], config_.subspace_dim, config_.squat_lambda, config_.normalised_lambda);
+      BitAllocation bits = config_.key_bits == 0
+                               ? even_bits(shape_.head_dim, KeyBits)
+                               : allocate_bits(subspace, statistics[head].squared_ranges(),
+                                               config_.key_bits, config_.backend);
+      feedback.emplace_back(subspace.reordered(bits.order), config_.quant_group_size);
+      blocks.emplace_back(shape_.head_dim, std::move(bits), config_);
+      blocks.back().set_expected(statistics[head].middles());
+    }
+    return std::make_unique<const KeyPlan<Scalar>>(std::move(blocks), std::move(feedback), config_);
+  }
+
+  std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
+
+  /// The fit of `entry` with `queries` taken in, from nothing if the sequence has no valid token;
+  /// null where there is none to take in. Exact tokens do not count.
   std::unique_ptr<Fit> refit(const Entry& entry, const MatrixView<Scalar>& queries,
                              const Mask& mask) const {
     const Index d = shape_.head_dim;
     auto fit = std::make_unique<Fit>();
-    if (entry.tokens.has_valid() && entry.fit) fit->moments = entry.fit->moments;
-    if (fit->moments.empty())
-      fit->moments.assign(static_cast<std::size_t>(shape_.kv_heads), SecondMoment(d));
-    fit->feedback.reserve(fit->moments.size());
+    if (entry.tokens.has_valid() && entry.fit) {
+      fit->moments = entry.fit->moments;
+      fit->statistics = entry.fit->statistics;
+    }
+    if (fit->moments.empty()) fit->moments.assign(kv_heads(), SecondMoment(d));
+    std::vector<std::uint8_t> counts(static_cast<std::size_t>(queries.rows()));
+    Index exact = entry.tokens.exact_to_come(), counted = 0;
+    for (Index token = 0; token < queries.rows(); ++token) {
+      const bool is_exact = mask[token] && exact > 0;
+      exact -= is_exact;
+      counts[static_cast<std::size_t>(token)] = mask[token] && !is_exact;
+      counted += mask[token] && !is_exact;
+    }
+    if (config_.query_decay > 0)
+      for (SecondMoment& moment : fit->moments)
+        moment.fade(std::pow(config_.query_decay, static_cast<double>(counted)));
     for (Index head = 0; head < shape_.query_heads; ++head)
       fit->moments[static_cast<std::size_t>(head / shape_.heads_per_kv())].template add<Scalar>(
-          queries.middleCols(head * d, d), mask);
+          queries.middleCols(head * d, d), counts);
     if (fit->moments.front().count() == 0) return nullptr;
-    for (const SecondMoment& moment : fit->moments)
-      fit->feedback.emplace_back(
-          QuerySubspace::fit(moment, config_.subspace_dim, config_.squat_lambda),
-          config_.quant_group_size);
     return fit;
   }
 
@@ -273,7 +337,7 @@ class SQuatCache {
         require(std::abs(value) <= largest, name, " row ", row, " column ", column, " is ", value,
                 "; it must be finite",
                 limit == unlimited ? ""
-                : config_.scale_bits == 16
+                : config_.scale_bits != 32
                     ? " and at most 65504 in magnitude (config.scale_bits = 32 allows more)"
                     : " and at most 1e18 in magnitude");
       }
@@ -287,7 +351,7 @@ class SQuatCache {
 
   Matrix<Scalar> decoded(Index layer, Index sequence,
                          Matrix<Real> DecodedTokens<Real>::*what) const {
-    const LayerCache<Scalar, KeyBits, ValueBits>& source = entry(layer, sequence).tokens;
+    const LayerCache<Scalar>& source = entry(layer, sequence).tokens;
     const Index d = shape_.head_dim;
     Matrix<Scalar> all(source.size(), shape_.kv_heads * d);
     for (Index head = 0; head < shape_.kv_heads; ++head)
@@ -304,7 +368,7 @@ class SQuatCache {
   Config config_;
   Index sequences_;
   std::vector<Entry> entries_;  // [layers, sequences]
-  std::vector<ErrorFeedback<Real>> no_feedback_;
+  std::unique_ptr<const KeyPlan<Scalar>> blank_plan_;
   Executor* executor_ = &serial();
 };
 

@@ -1,12 +1,19 @@
 // The unit in which codes are stored: 16 lanes by 8 depths, packed to their bits.
 #pragma once
 
+#include <squat/error.hpp>
 #include <squat/matrix.hpp>
+#include <string>
+#include <type_traits>
 
 namespace squat {
 
 template <int Bits>
 inline constexpr bool is_supported_bits = Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8;
+
+/// Widths that a tile has. Wider codes of 5 to 7 bits are two tiles (see Planes).
+template <int Bits>
+inline constexpr bool is_tile_bits = Bits == 1 || is_supported_bits<Bits>;
 
 /// 128 codes of `Bits` bits. Attention sums products over the 8 depths and gives one result for
 /// each of the 16 lanes: in a key tile lanes are tokens and depths are channels, in a value tile
@@ -19,6 +26,7 @@ inline constexpr bool is_supported_bits = Bits == 2 || Bits == 3 || Bits == 4 ||
 ///
 /// | Bits | plane    | byte of code i in quarter s | its bits                          |
 /// |------|----------|-----------------------------|-----------------------------------|
+/// | 1    | one      | i mod 16                    | 2 s + i / 16                      |
 /// | 2, 3 | low two  | i                           | 2 s and 2 s + 1                   |
 /// | 3    | high one | 32 + i mod 16               | 2 s + i / 16                      |
 /// | 4    | all four | 32 (s mod 2) + i            | low nibble for s < 2, else high   |
@@ -27,7 +35,7 @@ inline constexpr bool is_supported_bits = Bits == 2 || Bits == 3 || Bits == 4 ||
 /// One load, a shift and a mask per quarter unpack a plane in registers of 128, 256 or 512 bits.
 template <int Bits>
 struct CodeTile {
-  static_assert(is_supported_bits<Bits>, "codes have 2, 3, 4 or 8 bits");
+  static_assert(is_tile_bits<Bits>, "codes have 1, 2, 3, 4 or 8 bits");
 
   static constexpr Index lanes = 16;
   static constexpr Index depths = 8;
@@ -40,6 +48,8 @@ struct CodeTile {
       return bytes[32 * s + i];
     } else if constexpr (Bits == 4) {
       return bytes[32 * (s % 2) + i] >> (4 * (s / 2)) & 15;
+    } else if constexpr (Bits == 1) {
+      return bytes[i % 16] >> (2 * s + i / 16) & 1;
     } else {
       int code = bytes[i] >> (2 * s) & 3;
       if constexpr (Bits == 3) code |= (bytes[32 + i % 16] >> (2 * s + i / 16) & 1) << 2;
@@ -53,6 +63,8 @@ struct CodeTile {
       bytes[32 * s + i] = static_cast<std::uint8_t>(code);
     } else if constexpr (Bits == 4) {
       put(bytes[32 * (s % 2) + i], 4 * (s / 2), 15, code);
+    } else if constexpr (Bits == 1) {
+      put(bytes[i % 16], 2 * s + i / 16, 1, code);
     } else {
       put(bytes[i], 2 * s, 3, code & 3);
       if constexpr (Bits == 3) put(bytes[32 + i % 16], 2 * s + i / 16, 1, code >> 2);
@@ -70,6 +82,13 @@ struct CodeTile {
       } else if constexpr (Bits == 4) {
         bytes[i] = static_cast<std::uint8_t>(quarters[0] | quarters[2] << 4);
         bytes[32 + i] = static_cast<std::uint8_t>(quarters[1] | quarters[3] << 4);
+      } else if constexpr (Bits == 1) {
+        unsigned all = 0;
+        for (int s = 0; s < 4; ++s) all |= quarters[s] << (2 * s);
+        if (i < 16)
+          bytes[i] = static_cast<std::uint8_t>(all);
+        else
+          bytes[i - 16] = static_cast<std::uint8_t>(bytes[i - 16] | all << 1);
       } else {
         unsigned low = 0, high = 0;
         for (int s = 0; s < 4; ++s) {
@@ -104,8 +123,38 @@ struct CodeTile {
   }
 };
 
-static_assert(sizeof(CodeTile<2>) == 32 && sizeof(CodeTile<3>) == 48 && sizeof(CodeTile<4>) == 64 &&
+static_assert(sizeof(CodeTile<1>) == 16 && sizeof(CodeTile<2>) == 32 && sizeof(CodeTile<3>) == 48 && sizeof(CodeTile<4>) == 64 &&
                   sizeof(CodeTile<8>) == 128,
               "a tile is 128 codes and nothing else");
+
+/// A code of any width as one or two of tile widths: code = sum of part << shift.
+struct Planes {
+  int count;
+  int bits[2];
+  int shift[2];
+
+  static constexpr Planes of(int bits) {
+    return bits < 5 || bits == 8 ? Planes{1, {bits, 0}, {0, 0}} : Planes{2, {4, bits - 4}, {0, 4}};
+  }
+};
+
+/// Calls use(std::integral_constant<int, bits>()) for a tile width known when the program runs.
+template <class Use>
+auto with_bits(int bits, const Use& use) {
+  switch (bits) {
+    case 1:
+      return use(std::integral_constant<int, 1>());
+    case 2:
+      return use(std::integral_constant<int, 2>());
+    case 3:
+      return use(std::integral_constant<int, 3>());
+    case 4:
+      return use(std::integral_constant<int, 4>());
+    case 8:
+      return use(std::integral_constant<int, 8>());
+    default:
+      fail("codes of " + std::to_string(bits) + " bits; tiles have 1, 2, 3, 4 or 8");
+  }
+}
 
 }  // namespace squat

@@ -21,6 +21,16 @@ struct ModelShape {
 enum class Backend {
   quanto,  ///< asymmetric min-max: the range is [min, max] of the group
   hqq,  ///< min-max, then the zero point refined by half-quadratic splitting (Badri & Shaji 2023)
+  /// A part of the range, with a scale and zero point such that errors have no bias (unbiased.hpp).
+  unbiased,
+};
+
+/// Which grid the codes of a value group stand on.
+enum class ValueGrid {
+  min_max,  ///< from the group's minimum to its maximum
+  /// Around zero, without a zero point: codes are those nearest in angle, and the scale is such that
+  /// the error has no part along the value, so that errors average out over tokens.
+  symmetric,
 };
 
 /// How attention over packed codes computes.
@@ -48,8 +58,33 @@ struct Config {
   bool shared_svd = true;
   /// Tokens to a key scale and channels to a value scale: 32, 64 or 128.
   Index token_group_size = 32;
-  /// Bits of a stored scale and of a stored zero point: 16 (half precision) or 32 (single).
+  /// Bits of a stored scale and of a stored zero point: 8 (see AffineTable), 16 (half precision) or
+  /// 32 (single).
   int scale_bits = 16;
+
+  // Beyond the publication. See recommended().
+
+  /// Squared singular values are divided by their mean over all channels, so that one lambda suits
+  /// every head and every length of prompt.
+  bool normalised_lambda = false;
+  /// Mean bits of a key channel, 1 to 8: each channel gets 1 to 8 bits, chosen from the prompt by
+  /// what an error in it costs. Where eight channels at a time cannot meet the mean, it is the
+  /// nearest one below. 0: KeyBits for each.
+  double key_bits = 0;
+  /// Bits of a value code: 1, 2, 3, 4 or 8; 0: ValueBits.
+  int value_bits = 0;
+  /// Channels to a value scale: 32, 64, 128, 256 or 512; 0: token_group_size.
+  Index value_group_size = 0;
+  ValueGrid value_grid = ValueGrid::min_max;
+  /// Values are quantized after a Hadamard rotation, which is undone once on the output.
+  bool rotate_values = false;
+  /// The first so many valid tokens of a sequence stay in full precision for good, out of ranges and
+  /// fit: attention sinks.
+  Index exact_tokens = 0;
+  /// Queries of every update shape the metric of the keys that leave the residual next, older ones
+  /// fading by this factor a token; 0: those of the prompt alone (see FitQueries).
+  double query_decay = 0;
+
   Arithmetic arithmetic = Arithmetic::fast;
 };
 
@@ -66,8 +101,10 @@ inline void check(const ModelShape& shape) {
 }
 
 inline void check(const Config& config) {
-  require(config.backend == Backend::quanto || config.backend == Backend::hqq, "config.backend is ",
-          static_cast<int>(config.backend), "; it must be quanto (0) or hqq (1)");
+  require(config.backend == Backend::quanto || config.backend == Backend::hqq ||
+              config.backend == Backend::unbiased,
+          "config.backend is ", static_cast<int>(config.backend),
+          "; it must be quanto (0), hqq (1) or unbiased (2)");
   require(config.quant_group_size >= 1, "config.quant_group_size is ", config.quant_group_size,
           "; it must be at least 1");
   require(config.token_group_size == 32 || config.token_group_size == 64 ||
@@ -81,8 +118,25 @@ inline void check(const Config& config) {
           config.squat_lambda, "; it must be finite and not negative");
   require(config.subspace_dim >= 1, "config.subspace_dim is ", config.subspace_dim,
           "; it must be at least 1");
-  require(config.scale_bits == 16 || config.scale_bits == 32, "config.scale_bits is ",
-          config.scale_bits, "; it must be 16 or 32");
+  require(config.scale_bits == 8 || config.scale_bits == 16 || config.scale_bits == 32,
+          "config.scale_bits is ", config.scale_bits, "; it must be 8, 16 or 32");
+  require(config.key_bits == 0 || (config.key_bits >= 1 && config.key_bits <= 8),
+          "config.key_bits is ", config.key_bits, "; it must be 1 to 8, or 0 for KeyBits");
+  const int value_bits = config.value_bits;
+  require((value_bits >= 0 && value_bits <= 4) || value_bits == 8, "config.value_bits is ",
+          value_bits, "; it must be 1, 2, 3, 4 or 8, or 0 for ValueBits");
+  const Index value_group = config.value_group_size;
+  require(value_group == 0 || value_group == 32 || value_group == 64 || value_group == 128 ||
+              value_group == 256 || value_group == 512,
+          "config.value_group_size is ", value_group,
+          "; it must be 32, 64, 128, 256 or 512, or 0 for token_group_size");
+  require(config.value_grid == ValueGrid::min_max || config.value_grid == ValueGrid::symmetric,
+          "config.value_grid is ", static_cast<int>(config.value_grid),
+          "; it must be min_max (0) or symmetric (1)");
+  require(config.exact_tokens >= 0 && config.exact_tokens <= 1024, "config.exact_tokens is ",
+          config.exact_tokens, "; it must be 0 to 1024");
+  require(config.query_decay >= 0 && config.query_decay <= 1, "config.query_decay is ",
+          config.query_decay, "; it must be 0 to 1");
   require(config.arithmetic == Arithmetic::fast || config.arithmetic == Arithmetic::exact,
           "config.arithmetic is ", static_cast<int>(config.arithmetic),
           "; it must be fast (0) or exact (1)");

@@ -11,11 +11,11 @@ namespace squat {
 /// over the packed codes. Work is cut into tasks, one a kv head and range of `segment_tokens`
 /// tokens, merged in the order of tokens: the result does not depend on who runs them. Needs rows *
 /// heads_per_kv <= FusedAttention::max_rows.
-template <class Scalar, int KeyBits, int ValueBits>
+template <class Scalar>
 class DecodeAttention {
  public:
-  using Fused = FusedAttention<Scalar, KeyBits, ValueBits>;
-  using Layer = LayerCache<Scalar, KeyBits, ValueBits>;
+  using Fused = FusedAttention<Scalar>;
+  using Layer = LayerCache<Scalar>;
 
   static void run(const Layer& layer, const ModelShape& shape, const MatrixView<Scalar>& queries,
                   MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
@@ -27,8 +27,8 @@ class DecodeAttention {
     const std::function<void(Index)> task = [&](Index i) { attention.run_task(layer, i); };
     // Errors in the choice of kernels belong to the caller's thread.
     simd::vector_kernels();
-    simd::dot_kernels<KeyBits>();
-    simd::dot_kernels<ValueBits>();
+    simd::dot_kernels(2);
+    simd::encode_kernels();
     executor.run(attention.tasks(), std::ref(task));
     attention.merge(layer, queries.rows(), out, log_sum_exp);
   }
@@ -49,12 +49,12 @@ class DecodeAttention {
     kv_heads_ = shape.kv_heads;
     heads_ = shape.heads_per_kv();
     head_dim_ = shape.head_dim;
-    stride_ = round_up(head_dim_, CodeTile<ValueBits>::lanes);
+    stride_ = round_up(head_dim_, CodeTile<2>::lanes);
     rows_ = queries.rows() * heads_;
 
     segments_.clear();
     const Index rows = static_cast<Index>(layer.rows().size());
-    const Index segment_rows = segment_tokens / layer.key_block().tokens();
+    const Index segment_rows = segment_tokens / layer.value_block().tokens();
     Index token = 0;
     for (Index row = 0; row == 0 || row < rows; row += segment_rows) {
       const Index last = std::min(row + segment_rows, rows);

@@ -17,13 +17,12 @@ struct DecodedTokens {
 };
 
 /// Calls visit(const DecodedTokens&) for blocks of kv head `head` that begin before token `end`.
-template <class Scalar, int KeyBits, int ValueBits, class Visit>
-void for_decoded_tokens(const LayerCache<Scalar, KeyBits, ValueBits>& layer, Index head, Index end,
+template <class Scalar, class Visit>
+void for_decoded_tokens(const LayerCache<Scalar>& layer, Index head, Index end,
                         Visit&& visit) {
   using Real = ComputeType<Scalar>;
-  const KeyBlock<KeyBits> key_block = layer.key_block();
-  const ValueBlock<ValueBits> value_block = layer.value_block();
-  const Index head_dim = key_block.head_dim(), capacity = BlockRow::max_tokens;
+  const ValueBlock& value_block = layer.value_block();
+  const Index head_dim = value_block.head_dim(), capacity = BlockRow::max_tokens;
   DecodedTokens<Real> tokens;
   tokens.keys.resize(capacity, head_dim);
   tokens.values.resize(capacity, head_dim);
@@ -35,11 +34,17 @@ void for_decoded_tokens(const LayerCache<Scalar, KeyBits, ValueBits>& layer, Ind
   for (const BlockRow& row : layer.rows()) {
     if (tokens.first >= end) return;
     tokens.count = row.tokens;
-    key_block.decode(row.keys(head), row.tokens, tokens.keys.data());
+    row.key_block(head).decode(row.keys(head), row.tokens, tokens.keys.data());
     if (row.value_tokens > 0)
       value_block.decode(row.values(head), row.value_tokens, tokens.values.data());
     for (Index t = row.value_tokens; t < row.tokens; ++t)
       from_residual(layer.value(tokens.first + t), tokens.values.row(t).data());
+    for (Index i = 0; row.has_exact && i < layer.exact_tokens(); ++i) {
+      const Index t = layer.exact_position(i) - tokens.first;
+      if (t < 0 || t >= row.tokens) continue;
+      from_residual(layer.exact_key(i), tokens.keys.row(t).data());
+      from_residual(layer.exact_value(i), tokens.values.row(t).data());
+    }
     tokens.has_padding = row.has_padding;
     for (Index t = 0; t < row.tokens; ++t)
       tokens.valid[static_cast<std::size_t>(t)] = row.is_valid(t);

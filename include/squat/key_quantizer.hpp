@@ -2,28 +2,31 @@
 #pragma once
 
 #include <squat/error_feedback.hpp>
-#include <squat/packed_block.hpp>
+#include <squat/key_block.hpp>
 
 namespace squat {
 
 /// Quantizes blocks of Config::token_group_size keys of one kv head into KeyBlock records. Stands
 /// alone: a caller with a cache of their own needs this, a buffer of block().bytes() (32-byte
 /// aligned) per block, and block().decode() to read it.
-template <class Scalar, int Bits>
+template <class Scalar>
 class KeyQuantizer {
  public:
   using Real = ComputeType<Scalar>;
 
-  KeyQuantizer(Index head_dim, const Config& config) : config_(config), block_(head_dim, config) {
+  /// All channels have `bits` bits.
+  KeyQuantizer(Index head_dim, int bits, const Config& config)
+      : KeyQuantizer(checked(head_dim, bits, config), config) {}
+  KeyQuantizer(KeyBlock block, const Config& config) : config_(config), block_(std::move(block)) {
     check(config);
-    check(ModelShape{1, 1, 1, head_dim});
   }
 
-  const KeyBlock<Bits>& block() const { return block_; }
+  const KeyBlock& block() const { return block_; }
 
-  /// Writes `keys` [token_group_size, head_dim] to `record`. Tokens that `mask` leaves out widen no
-  /// range: their codes are those of a valid neighbour. Fails, leaving `record` alone, on another
-  /// shape, a mask of another length or a `feedback` of another head_dim.
+  /// Writes `keys` [token_group_size, head_dim] to `record`. `feedback` has the channels in the
+  /// block's order. Tokens that `mask` leaves out widen no range: their codes are those of a valid
+  /// neighbour. Fails, leaving `record` alone, on another shape, a mask of another length or a
+  /// `feedback` of another head_dim.
   void quantize(MatrixView<Scalar> keys, const ErrorFeedback<Real>& feedback, std::byte* record,
                 const Mask& mask = {}) const {
     const Index tokens = block_.tokens(), head_dim = block_.head_dim();
@@ -36,14 +39,16 @@ class KeyQuantizer {
 
     Matrix<Real> x = working_copy(keys, mask, feedback.token_major());
     typename ErrorFeedback<Real>::Carry carry(feedback, tokens);
-    Codes codes(depths, tokens);
-    for (Index first = 0; first < head_dim; first += feedback.step()) {
-      const Index count = std::min(feedback.step(), head_dim - first);
+    Codes codes(8, tokens);
+    for (Index first = 0; first < head_dim; first += feedback.block()) {
+      const Index count = std::min(feedback.block(), head_dim - first);
       feedback.correct(x, first, count, carry);
       if (feedback.token_major())
         encode_token_major(x, first, count, codes, record);
+      else if (feedback.has_inner())
+        encode_octet(x.row(first).data(), feedback.inner(first), first, codes, record);
       else
-        encode_channel_major(x, first, count, codes, record);
+        encode_channels(x, first, count, codes, record);
       feedback.absorb(x, first, count, carry);
     }
   }
@@ -51,13 +56,17 @@ class KeyQuantizer {
  private:
   using Codes = Matrix<std::uint8_t>;  // of an octet of channels [8, tokens]
 
-  static constexpr Index depths = CodeTile<Bits>::depths;
-  static constexpr Index lanes = CodeTile<Bits>::lanes;
+  static KeyBlock checked(Index head_dim, int bits, const Config& config) {
+    check(config);
+    check(ModelShape{1, 1, 1, head_dim});
+    require(bits >= 1 && bits <= 8, "bits of keys are ", bits, "; they must be 1 to 8");
+    return KeyBlock(head_dim, bits, config);
+  }
 
-  /// Keys as [tokens, head_dim] or [head_dim, tokens], masked tokens replaced by the valid token
-  /// before them, or else the first valid one.
-  static Matrix<Real> working_copy(const MatrixView<Scalar>& keys, const Mask& mask,
-                                   bool token_major) {
+  /// Keys as [tokens, head_dim] or [head_dim, tokens], channels in the block's order, masked tokens
+  /// replaced by the valid token before them, or else the first valid one.
+  Matrix<Real> working_copy(const MatrixView<Scalar>& keys, const Mask& mask,
+                            bool token_major) const {
     Index stand_in = 0;
     while (stand_in < keys.rows() - 1 && !mask[stand_in]) ++stand_in;
     Matrix<Real> x(token_major ? keys.rows() : keys.cols(),
@@ -66,70 +75,117 @@ class KeyQuantizer {
       if (mask[token]) stand_in = token;
       const Scalar* key = keys.row(stand_in).data();
       if (token_major)
-        for (Index c = 0; c < keys.cols(); ++c) x(token, c) = static_cast<Real>(key[c]);
+        for (Index p = 0; p < keys.cols(); ++p)
+          x(token, p) = static_cast<Real>(key[block_.channel_at(p)]);
       else
-        for (Index c = 0; c < keys.cols(); ++c) x(c, token) = static_cast<Real>(key[c]);
+        for (Index p = 0; p < keys.cols(); ++p)
+          x(p, token) = static_cast<Real>(key[block_.channel_at(p)]);
     }
     return x;
   }
 
-  /// Codes of channels [first, first + count); their keys in x become errors, stored - corrected.
+  /// Codes of the channels at [first, first + count), x [tokens, head_dim]; their keys in x become
+  /// errors, stored - corrected.
   void encode_token_major(Matrix<Real>& x, Index first, Index count, Codes& codes,
                           std::byte* record) const {
-    for (Index channel = first; channel < first + count; channel += depths) {
-      if constexpr (std::is_same_v<Real, float>) {
-        if (config_.backend == Backend::quanto) {
-          simd::encode_kernels<Bits>().keys(
-              x.data() + channel, x.cols(), x.rows(), config_.scale_bits,
-              block_.table().scale(record, channel), block_.table().zero(record, channel),
-              block_.tile(record, 0, channel)->bytes,
-              x.cols() / depths * Index{sizeof(CodeTile<Bits>)});
-          continue;
+    for (const KeyBlock::Run& run : block_.runs()) {
+      const Index begin = std::max(first, run.first);
+      const Index end = std::min(first + count, run.first + run.count);
+      for (Index position = begin; position < end; position += 8) {
+        if constexpr (std::is_same_v<Real, float>) {
+          if (config_.backend == Backend::quanto && config_.scale_bits != 8 &&
+              run.planes.count == 1) {
+            simd::encode_kernels(run.bits).keys(
+                x.data() + position, x.cols(), x.rows(), config_.scale_bits,
+                block_.table().scale(record, position), block_.table().zero(record, position),
+                block_.tile(record, run, 0, 0, position), KeyBlock::tile_stride(run, 0));
+            continue;
+          }
         }
+        Matrix<Real> channels = x.middleCols(position, 8).transpose();
+        encode_octet(channels.data(), nullptr, position, codes, record);
+        x.middleCols(position, 8) = channels.transpose();
       }
-      Matrix<Real> channels = x.middleCols(channel, depths).transpose();
-      encode_channel_major(channels, 0, depths, codes, record, channel);
-      x.middleCols(channel, depths) = channels.transpose();
     }
   }
 
-  /// The same for x [head_dim, tokens]; row `first` of x is channel first + shift. Channels come in
-  /// order; the codes of an octet are packed with its last one.
-  void encode_channel_major(Matrix<Real>& x, Index first, Index count, Codes& codes,
-                            std::byte* record, Index shift = 0) const {
-    for (Index row = first; row < first + count; ++row) {
-      const Index channel = row + shift;
-      encode_channel(x.row(row).data(), codes.row(channel % depths).data(), record, channel);
-      if (channel % depths == depths - 1)
-        simd::encode_kernels<Bits>().pack(
-            codes.data(), x.cols(), block_.tile(record, 0, channel)->bytes,
-            block_.head_dim() / depths * Index{sizeof(CodeTile<Bits>)});
+  /// Codes of the channels at [first, first + count), x [head_dim, tokens]. Channels come in order;
+  /// the codes of an octet are packed with its last one.
+  void encode_channels(Matrix<Real>& x, Index first, Index count, Codes& codes,
+                       std::byte* record) const {
+    for (Index position = first; position < first + count; ++position) {
+      encode_channel(x.row(position).data(), codes.row(position % 8).data(), record, position);
+      if (position % 8 == 7) pack(codes, position - 7, record);
     }
   }
 
-  /// Codes [tokens] of one channel; `x` [tokens] becomes its error, stored - x.
-  void encode_channel(Real* x, std::uint8_t* codes, std::byte* record, Index channel) const {
+  /// Codes of eight channels x [8][tokens] with feedback from one to the next; their keys become
+  /// errors, stored - x as it came.
+  void encode_octet(Real* x, const Real* inner, Index first, Codes& codes,
+                    std::byte* record) const {
+    const Index tokens = block_.tokens();
+    static constexpr Real none[64] = {};
+    if (inner == nullptr) inner = none;
     if constexpr (std::is_same_v<Real, float>) {
-      if (config_.backend == Backend::quanto) {
-        simd::encode_kernels<Bits>().channel(x, block_.tokens(), config_.scale_bits,
-                                             block_.table().scale(record, channel),
-                                             block_.table().zero(record, channel), codes);
+      if (config_.backend != Backend::hqq) {
+        Affine<float> affine[8];
+        simd::encode_kernels().octet(
+            x, tokens, inner,
+            {block_.bits_at(first), config_.scale_bits, config_.backend == Backend::unbiased},
+            block_.expected() == nullptr ? nullptr : block_.expected() + first, affine,
+            codes.data());
+        for (Index k = 0; k < 8; ++k) block_.set_affine(record, first + k, affine[k]);
+        pack(codes, first, record);
         return;
       }
     }
-    const Real levels = static_cast<Real>((1 << Bits) - 1);
-    const Affine<Real> affine = fit_affine(x, block_.tokens(), levels, config_);
-    const Real inverse = inverse_scale(affine);
-    block_.set_affine(record, channel, affine);
-    for (Index token = 0; token < block_.tokens(); ++token) {
-      const Real code = nearest_code(x[token], affine, inverse, levels);
-      codes[token] = static_cast<std::uint8_t>(code);
-      x[token] = affine.scale * code + affine.zero - x[token];
+    Real moved[128];  // the largest block
+    for (Index k = 0; k < 8; ++k) {
+      Real* own = x + k * tokens;
+      std::copy_n(own, tokens, moved);
+      for (Index i = 0; i < k; ++i)
+        for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * x[i * tokens + t];
+      const Affine<Real> affine =
+          encode_channel(moved, codes.row(k).data(), record, first + k);
+      for (Index t = 0; t < tokens; ++t)
+        own[t] = affine.scale * static_cast<Real>(codes(k, t)) + affine.zero - own[t];
+    }
+    pack(codes, first, record);
+  }
+
+  /// Codes [tokens] of the channel at `position`; `x` [tokens] becomes its error, stored - x.
+  Affine<Real> encode_channel(Real* x, std::uint8_t* codes, std::byte* record,
+                              Index position) const {
+    const Affine<Real> affine =
+        encode_group(x, block_.tokens(), block_.bits_at(position), config_,
+                     static_cast<Real>(block_.expected(position)), codes);
+    block_.set_affine(record, position, affine);
+    for (Index token = 0; token < block_.tokens(); ++token)
+      x[token] = affine.scale * static_cast<Real>(codes[token]) + affine.zero - x[token];
+    return affine;
+  }
+
+  /// Packs the codes of the octet at `first`.
+  void pack(const Codes& codes, Index first, std::byte* record) const {
+    const KeyBlock::Run& run = block_.run_of(first);
+    for (int plane = 0; plane < run.planes.count; ++plane) {
+      const int shift = run.planes.shift[plane];
+      const unsigned mask = (1u << run.planes.bits[plane]) - 1;
+      std::uint8_t part[8 * 128];
+      const std::uint8_t* source = codes.data();
+      if (run.planes.count > 1) {
+        for (Index i = 0; i < codes.size(); ++i)
+          part[i] = static_cast<std::uint8_t>(source[i] >> shift & mask);
+        source = part;
+      }
+      simd::encode_kernels(run.planes.bits[plane])
+          .pack(source, block_.tokens(), block_.tile(record, run, plane, 0, first),
+                KeyBlock::tile_stride(run, plane));
     }
   }
 
   Config config_;
-  KeyBlock<Bits> block_;
+  KeyBlock block_;
 };
 
 }  // namespace squat

@@ -11,36 +11,73 @@
 
 namespace squat {
 
+/// What keys of a layer are quantized with, an entry a kv head.
+template <class Scalar>
+struct KeyPlan {
+  std::shared_ptr<const std::vector<KeyBlock>> blocks;
+  std::vector<KeyQuantizer<Scalar>> quantizers;                      ///< for these blocks
+  std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;  ///< channels in their order
+
+  KeyPlan(std::vector<KeyBlock> key_blocks, std::vector<ErrorFeedback<ComputeType<Scalar>>> tables,
+          const Config& config)
+      : blocks(std::make_shared<const std::vector<KeyBlock>>(std::move(key_blocks))),
+        feedback(std::move(tables)) {
+    quantizers.reserve(blocks->size());
+    for (const KeyBlock& block : *blocks) quantizers.emplace_back(block, config);
+  }
+
+  Index bytes() const {
+    Index sum = Index{sizeof(*this)};
+    for (const auto& table : feedback) sum += Index{sizeof(table)} + table.bytes();
+    for (const auto& quantizer : quantizers) sum += Index{sizeof(quantizer)};
+    return sum;
+  }
+};
+
 /// The tokens of one layer and sequence, oldest first. Keys [0, quantized_keys()) and values
 /// [0, quantized_values()) are packed in rows(); the newer ones are in residuals. There are never
-/// more packed values than packed keys.
+/// more packed values than packed keys. The first Config::exact_tokens valid tokens are kept in full
+/// precision too, in place of what their slots hold.
 ///
 /// append() and flush() either do all of their work or, when memory runs out, none.
-template <class Scalar, int KeyBits, int ValueBits>
+template <class Scalar>
 class LayerCache {
  public:
   using Real = ComputeType<Scalar>;
 
-  LayerCache(const ModelShape& shape, const Config& config)
+  /// All key records have the size of `key_block`'s.
+  LayerCache(const ModelShape& shape, const Config& config, const KeyBlock& key_block,
+             int value_bits)
       : kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
         config_(config),
+        key_bytes_(key_block.bytes()),
+        key_code_bytes_(key_block.code_bytes()),
+        values_quantizer_(shape.head_dim, value_bits, config),
         keys_(kv_heads_ * head_dim_),
         values_(kv_heads_ * head_dim_),
-        valid_(1) {}
+        valid_(1),
+        exact_keys_(kv_heads_ * head_dim_),
+        exact_values_(kv_heads_ * head_dim_),
+        exact_positions_(1) {}
 
   Index size() const { return quantized_keys_ + keys_.size(); }
   Index quantized_keys() const { return quantized_keys_; }
   Index quantized_values() const { return quantized_values_; }
   bool has_valid() const { return valid_tokens_ > 0; }
 
-  KeyBlock<KeyBits> key_block() const { return {head_dim_, config_}; }
-  ValueBlock<ValueBits> value_block() const { return {head_dim_, config_}; }
+  const ValueBlock& value_block() const { return values_quantizer_.block(); }
   const std::vector<BlockRow>& rows() const { return rows_; }
   /// Residual key of `token` [kv_heads * head_dim]; token >= quantized_keys(). Padding is zero.
   const Scalar* key(Index token) const { return keys_.row(token - quantized_keys_); }
   /// Residual value of `token` [kv_heads * head_dim]; token >= quantized_values().
   const Scalar* value(Index token) const { return values_.row(token - quantized_values_); }
+  Index exact_tokens() const { return exact_positions_.size(); }
+  Index exact_position(Index i) const { return *exact_positions_.row(i); }
+  const Scalar* exact_key(Index i) const { return exact_keys_.row(i); }
+  const Scalar* exact_value(Index i) const { return exact_values_.row(i); }
+  /// How many of the next valid tokens will be exact.
+  Index exact_to_come() const { return config_.exact_tokens - exact_tokens(); }
   /// Whether `token` is not padding.
   bool is_valid(Index token) const {
     if (token >= quantized_keys_) return *valid_.row(token - quantized_keys_) != 0;
@@ -55,6 +92,10 @@ class LayerCache {
     keys_.reserve(count);
     values_.reserve(count);
     valid_.reserve(count);
+    const Index exact = std::min(count, exact_to_come());
+    exact_keys_.reserve(exact);
+    exact_values_.reserve(exact);
+    exact_positions_.reserve(exact);
   }
 
   /// Appends tokens in full precision; keys and values [tokens, kv_heads * head_dim].
@@ -65,6 +106,11 @@ class LayerCache {
     std::uint8_t* valid = valid_.append(keys.rows());
     const Index width = kv_heads_ * head_dim_;
     for (Index token = 0; token < keys.rows(); ++token, key += width, value += width) {
+      if (mask[token] && exact_to_come() > 0) {
+        std::copy_n(keys.row(token).data(), width, exact_keys_.append(1));
+        std::copy_n(values.row(token).data(), width, exact_values_.append(1));
+        *exact_positions_.append(1) = size() - keys.rows() + token;
+      }
       valid[token] = mask[token];
       valid_tokens_ += mask[token];
       // Padding may hold anything, so nothing of it is kept.
@@ -78,13 +124,29 @@ class LayerCache {
     }
   }
 
+  /// Keys that a flush would pack.
+  Index leaving_keys() const {
+    return keys_.size() / config_.residual_length * config_.residual_length;
+  }
+
+  /// Adds the keys that a flush would pack to `statistics`, an entry a kv head.
+  void describe(std::vector<KeyStatistics>& statistics) const {
+    const Index tokens = config_.token_group_size;
+    for (Index first = 0; first < leaving_keys(); first += tokens) {
+      std::uint8_t counts[BlockRow::max_tokens];
+      mark(first, counts);
+      for (Index head = 0; head < kv_heads_; ++head)
+        statistics[at(head)].add(residual_keys(first, head), Mask(counts, tokens));
+    }
+  }
+
   /// Packs what the residual no longer has to hold: the largest multiple of residual_length of the
-  /// keys, and the values but for the newest residual_length. `feedback` has one entry a kv head.
-  void flush(const std::vector<ErrorFeedback<Real>>& feedback) {
-    const Index leaving_keys = keys_.size() / config_.residual_length * config_.residual_length;
+  /// keys, and the values but for the newest residual_length.
+  void flush(const KeyPlan<Scalar>& plan) {
+    const Index leaving_keys = this->leaving_keys();
     const Index leaving_values = std::max(values_.size() - config_.residual_length, Index{0});
     RowsGuard guard(rows_);
-    if (leaving_keys > 0) pack_keys(leaving_keys, feedback);
+    if (leaving_keys > 0) pack_keys(leaving_keys, plan);
     if (leaving_values > 0) pack_values(leaving_values);
     guard.keep();
     take_keys(leaving_keys);
@@ -98,7 +160,7 @@ class LayerCache {
       const Index kept = std::max(size - (quantized_keys_ - row.tokens), Index{0});
       for (Index token = kept; token < row.tokens; ++token) valid_tokens_ -= row.is_valid(token);
       quantized_keys_ -= row.tokens - kept;
-      row.tokens = kept;
+      row.tokens = static_cast<std::int32_t>(kept);
       if (kept == 0) rows_.pop_back();
     }
     const Index residual = size - quantized_keys_;
@@ -111,22 +173,32 @@ class LayerCache {
     if (!rows_.empty())
       rows_.back().value_tokens = std::min(rows_.back().value_tokens, rows_.back().tokens);
     value_row_ = std::min(value_row_, static_cast<Index>(rows_.size()));
+    Index exact = exact_tokens();
+    while (exact > 0 && exact_position(exact - 1) >= size) --exact;
+    exact_keys_.truncate(exact);
+    exact_values_.truncate(exact);
+    exact_positions_.truncate(exact);
   }
 
   MemoryUsage memory() const {
     MemoryUsage usage;
-    const KeyBlock<KeyBits> key_block = this->key_block();
-    const ValueBlock<ValueBits> value_block = this->value_block();
-    const Index codes = kv_heads_ * (key_block.code_bytes() + value_block.code_bytes());
+    const Index codes = kv_heads_ * (key_code_bytes_ + value_block().code_bytes());
     const Slab* counted = nullptr;
+    const std::vector<KeyBlock>* described = nullptr;
     for (const BlockRow& row : rows_) {
-      if (row.slab.get() == counted) continue;
-      counted = row.slab.get();
-      usage.codes += counted->rows() * codes;
-      usage.scales += counted->bytes() - counted->rows() * codes;
-      usage.bookkeeping += Index{sizeof(Slab)};
+      if (row.slab.get() != counted) {
+        counted = row.slab.get();
+        usage.codes += counted->rows() * codes;
+        usage.scales += counted->bytes() - counted->rows() * codes;
+        usage.bookkeeping += Index{sizeof(Slab)};
+      }
+      if (row.key_blocks.get() != described) {
+        described = row.key_blocks.get();
+        for (const KeyBlock& block : *described) usage.headers += block.header_bytes();
+      }
     }
-    usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes();
+    usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes() + exact_keys_.bytes() +
+                     exact_values_.bytes() + exact_positions_.bytes();
     usage.bookkeeping +=
         Index{sizeof(*this)} + static_cast<Index>(rows_.capacity() * sizeof(BlockRow));
     return usage;
@@ -152,8 +224,6 @@ class LayerCache {
   /// An empty row behind the last one, in the last slab if it has room. Slabs grow with the cache,
   /// so that at most an eighth of them, and 32 rows, waits for tokens; `coming` rows are sure to.
   BlockRow next_row(Index coming) const {
-    const KeyBlock<KeyBits> key_block = this->key_block();
-    const ValueBlock<ValueBits> value_block = this->value_block();
     BlockRow row;
     if (!rows_.empty() && rows_.back().slot + 1 < rows_.back().slab->rows()) {
       row.slab = rows_.back().slab;
@@ -161,30 +231,51 @@ class LayerCache {
     } else {
       const Index eighth = static_cast<Index>(rows_.size()) / 8;
       row.slab = std::make_shared<Slab>(std::clamp(std::max(eighth, coming), Index{1}, Index{32}),
-                                        kv_heads_, key_block.bytes(), value_block.bytes());
+                                        kv_heads_, key_bytes_, value_block().bytes());
     }
     // Slots for values to come count as zero until they do.
     for (Index head = 0; head < kv_heads_; ++head)
-      std::fill_n(row.values(head), value_block.bytes(), std::byte{0});
+      std::fill_n(row.values(head), value_block().bytes(), std::byte{0});
     return row;
   }
 
+  /// Which of a block of residual keys from `first` on are valid and not exact; returns whether some
+  /// are exact.
+  bool mark(Index first, std::uint8_t* counts) const {
+    const Index tokens = config_.token_group_size;
+    std::copy_n(valid_.row(first), tokens, counts);
+    bool has_exact = false;
+    for (Index i = 0; i < exact_tokens(); ++i) {
+      const Index token = exact_position(i) - quantized_keys_ - first;
+      if (token < 0 || token >= tokens) continue;
+      counts[token] = 0;
+      has_exact = true;
+    }
+    return has_exact;
+  }
+
+  /// A block of residual keys of one head, from `first` on.
+  Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> residual_keys(Index first,
+                                                                          Index head) const {
+    return {keys_.row(first) + head * head_dim_, config_.token_group_size, head_dim_,
+            Eigen::OuterStride<>(kv_heads_ * head_dim_)};
+  }
+
   /// Quantizes the oldest `count` residual keys into new rows. They count once take_keys() says so.
-  void pack_keys(Index count, const std::vector<ErrorFeedback<Real>>& feedback) {
-    const KeyQuantizer<Scalar, KeyBits> quantizer(head_dim_, config_);
+  void pack_keys(Index count, const KeyPlan<Scalar>& plan) {
     const Index tokens = config_.token_group_size;
     for (Index first = 0; first < count; first += tokens) {
       BlockRow row = next_row((count - first) / tokens);
-      row.tokens = tokens;
+      row.key_blocks = plan.blocks;
+      row.tokens = static_cast<std::int32_t>(tokens);
       const std::uint8_t* valid = valid_.row(first);
       for (Index token = 0; token < tokens; ++token)
         if (!valid[token]) row.set_padding(token);
-      for (Index head = 0; head < kv_heads_; ++head) {
-        const Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> keys(
-            keys_.row(first) + head * head_dim_, tokens, head_dim_,
-            Eigen::OuterStride<>(kv_heads_ * head_dim_));
-        quantizer.quantize(keys, feedback[at(head)], row.keys(head), Mask(valid, tokens));
-      }
+      std::uint8_t counts[BlockRow::max_tokens];
+      row.has_exact = mark(first, counts);
+      for (Index head = 0; head < kv_heads_; ++head)
+        plan.quantizers[at(head)].quantize(residual_keys(first, head), plan.feedback[at(head)],
+                                           row.keys(head), Mask(counts, tokens));
       rows_.push_back(std::move(row));
     }
   }
@@ -200,23 +291,30 @@ class LayerCache {
   /// Quantizes the oldest `count` residual values into free slots. They count once take_values()
   /// says so. There are rows for them all: no value leaves its residual before its key does.
   void pack_values(Index count) {
-    const ValueQuantizer<Scalar, ValueBits> quantizer(head_dim_, config_);
     for (Index done = 0, r = value_row_; done < count; ++r) {
       BlockRow& row = rows_[at(r)];
-      const Index here = std::min(row.tokens - row.value_tokens, count - done);
-      for (Index head = 0; head < kv_heads_; ++head)
-        for (Index token = 0; token < here; ++token)
-          quantizer.quantize(values_.row(done + token) + head * head_dim_, row.values(head),
-                             row.value_tokens + token);
+      const Index here = std::min(Index{row.tokens - row.value_tokens}, count - done);
+      for (Index token = 0; token < here; ++token) {
+        if (row.has_exact && is_exact(quantized_values_ + done + token)) continue;
+        for (Index head = 0; head < kv_heads_; ++head)
+          values_quantizer_.quantize(values_.row(done + token) + head * head_dim_, row.values(head),
+                                     row.value_tokens + token);
+      }
       done += here;
     }
+  }
+
+  bool is_exact(Index token) const {
+    for (Index i = 0; i < exact_tokens(); ++i)
+      if (exact_position(i) == token) return true;
+    return false;
   }
 
   void take_values(Index count) noexcept {
     for (Index left = count; left > 0;) {
       BlockRow& row = rows_[at(value_row_)];
-      const Index here = std::min(row.tokens - row.value_tokens, left);
-      row.value_tokens += here;
+      const Index here = std::min(Index{row.tokens - row.value_tokens}, left);
+      row.value_tokens += static_cast<std::int32_t>(here);
       left -= here;
       if (row.value_tokens == row.tokens) ++value_row_;
     }
@@ -228,6 +326,9 @@ class LayerCache {
   Index kv_heads_;
   Index head_dim_;
   Config config_;
+  Index key_bytes_;
+  Index key_code_bytes_;
+  ValueQuantizer<Scalar> values_quantizer_;
   std::vector<BlockRow> rows_;
   Index quantized_keys_ = 0;
   Index quantized_values_ = 0;
@@ -236,6 +337,9 @@ class LayerCache {
   TokenBuffer<Scalar> keys_;
   TokenBuffer<Scalar> values_;
   TokenBuffer<std::uint8_t> valid_;
+  TokenBuffer<Scalar> exact_keys_;
+  TokenBuffer<Scalar> exact_values_;
+  TokenBuffer<Index> exact_positions_;
 };
 
 }  // namespace squat

@@ -10,15 +10,17 @@ namespace squat {
 struct MemoryUsage {
   Index codes = 0;        ///< packed codes
   Index scales = 0;       ///< scales, zero points and the padding of records
+  Index headers = 0;      ///< what the blocks of a fit share: orders, widths, expected middles
   Index residual = 0;     ///< tokens in full precision
   Index subspace = 0;     ///< second moments and feedback tables
   Index bookkeeping = 0;  ///< block tables and the objects themselves
 
-  Index total() const { return codes + scales + residual + subspace + bookkeeping; }
+  Index total() const { return codes + scales + headers + residual + subspace + bookkeeping; }
 
   MemoryUsage& operator+=(const MemoryUsage& other) {
     codes += other.codes;
     scales += other.scales;
+    headers += other.headers;
     residual += other.residual;
     subspace += other.subspace;
     bookkeeping += other.bookkeeping;

@@ -44,7 +44,7 @@ class OnlineSoftmax {
       sum_[row] += sum;
     }
     if constexpr (single)
-      simd::encode_kernels<2>().add_products(
+      simd::encode_kernels().add_products(
           scores_.data(), scores_.cols(), tokens.values.data(), tokens.values.cols(),
           sum_values_.data(), sum_values_.cols(), scores_.rows(), tokens.count, sum_values_.cols());
     else
@@ -76,7 +76,7 @@ class OnlineSoftmax {
       keys_transposed_.leftCols(tokens.count) = tokens.keys.topRows(tokens.count).transpose();
       keys_transposed_.rightCols(padded - tokens.count).setZero();
       scores_.setZero(queries_.rows(), padded);
-      simd::encode_kernels<2>().add_products(queries_.data(), queries_.cols(),
+      simd::encode_kernels().add_products(queries_.data(), queries_.cols(),
                                              keys_transposed_.data(), padded, scores_.data(),
                                              padded, queries_.rows(), queries_.cols(), padded);
     } else {

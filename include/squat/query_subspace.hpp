@@ -5,6 +5,7 @@
 #include <Eigen/SVD>
 #include <squat/config.hpp>
 #include <squat/options.hpp>
+#include <vector>
 
 namespace squat {
 
@@ -44,6 +45,9 @@ class SecondMoment {
   const Matrix<double>& sum() const { return sum_; }  ///< [head_dim, head_dim]
   Index bytes() const { return sum_.size() * Index{sizeof(double)}; }
 
+  /// Weighs what was added so far by `factor`.
+  void fade(double factor) { sum_ *= factor; }
+
  private:
   Matrix<double> sum_;
   Index count_ = 0;
@@ -55,19 +59,24 @@ class SecondMoment {
 class QuerySubspace {
  public:
   /// From the second moment Q^T Q, whose eigenvectors are Q's right singular vectors.
-  static QuerySubspace fit(const SecondMoment& moment, Index rank, double lambda) {
+  /// With `normalised` squared singular values are divided by their mean over the channels, so that
+  /// lambda means the same for every number and size of queries.
+  static QuerySubspace fit(const SecondMoment& moment, Index rank, double lambda,
+                           bool normalised = false) {
     check_arguments(rank, lambda);
     const Index r = std::min(rank, moment.head_dim());
     Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> eigen(moment.sum());
     require(eigen.info() == Eigen::Success,
             "the eigenvalues of the second moment did not converge");
+    const double mean = moment.sum().trace() / static_cast<double>(moment.head_dim());
+    const double unit = normalised && mean > 0 ? mean : 1;
     QuerySubspace subspace;
     subspace.lambda_ = lambda;
     subspace.qhat_.resize(r, moment.head_dim());
     for (Index i = 0; i < r; ++i) {
       const Index from_top = moment.head_dim() - 1 - i;  // Eigen sorts upwards
       // Rounding can leave a null direction slightly negative.
-      const double s = std::sqrt(std::max(eigen.eigenvalues()[from_top], 0.0));
+      const double s = std::sqrt(std::max(eigen.eigenvalues()[from_top], 0.0) / unit);
       subspace.qhat_.row(i) = s * eigen.eigenvectors().col(from_top).transpose();
     }
     return subspace;
@@ -90,6 +99,14 @@ class QuerySubspace {
     subspace.qhat_ = Matrix<double>::Zero(r, q.cols());
     subspace.qhat_.topRows(available) = svd.singularValues().head(available).asDiagonal() *
                                         svd.matrixV().leftCols(available).transpose();
+    return subspace;
+  }
+
+  /// Channels in another order: position i is channel order[i]. An empty order changes nothing.
+  QuerySubspace reordered(const std::vector<std::uint16_t>& order) const {
+    QuerySubspace subspace = *this;
+    for (std::size_t i = 0; i < order.size(); ++i)
+      subspace.qhat_.col(static_cast<Index>(i)) = qhat_.col(order[i]);
     return subspace;
   }
 

@@ -1,60 +1,78 @@
 // Values: per token, a group of channels to a scale.
 #pragma once
 
-#include <squat/packed_block.hpp>
 #include <squat/simd/encode.hpp>
+#include <squat/value_block.hpp>
 
 namespace squat {
 
 /// Quantizes values of one kv head, a token at a time, into the slots of ValueBlock records. Stands
 /// alone, as KeyQuantizer does.
-template <class Scalar, int Bits>
+template <class Scalar>
 class ValueQuantizer {
  public:
   using Real = ComputeType<Scalar>;
 
-  ValueQuantizer(Index head_dim, const Config& config) : config_(config), block_(head_dim, config) {
+  ValueQuantizer(Index head_dim, int bits, const Config& config)
+      : config_(config), bits_(bits), block_(head_dim, bits, config) {
     check(config);
     check(ModelShape{1, 1, 1, head_dim});
+    require((bits >= 1 && bits <= 4) || bits == 8, "bits of values are ", bits,
+            "; they must be 1, 2, 3, 4 or 8");
   }
 
-  const ValueBlock<Bits>& block() const { return block_; }
+  const ValueBlock& block() const { return block_; }
 
   /// Writes `value` [head_dim] to slot `token` of `record`. Other slots stay as they are.
   void quantize(const Scalar* value, std::byte* record, Index token) const {
     require(token >= 0 && token < block_.tokens(), "token is ", token, "; a block has ",
             block_.tokens());
-    const Real levels = static_cast<Real>((1 << Bits) - 1);
+    const Index head_dim = block_.head_dim();
     Real x[512];  // the largest head_dim
-    for (Index channel = 0; channel < block_.head_dim(); ++channel)
+    for (Index channel = 0; channel < head_dim; ++channel)
       x[channel] = static_cast<Real>(value[channel]);
+    if (block_.is_rotated()) rotate(x);
+    std::uint8_t codes[512];
     for (Index group = 0; group < block_.groups(); ++group) {
       const Index begin = block_.group_begin(group), count = block_.group_end(group) - begin;
-      if constexpr (std::is_same_v<Real, float>) {
-        if (config_.backend == Backend::quanto) {
-          const Index entry = group * block_.tokens() + token;
-          simd::encode_kernels<Bits>().value(
-              x + begin, count, config_.scale_bits, block_.table().scale(record, entry),
-              block_.table().zero(record, entry), block_.tile(record, token, begin)->bytes,
-              block_.tokens() / CodeTile<Bits>::depths * Index{sizeof(CodeTile<Bits>)},
-              token % CodeTile<Bits>::depths);
-          continue;
-        }
-      }
-      const Affine<Real> affine = fit_affine(x + begin, count, levels, config_);
-      const Real inverse = inverse_scale(affine);
-      block_.set_affine(record, token, group, affine);
-      for (Index channel = begin; channel < begin + count; ++channel) {
-        const int code = static_cast<int>(nearest_code(x[channel], affine, inverse, levels));
-        block_.tile(record, token, channel)
-            ->set(channel % CodeTile<Bits>::lanes, token % CodeTile<Bits>::depths, code);
-      }
+      block_.set_affine(record, token, group, encode(x + begin, count, codes + begin));
     }
+    simd::encode_kernels(bits_).put(codes, head_dim, block_.tile(record, token, 0),
+                                    block_.tile_stride(), token % 8);
   }
 
  private:
+  void rotate(Real* x) const {
+    if constexpr (std::is_same_v<Real, float>)
+      simd::encode_kernels().rotate(x, block_.head_dim());
+    else
+      hadamard(x, block_.head_dim());
+  }
+
+  /// Codes of one group, and their affine as it is stored.
+  Affine<Real> encode(const Real* x, Index count, std::uint8_t* codes) const {
+    if (config_.value_grid == ValueGrid::symmetric) {
+      Real scale;
+      if constexpr (std::is_same_v<Real, float>)
+        scale = simd::encode_kernels().symmetric(x, count, bits_, codes);
+      else
+        scale = symmetric_codes(x, count, bits_, codes);
+      const float single = static_cast<float>(scale);
+      return {config_.scale_bits == 8
+                  ? static_cast<Real>(scale_from_byte(scale_to_byte(single)))
+                  : as_stored(static_cast<Real>(single), config_.scale_bits),
+              0};
+    }
+    if constexpr (std::is_same_v<Real, float>)
+      if (config_.backend != Backend::hqq)
+        return simd::encode_kernels().group(
+            x, count, {bits_, config_.scale_bits, config_.backend == Backend::unbiased}, codes);
+    return encode_group(x, count, bits_, config_, Real(0), codes);
+  }
+
   Config config_;
-  ValueBlock<Bits> block_;
+  int bits_;
+  ValueBlock block_;
 };
 
 }  // namespace squat

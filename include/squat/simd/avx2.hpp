@@ -9,13 +9,29 @@
 namespace squat::simd {
 
 struct Avx2 : Avx2Dot {
-  SQUAT_AVX2 static void widen(const std::uint16_t* half, Index n, float centre, float* scale,
-                               float* middle) {
+  SQUAT_AVX2 static void widen(const std::uint16_t* scales, const std::uint16_t* zeros, Index n,
+                               float centre, float* scale, float* middle) {
     const __m256 c = _mm256_set1_ps(centre);
     for (Index i = 0; i < n; i += 8) {
-      const __m256 s = _mm256_cvtph_ps(load128(half + i));
+      const __m256 s = _mm256_cvtph_ps(load128(scales + i));
       _mm256_storeu_ps(scale + i, s);
-      _mm256_storeu_ps(middle + i, _mm256_fmadd_ps(c, s, _mm256_cvtph_ps(load128(half + n + i))));
+      _mm256_storeu_ps(middle + i, zeros == nullptr
+                                       ? _mm256_setzero_ps()
+                                       : _mm256_fmadd_ps(c, s, _mm256_cvtph_ps(load128(zeros + i))));
+    }
+  }
+
+  SQUAT_AVX2 static void widen8(const std::uint8_t* scales, const std::int8_t* middles,
+                                const float* expected, Index n, float step, float* scale,
+                                float* middle) {
+    for (Index i = 0; i < n; i += 8) {
+      const __m256 s = _mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(load64(scales + i)), 7));
+      _mm256_storeu_ps(scale + i, s);
+      __m256 m = expected == nullptr ? _mm256_setzero_ps() : _mm256_loadu_ps(expected + i);
+      if (middles != nullptr)
+        m = _mm256_fmadd_ps(_mm256_mul_ps(s, _mm256_set1_ps(step)),
+                            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load64(middles + i))), m);
+      _mm256_storeu_ps(middle + i, m);
     }
   }
 
@@ -246,8 +262,8 @@ struct Avx2 : Avx2Dot {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"avx2",   widen,  fix,          try_fold8, fold8,
-            is_fine8, fold16, exponentiate, dot_rows,  add_rows};
+    return {"avx2",   widen,  widen8,       fix,      try_fold8, fold8,
+            is_fine8, fold16, exponentiate, dot_rows, add_rows};
   }
 
  private:

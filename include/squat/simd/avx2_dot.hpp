@@ -24,7 +24,7 @@ struct Avx2Dot : Avx2Registers {
   }
 
   template <int Bits>
-  static constexpr DotKernels<Bits> dot_kernels() {
+  static constexpr DotKernels dot_kernels() {
     if constexpr (Bits <= 4)
       return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
               dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
@@ -47,6 +47,13 @@ struct Avx2Dot : Avx2Registers {
         quarters[s] = _mm256_and_si256(plane, nibble);
         quarters[s + 2] = _mm256_and_si256(_mm256_srli_epi16(plane, 4), nibble);
       }
+    } else if constexpr (Bits == 1) {
+      const __m256i one = _mm256_set1_epi8(1);
+      const __m256i bits = spread_plane(tile);
+      quarters[0] = _mm256_and_si256(bits, one);
+      quarters[1] = _mm256_and_si256(_mm256_srli_epi16(bits, 2), one);
+      quarters[2] = _mm256_and_si256(_mm256_srli_epi16(bits, 4), one);
+      quarters[3] = _mm256_and_si256(_mm256_srli_epi16(bits, 6), one);
     } else {
       const __m256i three = _mm256_set1_epi8(3);
       const __m256i low = load256(tile);
@@ -55,9 +62,7 @@ struct Avx2Dot : Avx2Registers {
       quarters[2] = _mm256_and_si256(_mm256_srli_epi16(low, 4), three);
       quarters[3] = _mm256_and_si256(_mm256_srli_epi16(low, 6), three);
       if constexpr (Bits == 3) {
-        // The high bits of codes 16 to 31 are one above those of codes 0 to 15.
-        const __m256i high = _mm256_srlv_epi32(_mm256_broadcastsi128_si256(load128(tile + 32)),
-                                               _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+        const __m256i high = spread_plane(tile + 32);
         const __m256i four = _mm256_set1_epi8(4);
         quarters[0] =
             _mm256_or_si256(quarters[0], _mm256_and_si256(_mm256_slli_epi16(high, 2), four));
@@ -68,6 +73,12 @@ struct Avx2Dot : Avx2Registers {
             _mm256_or_si256(quarters[3], _mm256_and_si256(_mm256_srli_epi16(high, 4), four));
       }
     }
+  }
+
+  /// A plane of one bit: those of codes 16 to 31 are one above those of codes 0 to 15.
+  SQUAT_AVX2_INLINE static __m256i spread_plane(const std::uint8_t* plane) {
+    return _mm256_srlv_epi32(_mm256_broadcastsi128_si256(load128(plane)),
+                             _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
   }
 
   /// Four operands of one byte, or two of two bytes, in every 32-bit lane.

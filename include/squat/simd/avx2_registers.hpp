@@ -17,6 +17,9 @@
 namespace squat::simd {
 
 struct Avx2Registers {
+  SQUAT_AVX2_INLINE static __m128i load64(const void* p) {
+    return _mm_loadl_epi64(static_cast<const __m128i*>(p));
+  }
   SQUAT_AVX2_INLINE static __m128i load128(const void* p) {
     return _mm_loadu_si128(static_cast<const __m128i*>(p));
   }

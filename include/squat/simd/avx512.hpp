@@ -17,23 +17,6 @@
 namespace squat::simd {
 
 struct Avx512 : Avx512Registers {
-  SQUAT_AVX512 static void widen(const std::uint16_t* half, Index n, float centre, float* scale,
-                                 float* middle) {
-    Index i = 0;
-    for (; i + 16 <= n; i += 16) {
-      const __m512 s = _mm512_cvtph_ps(load256(half + i));
-      const __m512 zero = _mm512_cvtph_ps(load256(half + n + i));
-      _mm512_storeu_ps(scale + i, s);
-      _mm512_storeu_ps(middle + i, _mm512_fmadd_ps(_mm512_set1_ps(centre), s, zero));
-    }
-    if (i < n) {
-      const __m256 s = _mm256_cvtph_ps(load128(half + i));
-      const __m256 zero = _mm256_cvtph_ps(load128(half + n + i));
-      _mm256_storeu_ps(scale + i, s);
-      _mm256_storeu_ps(middle + i, _mm256_fmadd_ps(_mm256_set1_ps(centre), s, zero));
-    }
-  }
-
   SQUAT_AVX512 static float exponentiate(float* scores, Index n, float& highest) {
     const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     const Index whole = n / 16 * 16;
@@ -84,12 +67,13 @@ struct Avx512 : Avx512Registers {
 
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx512Fold;
-    return {"avx512",       widen,        Fold::fix,    Fold::try_fold8, Fold::fold8,
-            Avx2::is_fine8, Fold::fold16, exponentiate, dot_rows,        add_rows};
+    return {"avx512",         Avx2::widen,  Avx2::widen8,   Fold::fix,
+            Fold::try_fold8,  Fold::fold8,  Avx2::is_fine8, Fold::fold16,
+            exponentiate,     dot_rows,     add_rows};
   }
 
   template <int Bits>
-  static constexpr DotKernels<Bits> dot_kernels() {
+  static constexpr DotKernels dot_kernels() {
     return Avx512Dot::dot_kernels<Bits>();
   }
 

@@ -38,7 +38,7 @@ struct Avx512Dot : Avx512Registers {
   }
 
   template <int Bits>
-  static constexpr DotKernels<Bits> dot_kernels() {
+  static constexpr DotKernels dot_kernels() {
     if constexpr (Bits <= 4)
       return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
               dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
@@ -134,6 +134,10 @@ struct Avx512Dot : Avx512Registers {
       __m512i codes;
       if constexpr (Bits == 4) {
         codes = _mm512_loadu_si512(tile);
+      } else if constexpr (Bits == 1) {
+        codes = _mm512_srlv_epi32(
+            _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(tile))),
+            _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3));
       } else {
         codes = _mm512_srlv_epi32(
             _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile))),

@@ -1,6 +1,7 @@
 // Chooses the best version of the kernels that this machine runs.
 #pragma once
 
+#include <array>
 #include <cstdlib>
 #include <squat/error.hpp>
 #include <squat/simd/avx2.hpp>
@@ -78,7 +79,7 @@ inline VectorKernels vector_kernels_for(InstructionSet set) {
 }
 
 template <int Bits>
-DotKernels<Bits> dot_kernels_for(InstructionSet set) {
+DotKernels dot_kernels_for(InstructionSet set) {
   require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
 #if defined(SQUAT_HAVE_AVX2)
   if (set == InstructionSet::avx2) return Avx2::dot_kernels<Bits>();
@@ -97,10 +98,15 @@ inline const VectorKernels& vector_kernels() {
   static const VectorKernels kernels = vector_kernels_for(requested());
   return kernels;
 }
-template <int Bits>
-const DotKernels<Bits>& dot_kernels() {
-  static const DotKernels<Bits> kernels = dot_kernels_for<Bits>(requested());
-  return kernels;
+/// For codes of 1, 2, 3, 4 or 8 bits.
+inline const DotKernels& dot_kernels(int bits) {
+  static const std::array<DotKernels, 5> kernels = [] {
+    const InstructionSet set = requested();
+    return std::array<DotKernels, 5>{dot_kernels_for<1>(set), dot_kernels_for<2>(set),
+                                     dot_kernels_for<3>(set), dot_kernels_for<4>(set),
+                                     dot_kernels_for<8>(set)};
+  }();
+  return kernels[static_cast<std::size_t>(bits == 8 ? 4 : bits - 1)];
 }
 
 }  // namespace squat::simd

@@ -7,7 +7,7 @@
 namespace squat::simd {
 
 template <int Bits>
-EncodeKernels<Bits> encode_kernels_for(InstructionSet set) {
+EncodeKernels encode_kernels_for(InstructionSet set) {
   require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
 #if defined(SQUAT_HAVE_AVX2)
   if (set == InstructionSet::avx2 || set == InstructionSet::avx512)
@@ -16,11 +16,15 @@ EncodeKernels<Bits> encode_kernels_for(InstructionSet set) {
   return PortableEncode::kernels<Bits>();
 }
 
-/// The kernels in use: requested() is asked once.
-template <int Bits>
-const EncodeKernels<Bits>& encode_kernels() {
-  static const EncodeKernels<Bits> kernels = encode_kernels_for<Bits>(requested());
-  return kernels;
+/// The kernels in use for codes of 1, 2, 3, 4 or 8 bits: requested() is asked once.
+inline const EncodeKernels& encode_kernels(int bits = 2) {
+  static const std::array<EncodeKernels, 5> kernels = [] {
+    const InstructionSet set = requested();
+    return std::array<EncodeKernels, 5>{encode_kernels_for<1>(set), encode_kernels_for<2>(set),
+                                        encode_kernels_for<3>(set), encode_kernels_for<4>(set),
+                                        encode_kernels_for<8>(set)};
+  }();
+  return kernels[static_cast<std::size_t>(bits == 8 ? 4 : bits - 1)];
 }
 
 }  // namespace squat::simd

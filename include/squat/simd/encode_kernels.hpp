@@ -3,30 +3,45 @@
 
 #include <squat/affine.hpp>
 #include <squat/code_tile.hpp>
+#include <squat/hadamard.hpp>
+#include <squat/unbiased.hpp>
 
 namespace squat::simd {
 
-/// Encoding with codes of one width by min-max. As in VectorKernels the portable version is the
-/// specification; here others compute the very same bits.
-template <int Bits>
+/// How a group is quantized: by min-max or by unbiased_codes().
+struct GroupFormat {
+  int bits;
+  int scale_bits;
+  bool unbiased;
+};
+
+/// Encoding. As in VectorKernels the portable version is the specification; here others
+/// compute the very same bits, except where it says otherwise. The first three are for codes of one
+/// tile width.
 struct EncodeKernels {
   /// Eight channels of a key block: x [tokens, 8], rows `stride` apart, tokens a multiple of 32.
-  /// Writes eight scales and eight zeros, and the tiles of these channels, which are tile_stride
-  /// bytes apart. x becomes the error, stored - x.
+  /// Writes eight scales and eight zeros of 16 or 32 bits, and the tiles of these channels, which
+  /// are tile_stride bytes apart. x becomes the error, stored - x.
   void (*keys)(float* x, Index stride, Index tokens, int scale_bits, std::byte* scales,
                std::byte* zeros, std::uint8_t* tile, Index tile_stride);
-
-  /// One channel of a key block whose keys lie as [head_dim, tokens]: x [tokens] becomes the error,
-  /// and its codes go to codes [tokens], a byte each.
-  void (*channel)(float* x, Index tokens, int scale_bits, std::byte* scale, std::byte* zero,
-                  std::uint8_t* codes);
   /// Packs codes [8][tokens] of eight channels into their tiles, tile_stride bytes apart.
   void (*pack)(const std::uint8_t* codes, Index tokens, std::uint8_t* tile, Index tile_stride);
+  /// Writes codes [n], n a multiple of 8, at `depth` of tiles that are tile_stride bytes apart, 16
+  /// lanes each.
+  void (*put)(const std::uint8_t* codes, Index n, std::uint8_t* tile, Index tile_stride,
+              Index depth);
 
-  /// One group of n channels (a multiple of 8) of a value: writes its scale and zero, and its codes
-  /// at `depth` of tiles that are tile_stride bytes apart.
-  void (*value)(const float* x, Index n, int scale_bits, std::byte* scale, std::byte* zero,
-                std::uint8_t* tile, Index tile_stride, Index depth);
+  /// Eight channels of a key block whose keys lie as x [8][tokens], with feedback from channel to
+  /// channel: channel k moves by sum over i < k of inner[8 k + i] * error_i. Writes their affine
+  /// and codes [8][tokens]; x becomes error, stored - x, x as it was before it moved.
+  void (*octet)(float* x, Index tokens, const float* inner, const GroupFormat& format,
+                const float* expected, Affine<float>* affine, std::uint8_t* codes);
+  /// Affine and codes of x[0..n).
+  Affine<float> (*group)(const float* x, Index n, const GroupFormat& format, std::uint8_t* codes);
+  /// symmetric_codes of x[0..n).
+  float (*symmetric)(const float* x, Index n, int bits, std::uint8_t* codes);
+  /// hadamard of x[0..n), which versions may round otherwise.
+  void (*rotate)(float* x, Index n);
 
   /// out [rows, columns] += a [rows, n] b [n, columns]; rows and columns are multiples of 8,
   /// strides are those of rows. Here versions may differ in rounding.
@@ -58,21 +73,6 @@ struct PortableEncode {
   }
 
   template <int Bits>
-  static void channel(float* x, Index tokens, int scale_bits, std::byte* scale, std::byte* zero,
-                      std::uint8_t* codes) {
-    constexpr float levels = static_cast<float>((1 << Bits) - 1);
-    const Affine<float> affine = min_max(x, tokens, levels, scale_bits);
-    const float inverse = inverse_scale(affine);
-    store_affine(affine.scale, scale_bits, scale);
-    store_affine(affine.zero, scale_bits, zero);
-    for (Index t = 0; t < tokens; ++t) {
-      const float code = nearest_code(x[t], affine, inverse, levels);
-      codes[t] = static_cast<std::uint8_t>(code);
-      x[t] = affine.scale * code + affine.zero - x[t];
-    }
-  }
-
-  template <int Bits>
   static void pack(const std::uint8_t* codes, Index tokens, std::uint8_t* tile, Index tile_stride) {
     using Tile = CodeTile<Bits>;
     for (Index t = 0; t < tokens; t += Tile::lanes, tile += tile_stride) {
@@ -84,18 +84,44 @@ struct PortableEncode {
   }
 
   template <int Bits>
-  static void value(const float* x, Index n, int scale_bits, std::byte* scale, std::byte* zero,
-                    std::uint8_t* tile, Index tile_stride, Index depth) {
+  static void put(const std::uint8_t* codes, Index n, std::uint8_t* tile, Index tile_stride,
+                  Index depth) {
     using Tile = CodeTile<Bits>;
-    constexpr float levels = static_cast<float>((1 << Bits) - 1);
-    const Affine<float> affine = min_max(x, n, levels, scale_bits);
-    const float inverse = inverse_scale(affine);
-    store_affine(affine.scale, scale_bits, scale);
-    store_affine(affine.zero, scale_bits, zero);
     for (Index c = 0; c < n; ++c)
       reinterpret_cast<Tile*>(tile + c / Tile::lanes * tile_stride)
-          ->set(c % Tile::lanes, depth,
-                static_cast<int>(nearest_code(x[c], affine, inverse, levels)));
+          ->set(c % Tile::lanes, depth, codes[c]);
+  }
+
+  static Affine<float> encode(const float* x, Index n, const GroupFormat& format, float expected,
+                              std::uint8_t* codes) {
+    if (format.unbiased)
+      return unbiased_codes(x, n, format.bits, format.scale_bits, expected, codes);
+    const float levels = static_cast<float>((1 << format.bits) - 1);
+    const Affine<float> affine = min_max(x, n, levels, format.scale_bits, expected);
+    const float inverse = inverse_scale(affine);
+    for (Index i = 0; i < n; ++i)
+      codes[i] = static_cast<std::uint8_t>(nearest_code(x[i], affine, inverse, levels));
+    return affine;
+  }
+
+  static void octet(float* x, Index tokens, const float* inner, const GroupFormat& format,
+                    const float* expected, Affine<float>* affine, std::uint8_t* codes) {
+    for (Index k = 0; k < 8; ++k) {
+      float moved[128];  // the largest block
+      for (Index t = 0; t < tokens; ++t) moved[t] = x[k * tokens + t];
+      for (Index i = 0; i < k; ++i)
+        for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * x[i * tokens + t];
+      std::uint8_t* own = codes + k * tokens;
+      affine[k] = encode(moved, tokens, format, expected == nullptr ? 0 : expected[k], own);
+      for (Index t = 0; t < tokens; ++t)
+        x[k * tokens + t] = affine[k].scale * static_cast<float>(own[t]) + affine[k].zero -
+                            x[k * tokens + t];
+    }
+  }
+
+  static Affine<float> group(const float* x, Index n, const GroupFormat& format,
+                             std::uint8_t* codes) {
+    return encode(x, n, format, 0, codes);
   }
 
   static void add_products(const float* a, Index a_stride, const float* b, Index b_stride,
@@ -107,8 +133,9 @@ struct PortableEncode {
   }
 
   template <int Bits>
-  static constexpr EncodeKernels<Bits> kernels() {
-    return {keys<Bits>, channel<Bits>, pack<Bits>, value<Bits>, add_products};
+  static constexpr EncodeKernels kernels() {
+    return {keys<Bits>, pack<Bits>,      put<Bits>,       octet,
+            group,      symmetric_codes, hadamard<float>, add_products};
   }
 };
 

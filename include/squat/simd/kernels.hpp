@@ -51,9 +51,14 @@ struct VectorKernels {
   /// Name of the instruction set.
   const char* name;
 
-  /// Reads n scales and then n zeros in half precision; middle[i] = zero_i + centre * scale_i is
-  /// what a code of `centre` stands for.
-  void (*widen)(const std::uint16_t* half, Index n, float centre, float* scale, float* middle);
+  /// Reads n scales and n zeros in half precision; middle[i] = zero_i + centre * scale_i is what a
+  /// code of `centre` stands for. Without zeros (null) it is 0.
+  void (*widen)(const std::uint16_t* scales, const std::uint16_t* zeros, Index n, float centre,
+                float* scale, float* middle);
+  /// The same from scales and middles of 8 bits (AffineTable); middle[i] = expected_i + middle_i *
+  /// step * scale_i. Null `middles` and `expected` stand for zeros.
+  void (*widen8)(const std::uint8_t* scales, const std::int8_t* middles, const float* expected,
+                 Index n, float step, float* scale, float* middle);
 
   /// Fixed-point form of x[0..n) for try_fold8, into fixed[0..max_length); returns its unit.
   float (*fix)(const float* x, Index n, std::int16_t* fixed);
@@ -97,7 +102,6 @@ struct VectorKernels {
 /// lanes of each of `rows` consecutive rows of tiles; row r writes lanes 16 r to 16 r + 15. dot
 /// sets out to offset[head] plus that, accumulate adds to out. The 8-bit forms exist for codes of
 /// at most 4 bits.
-template <int Bits>
 struct DotKernels {
   template <class Operand>
   using Dot = void (*)(const TileRows<Operand>& tiles, const Folded* folded, float* out,

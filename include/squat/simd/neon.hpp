@@ -23,12 +23,13 @@ struct Neon {
 #endif
   }
 
-  SQUAT_NEON static void widen(const std::uint16_t* half, Index n, float centre, float* scale,
-                               float* middle) {
+  SQUAT_NEON static void widen(const std::uint16_t* scales, const std::uint16_t* zeros, Index n,
+                               float centre, float* scale, float* middle) {
     for (Index i = 0; i < n; i += 4) {
-      const float32x4_t s = single(half + i);
+      const float32x4_t s = single(scales + i);
       vst1q_f32(scale + i, s);
-      vst1q_f32(middle + i, vfmaq_n_f32(single(half + n + i), s, centre));
+      vst1q_f32(middle + i, zeros == nullptr ? vdupq_n_f32(0)
+                                             : vfmaq_n_f32(single(zeros + i), s, centre));
     }
   }
 
@@ -140,12 +141,12 @@ struct Neon {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"neon",   widen,  fix,          try_fold8, fold8,
-            is_fine8, fold16, exponentiate, dot_rows,  add_rows};
+    return {"neon",   widen,  Portable::widen8, fix,      try_fold8, fold8,
+            is_fine8, fold16, exponentiate,     dot_rows, add_rows};
   }
 
   template <int Bits>
-  static constexpr DotKernels<Bits> dot_kernels() {
+  static constexpr DotKernels dot_kernels() {
     return NeonDot::dot_kernels<Bits>();
   }
 

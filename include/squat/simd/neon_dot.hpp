@@ -47,7 +47,7 @@ struct NeonDot {
   }
 
   template <int Bits>
-  static constexpr DotKernels<Bits> dot_kernels() {
+  static constexpr DotKernels dot_kernels() {
     if constexpr (Bits <= 4)
       return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
               dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
@@ -158,6 +158,8 @@ struct NeonDot {
       } else if constexpr (Bits == 4) {
         x = vld1q_u8(tile + 32 * (s % 2) + 16 * i);
         x = s < 2 ? vandq_u8(x, vdupq_n_u8(15)) : vshrq_n_u8(x, 4);
+      } else if constexpr (Bits == 1) {
+        x = vandq_u8(shift(vld1q_u8(tile), -2 * s - i), vdupq_n_u8(1));
       } else {
         // A negative shift is one to the right.
         x = vandq_u8(shift(vld1q_u8(tile + 16 * i), -2 * s), vdupq_n_u8(3));

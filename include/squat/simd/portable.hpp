@@ -4,18 +4,29 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <squat/affine.hpp>
 #include <squat/simd/kernels.hpp>
 
 namespace squat::simd {
 
 struct Portable {
-  static void widen(const std::uint16_t* half, Index n, float centre, float* scale, float* middle) {
+  static void widen(const std::uint16_t* scales, const std::uint16_t* zeros, Index n, float centre,
+                    float* scale, float* middle) {
     const auto single = [](std::uint16_t bits) {
       return Eigen::half_impl::half_to_float(Eigen::half_impl::raw_uint16_to_half(bits));
     };
     for (Index i = 0; i < n; ++i) {
-      scale[i] = single(half[i]);
-      middle[i] = single(half[n + i]) + centre * scale[i];
+      scale[i] = single(scales[i]);
+      middle[i] = zeros == nullptr ? 0.0f : single(zeros[i]) + centre * scale[i];
+    }
+  }
+
+  static void widen8(const std::uint8_t* scales, const std::int8_t* middles, const float* expected,
+                     Index n, float step, float* scale, float* middle) {
+    for (Index i = 0; i < n; ++i) {
+      scale[i] = scale_from_byte(scales[i]);
+      middle[i] = expected == nullptr ? 0.0f : expected[i];
+      if (middles != nullptr) middle[i] += scale[i] * step * static_cast<float>(middles[i]);
     }
   }
 
@@ -144,12 +155,12 @@ struct Portable {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"portable", widen,  fix,          try_fold8, fold8,
-            is_fine8,   fold16, exponentiate, dot_rows,  add_rows};
+    return {"portable", widen,    widen8, fix,          try_fold8, fold8,
+            is_fine8,   fold16, exponentiate, dot_rows, add_rows};
   }
 
   template <int Bits>
-  static constexpr DotKernels<Bits> dot_kernels() {
+  static constexpr DotKernels dot_kernels() {
     return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
             dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
   }

@@ -1,0 +1,102 @@
+// Where a record keeps scales and zero points.
+#pragma once
+
+#include <cstring>
+#include <squat/affine.hpp>
+
+namespace squat {
+
+/// A table of scales and zero points inside a record: all scales, then all zeros. With 32 or 16 bits
+/// they are numbers in single or half precision. With 8 bits a scale is what scale_from_byte() takes
+/// and a zero is a signed byte m that says where the middle of the range lies:
+///
+///     zero + levels / 2 * scale = expected + m / 32 * levels * scale
+///
+/// A table without zeros stands for ranges around 0.
+class AffineTable {
+ public:
+  AffineTable(Index entries, int scale_bits, bool has_zeros)
+      : entries_(entries), scale_bits_(scale_bits), has_zeros_(has_zeros) {}
+
+  Index entries() const { return entries_; }
+  int scale_bits() const { return scale_bits_; }
+  bool has_zeros() const { return has_zeros_; }
+  Index bytes() const { return (has_zeros_ ? 2 : 1) * entries_ * (scale_bits_ / 8); }
+
+  const std::byte* scale(const std::byte* table, Index entry) const {
+    return table + entry * (scale_bits_ / 8);
+  }
+  const std::byte* zero(const std::byte* table, Index entry) const {
+    return scale(table, entries_ + entry);
+  }
+  std::byte* scale(std::byte* table, Index entry) const {
+    return table + entry * (scale_bits_ / 8);
+  }
+  std::byte* zero(std::byte* table, Index entry) const { return scale(table, entries_ + entry); }
+
+  /// `levels` is the largest code, `expected` where the middle of the range was expected.
+  template <class Real>
+  Affine<Real> get(const std::byte* table, Index entry, Real levels, Real expected) const {
+    Affine<Real> affine;
+    affine.scale = scale_bits_ == 8 ? static_cast<Real>(scale_from_byte(byte(table, entry)))
+                                    : load<Real>(table, entry);
+    if (!has_zeros_) {
+      affine.zero = affine.scale * (levels / -2);
+    } else if (scale_bits_ == 8) {
+      const int middle = static_cast<std::int8_t>(byte(table, entries_ + entry));
+      affine.zero = affine.scale == 0
+                        ? expected
+                        : expected +
+                              static_cast<Real>(middle) * (affine.scale * (levels / middle_steps)) -
+                              affine.scale * (levels / 2);
+    } else {
+      affine.zero = load<Real>(table, entries_ + entry);
+    }
+    return affine;
+  }
+
+  /// `affine` must hold values as stored_range() gives them, so that nothing is lost here.
+  template <class Real>
+  void set(std::byte* table, Index entry, const Affine<Real>& affine, Real levels,
+           Real expected) const {
+    if (scale_bits_ != 8) {
+      store_affine(static_cast<float>(affine.scale), scale_bits_, scale(table, entry));
+      if (has_zeros_) store_affine(static_cast<float>(affine.zero), scale_bits_, zero(table, entry));
+      return;
+    }
+    *scale(table, entry) =
+        static_cast<std::byte>(scale_to_byte(static_cast<float>(affine.scale)));
+    if (!has_zeros_) return;
+    Real middle = 0;
+    if (affine.scale != 0)
+      middle = std::nearbyint((affine.zero - expected + affine.scale * (levels / 2)) /
+                              (affine.scale * (levels / middle_steps)));
+    *zero(table, entry) = static_cast<std::byte>(static_cast<std::int8_t>(middle));
+  }
+
+ private:
+  static std::uint8_t byte(const std::byte* table, Index at) {
+    return std::to_integer<std::uint8_t>(table[at]);
+  }
+
+  template <class Real>
+  Real load(const std::byte* table, Index at) const {
+    if (scale_bits_ == 16) {
+      Eigen::half value;
+      std::memcpy(&value, table + 2 * at, 2);
+      return static_cast<Real>(static_cast<float>(value));
+    }
+    float value;
+    std::memcpy(&value, table + 4 * at, 4);
+    return static_cast<Real>(value);
+  }
+
+  Index entries_;
+  int scale_bits_;
+  bool has_zeros_;
+};
+
+/// Records begin on this boundary, and so do the tiles in them.
+inline constexpr Index record_alignment = 32;
+
+}  // namespace squat

@@ -1,0 +1,205 @@
+// The packed record of keys: what a block of tokens of one kv head looks like in memory.
+#pragma once
+
+#include <squat/affine_table.hpp>
+#include <squat/code_tile.hpp>
+#include <utility>
+#include <vector>
+
+namespace squat {
+
+/// How many bits each channel of a kv head gets. Channels are quantized and stored in `order`, eight
+/// at a time with codes of one width, equal widths side by side.
+struct BitAllocation {
+  std::vector<std::uint16_t> order;  ///< channel at each position; empty: as they are
+  std::vector<std::uint8_t> bits;    ///< of positions 8 i to 8 i + 7
+};
+
+/// Keys of `tokens` = Config::token_group_size consecutive tokens of one kv head. Lanes are tokens,
+/// depths are channels, in the order of the allocation:
+///
+///     scale[head_dim], zero[head_dim]       per channel, for all tokens of the block: AffineTable
+///     padding to 16 bytes
+///     for each run of n channels of equal width, for each of its Planes:
+///     CodeTile<bits> tile[tokens / 16][n / 8]          token 16 a + lane, channel 8 b + depth
+///     padding to 32 bytes
+///
+/// in the order in which attention reads them. Beside the allocation an object knows where each
+/// channel's range is expected (Config::scale_bits 8): what blocks have in common is stored once.
+class KeyBlock {
+ public:
+  /// Channels [first, first + count) by position, whose codes have `bits` bits.
+  struct Run {
+    int bits;
+    Index first;
+    Index count;
+    Planes planes;
+    Index offset[2];  ///< of the tiles of each plane, in bytes from the record's begin
+  };
+
+  /// All channels have `bits` bits.
+  KeyBlock(Index head_dim, int bits, const Config& config)
+      : KeyBlock(head_dim,
+                 BitAllocation{{},
+                               std::vector<std::uint8_t>(static_cast<std::size_t>(head_dim / 8),
+                                                         static_cast<std::uint8_t>(bits))},
+                 config) {}
+
+  KeyBlock(Index head_dim, BitAllocation allocation, const Config& config)
+      : head_dim_(head_dim),
+        tokens_(config.token_group_size),
+        affine_(head_dim, config.scale_bits, true),
+        order_(std::move(allocation.order)),
+        bits_(std::move(allocation.bits)) {
+    require(head_dim % 8 == 0 && static_cast<Index>(bits_.size()) == head_dim / 8,
+            "allocation.bits has ", bits_.size(), " entries; head_dim ", head_dim,
+            " asks for one in eight channels");
+    require(order_.empty() || static_cast<Index>(order_.size()) == head_dim,
+            "allocation.order has ", order_.size(), " entries; head_dim is ", head_dim);
+    if (config.scale_bits == 8) expected_.assign(static_cast<std::size_t>(head_dim), 0.0f);
+    Index offset = round_up(affine_.bytes(), 16);
+    const Index table_bytes = offset;
+    for (Index first = 0; first < head_dim;) {
+      const int bits = bits_at(first);
+      Index last = first + 8;
+      while (last < head_dim && bits_at(last) == bits) last += 8;
+      Run run{bits, first, last - first, Planes::of(bits), {}};
+      for (int plane = 0; plane < run.planes.count; ++plane) {
+        run.offset[plane] = offset;
+        offset += run.count * tokens_ * run.planes.bits[plane] / 8;
+      }
+      runs_.push_back(run);
+      first = last;
+    }
+    code_bytes_ = offset - table_bytes;
+    bytes_ = round_up(offset, record_alignment);
+  }
+
+  Index head_dim() const { return head_dim_; }
+  Index tokens() const { return tokens_; }
+  Index code_bytes() const { return code_bytes_; }
+  Index bytes() const { return bytes_; }
+  const AffineTable& table() const { return affine_; }
+  const std::vector<Run>& runs() const { return runs_; }
+  int bits_at(Index position) const { return bits_[static_cast<std::size_t>(position / 8)]; }
+  bool is_ordered() const { return order_.empty(); }
+  Index channel_at(Index position) const {
+    return order_.empty() ? position : order_[static_cast<std::size_t>(position)];
+  }
+  /// Where the middle of the range of the channel at `position` is expected.
+  float expected(Index position) const {
+    return expected_.empty() ? 0.0f : expected_[static_cast<std::size_t>(position)];
+  }
+  const float* expected() const { return expected_.empty() ? nullptr : expected_.data(); }
+  /// `middles` [head_dim] by channel, kept in half precision where scales have 8 bits.
+  void set_expected(const Eigen::VectorXd& middles) {
+    for (std::size_t i = 0; i < expected_.size(); ++i) {
+      const double middle = middles[channel_at(static_cast<Index>(i))];
+      expected_[i] = static_cast<float>(
+          Eigen::half(static_cast<float>(std::clamp(middle, -65504.0, 65504.0))));
+    }
+  }
+  /// What attention needs beside the records: two bytes of an expected middle, one of an order and
+  /// one of eight bits a channel, if they are there.
+  Index header_bytes() const {
+    return static_cast<Index>(2 * expected_.size() + order_.size() + bits_.size());
+  }
+
+  /// The tile of `plane` of the run that holds `position`.
+  std::uint8_t* tile(std::byte* record, const Run& run, int plane, Index token,
+                     Index position) const {
+    return reinterpret_cast<std::uint8_t*>(record) + tile_offset(run, plane, token, position);
+  }
+  const std::uint8_t* tile(const std::byte* record, const Run& run, int plane, Index token,
+                           Index position) const {
+    return reinterpret_cast<const std::uint8_t*>(record) +
+           tile_offset(run, plane, token, position);
+  }
+  /// From the tile of a token to that of the token 16 later.
+  static Index tile_stride(const Run& run, int plane) { return 2 * run.count * run.planes.bits[plane]; }
+
+  /// The code of `token` at `position`.
+  int code(const std::byte* record, Index token, Index position) const {
+    const Run& run = run_of(position);
+    int code = 0;
+    for (int plane = 0; plane < run.planes.count; ++plane)
+      with_bits(run.planes.bits[plane], [&](auto bits) {
+        const auto* codes =
+            reinterpret_cast<const CodeTile<bits>*>(tile(record, run, plane, token, position));
+        code |= codes->get(token % 16, position % 8) << run.planes.shift[plane];
+      });
+    return code;
+  }
+  /// The run that holds `position`.
+  const Run& run_of(Index position) const {
+    std::size_t i = 0;
+    while (position >= runs_[i].first + runs_[i].count) ++i;
+    return runs_[i];
+  }
+
+  template <class Real>
+  Affine<Real> affine(const std::byte* record, Index position) const {
+    return affine_.get<Real>(record, position, levels<Real>(position),
+                             static_cast<Real>(expected(position)));
+  }
+  template <class Real>
+  void set_affine(std::byte* record, Index position, const Affine<Real>& affine) const {
+    affine_.set(record, position, affine, levels<Real>(position),
+                static_cast<Real>(expected(position)));
+  }
+
+  /// Dequantizes tokens [0, tokens) into out[tokens][head_dim], channels in their own order.
+  template <class Real>
+  void decode(const std::byte* record, Index tokens, Real* out) const {
+    for (const Run& run : runs_)
+      for (Index p = run.first; p < run.first + run.count; p += 8)
+        for (Index t = 0; t < tokens; t += 16) {
+          std::uint8_t codes[8][16];
+          read_tile(record, run, t, p, codes);
+          for (Index depth = 0; depth < 8; ++depth) {
+            const Affine<Real> a = affine<Real>(record, p + depth);
+            const Index channel = channel_at(p + depth);
+            for (Index lane = 0; lane < std::min(Index{16}, tokens - t); ++lane)
+              out[(t + lane) * head_dim_ + channel] =
+                  a.scale * static_cast<Real>(codes[depth][lane]) + a.zero;
+          }
+        }
+  }
+
+ private:
+  template <class Real>
+  Real levels(Index position) const {
+    return static_cast<Real>((1 << bits_at(position)) - 1);
+  }
+
+  Index tile_offset(const Run& run, int plane, Index token, Index position) const {
+    return run.offset[plane] +
+           (token / 16 * (run.count / 8) + (position - run.first) / 8) * 16 * run.planes.bits[plane];
+  }
+
+  void read_tile(const std::byte* record, const Run& run, Index token, Index position,
+                 std::uint8_t codes[8][16]) const {
+    for (int plane = 0; plane < run.planes.count; ++plane)
+      with_bits(run.planes.bits[plane], [&](auto bits) {
+        std::uint8_t part[8][16];
+        reinterpret_cast<const CodeTile<bits>*>(tile(record, run, plane, token, position))
+            ->unpack(part);
+        for (Index depth = 0; depth < 8; ++depth)
+          for (Index lane = 0; lane < 16; ++lane)
+            codes[depth][lane] = static_cast<std::uint8_t>(
+                (plane == 0 ? 0 : codes[depth][lane]) | part[depth][lane] << run.planes.shift[plane]);
+      });
+  }
+
+  Index head_dim_;
+  Index tokens_;
+  AffineTable affine_;
+  std::vector<std::uint16_t> order_;
+  std::vector<std::uint8_t> bits_;
+  std::vector<float> expected_;
+  std::vector<Run> runs_;
+  Index code_bytes_;
+  Index bytes_;
+};
+
+}  // namespace squat

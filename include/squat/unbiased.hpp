@@ -1,0 +1,182 @@
+// Scales whose errors average out: grids narrower than the range, without their bias.
+#pragma once
+
+#include <squat/affine.hpp>
+
+namespace squat {
+
+/// The sum of eight lanes as vector versions compute it.
+template <class Real>
+Real sum_lanes(const Real lanes[8]) {
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+/// The code of x on a grid around zero.
+template <class Real>
+Real grid_code(Real x, Real inverse_step, Real middle, Real levels) {
+  return nearest_integer(std::min(std::max(x * inverse_step + middle, Real(0)), levels));
+}
+
+/// The step of an evenly spaced grid of 2^bits levels around zero that suits a normal distribution
+/// best, in standard deviations (Max, "Quantizing for minimum distortion", 1960, table II; beyond 5
+/// bits the same trend).
+inline float normal_step(int bits) {
+  constexpr float steps[] = {1.5958f, 0.9957f, 0.586f, 0.3352f, 0.1881f, 0.1041f, 0.0569f, 0.0308f};
+  return steps[bits - 1];
+}
+
+/// ValueGrid::symmetric: codes of x[0..count) and their scale, for a zero point of -levels / 2 *
+/// scale. Of a few steps that one is taken whose codes c, counted from the middle, are nearest to x
+/// in angle; the scale <x, x> / <c, x> makes the error orthogonal to x, as RaBitQ does (Gao & Long
+/// 2024, eq. 12): it has no bias along x. `count` is a multiple of 8. Sums go eight lanes at a time,
+/// so that vector versions compute the same.
+template <class Real>
+Real symmetric_codes(const Real* x, Index count, int bits, std::uint8_t* codes) {
+  const Real levels = static_cast<Real>((1 << bits) - 1), middle = levels / 2;
+  Real lanes[8] = {}, top = 0;
+  for (Index i = 0; i < count; ++i) {
+    lanes[i % 8] += x[i] * x[i];
+    top = std::max(top, std::abs(x[i]));
+  }
+  const Real energy = sum_lanes(lanes);
+  if (!(energy > std::numeric_limits<float>::min())) {
+    std::fill_n(codes, count, std::uint8_t{0});
+    return 0;
+  }
+  const Real step = static_cast<Real>(normal_step(bits)) *
+                    std::sqrt(energy / static_cast<Real>(count));
+  // The steps around that of a normal distribution, and the one that clips nothing.
+  const Real steps[] = {step, step * Real(0.82), step * Real(0.9), step * Real(1.12),
+                        step * Real(1.3), 2 * top / levels};
+  Real best = 0, best_step = step, best_product = 1;
+  for (const Real candidate : steps) {
+    const Real inverse = 1 / candidate;
+    Real products[8] = {}, squares[8] = {};
+    for (Index i = 0; i < count; ++i) {
+      const Real code = grid_code(x[i], inverse, middle, levels) - middle;
+      products[i % 8] += code * x[i];
+      squares[i % 8] += code * code;
+    }
+    const Real product = sum_lanes(products), cosine = product * product / sum_lanes(squares);
+    if (cosine > best) {
+      best = cosine;
+      best_step = candidate;
+      best_product = product;
+    }
+  }
+  const Real inverse = 1 / best_step;
+  for (Index i = 0; i < count; ++i)
+    codes[i] = static_cast<std::uint8_t>(grid_code(x[i], inverse, middle, levels));
+  return energy / best_product;
+}
+
+/// Parts of the range that Backend::unbiased tries for codes of `bits` bits; returns how many.
+inline int clipped_parts(int bits, float parts[5]) {
+  constexpr float narrow[] = {1.0f, 0.88f, 0.76f, 0.66f, 0.56f};
+  const int count = bits == 1 ? 1 : bits == 2 ? 5 : bits == 3 ? 4 : bits == 4 ? 3 : 2;
+  std::copy_n(narrow, count, parts);
+  return count;
+}
+
+/// Sums over a group: of x, x^2, codes, codes^2 and x * code, x counted from the middle of its range.
+template <class Real>
+struct GroupSums {
+  Real x, xx, c, cc, xc;
+};
+
+/// How near codes are to the group, the square of their correlation but for what all have in common.
+template <class Real>
+SQUAT_NOINLINE Real closeness(const GroupSums<Real>& sums, Real count) {
+  const Real xc = sums.xc - sums.x * sums.c / count, cc = sums.cc - sums.c * sums.c / count;
+  return cc > 0 ? xc * xc / cc : Real(0);
+}
+
+/// The affine under which the errors of these codes add up to nothing, alone and along x, as it is
+/// stored.
+template <class Real>
+SQUAT_NOINLINE Affine<Real> unbiased_affine(const GroupSums<Real>& sums, Real count, Real middle,
+                                            Real levels, int scale_bits, Real expected) {
+  const Real xc = sums.xc - sums.x * sums.c / count, xx = sums.xx - sums.x * sums.x / count;
+  const Real scale = xc > 0 ? xx / xc : Real(0);
+  const Real zero = middle + (sums.x - scale * sums.c) / count;
+  if (scale_bits == 8)
+    return stored_affine8(scale, zero + scale * (levels / 2), levels, expected);
+  const Real stored = as_stored(scale, scale_bits);
+  return {stored < std::numeric_limits<float>::min() ? Real(0) : stored,
+          as_stored(zero, scale_bits)};
+}
+
+/// Backend::unbiased: codes of x[0..count) and their affine. Of a few ranges around the middle, the
+/// whole and narrower ones, that one is taken whose codes are nearest to x in angle, means taken
+/// away; scale and zero are those of unbiased_affine(). A symmetric_codes() with a zero point.
+template <class Real>
+Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits, Real expected,
+                            std::uint8_t* codes) {
+  const Real levels = static_cast<Real>((1 << bits) - 1), half = levels / 2;
+  const Real limit = static_cast<Real>(largest_storable(scale_bits));
+  Real low = x[0], high = x[0];
+  for (Index t = 1; t < count; ++t) {
+    low = std::min(low, x[t]);
+    high = std::max(high, x[t]);
+  }
+  low = std::min(std::max(low, -limit), limit);
+  high = std::min(std::max(high, -limit), limit);
+  const Real middle = (low + high) * Real(0.5), step = (high - low) * (1 / levels);
+  if (!(step > std::numeric_limits<float>::min())) {
+    std::fill_n(codes, count, std::uint8_t{0});
+    const Affine<Real> constant = stored_range(low, high, levels, scale_bits, expected);
+    const Real inverse = inverse_scale(constant);  // not 0 where the middle had to be reached
+    for (Index t = 0; t < count; ++t)
+      codes[t] = static_cast<std::uint8_t>(nearest_code(x[t], constant, inverse, levels));
+    return constant;
+  }
+  Real xs[8] = {}, squares[8] = {};
+  for (Index t = 0; t < count; ++t) {
+    const Real y = x[t] - middle;
+    xs[t % 8] += y;
+    squares[t % 8] += y * y;
+  }
+  GroupSums<Real> best{};
+  Real best_closeness = -1, best_inverse = 0;
+  float parts[5];
+  const int candidates = clipped_parts(bits, parts);
+  for (int i = 0; i < candidates; ++i) {
+    const Real inverse = 1 / (step * static_cast<Real>(parts[i]));
+    Real cs[8] = {}, code_squares[8] = {}, products[8] = {};
+    for (Index t = 0; t < count; ++t) {
+      const Real y = x[t] - middle, code = grid_code(y, inverse, half, levels);
+      cs[t % 8] += code;
+      code_squares[t % 8] += code * code;
+      products[t % 8] += code * y;
+    }
+    const GroupSums<Real> sums{sum_lanes(xs), sum_lanes(squares), sum_lanes(cs),
+                               sum_lanes(code_squares), sum_lanes(products)};
+    const Real near = closeness(sums, static_cast<Real>(count));
+    if (near > best_closeness) {
+      best = sums;
+      best_closeness = near;
+      best_inverse = inverse;
+    }
+  }
+  for (Index t = 0; t < count; ++t)
+    codes[t] =
+        static_cast<std::uint8_t>(grid_code(x[t] - middle, best_inverse, half, levels));
+  return unbiased_affine(best, static_cast<Real>(count), middle, levels, scale_bits, expected);
+}
+
+/// Codes of x[0..count) and their affine, by config.backend.
+template <class Real>
+Affine<Real> encode_group(const Real* x, Index count, int bits, const Config& config, Real expected,
+                          std::uint8_t* codes) {
+  if (config.backend == Backend::unbiased)
+    return unbiased_codes(x, count, bits, config.scale_bits, expected, codes);
+  const Real levels = static_cast<Real>((1 << bits) - 1);
+  const Affine<Real> affine = fit_affine(x, count, levels, config, expected);
+  const Real inverse = inverse_scale(affine);
+  for (Index i = 0; i < count; ++i)
+    codes[i] = static_cast<std::uint8_t>(nearest_code(x[i], affine, inverse, levels));
+  return affine;
+}
+
+}  // namespace squat
