@@ -139,7 +139,7 @@ class KeyQuantizer {
         return;
       }
     }
-    Real moved[128];  // the largest block
+    Real moved[128] = {};  // the largest block
     for (Index k = 0; k < 8; ++k) {
       Real* own = x + k * tokens;
       std::copy_n(own, tokens, moved);

@@ -57,7 +57,7 @@ struct PortableEncode {
     constexpr float levels = static_cast<float>((1 << Bits) - 1);
     const Index bytes = scale_bits / 8;
     for (Index depth = 0; depth < Tile::depths; ++depth) {
-      float channel[128];  // the largest block
+      float channel[128] = {};  // the largest block
       for (Index t = 0; t < tokens; ++t) channel[t] = x[t * stride + depth];
       const Affine<float> affine = min_max(channel, tokens, levels, scale_bits);
       const float inverse = inverse_scale(affine);
@@ -107,7 +107,7 @@ struct PortableEncode {
   static void octet(float* x, Index tokens, const float* inner, const GroupFormat& format,
                     const float* expected, Affine<float>* affine, std::uint8_t* codes) {
     for (Index k = 0; k < 8; ++k) {
-      float moved[128];  // the largest block
+      float moved[128] = {};  // the largest block
       for (Index t = 0; t < tokens; ++t) moved[t] = x[k * tokens + t];
       for (Index i = 0; i < k; ++i)
         for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * x[i * tokens + t];
