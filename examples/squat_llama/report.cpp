@@ -59,6 +59,7 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
         {"cache_bytes", result.bytes.total()},
         {"cache_bytes_codes", result.bytes.codes},
         {"cache_bytes_scales", result.bytes.scales},
+        {"cache_bytes_reserved", result.bytes.reserved},
         {"cache_bytes_residual", result.bytes.residual},
         {"cache_bytes_other", result.bytes.other},
         {"peak_resident_bytes", result.peak_resident},

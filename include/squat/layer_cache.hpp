@@ -117,14 +117,23 @@ class LayerCache {
     MemoryUsage usage;
     const KeyBlock<KeyBits> key_block = this->key_block();
     const ValueBlock<ValueBits> value_block = this->value_block();
-    const Index codes = kv_heads_ * (key_block.code_bytes() + value_block.code_bytes());
     const Slab* counted = nullptr;
     for (const BlockRow& row : rows_) {
-      if (row.slab.get() == counted) continue;
-      counted = row.slab.get();
-      usage.codes += counted->rows() * codes;
-      usage.scales += counted->bytes() - counted->rows() * codes;
-      usage.bookkeeping += Index{sizeof(Slab)};
+      if (row.slab.get() != counted) {
+        counted = row.slab.get();
+        usage.reserved += counted->bytes();
+        usage.bookkeeping += Index{sizeof(Slab)};
+      }
+      // Values come one by one, so a part of their record may still wait.
+      const Index waiting = row.tokens - row.value_tokens;
+      const auto used = [&](Index bytes) {
+        return bytes - bytes * waiting / config_.token_group_size;
+      };
+      const Index codes = kv_heads_ * (key_block.code_bytes() + used(value_block.code_bytes()));
+      const Index records = kv_heads_ * (key_block.bytes() + used(value_block.bytes()));
+      usage.codes += codes;
+      usage.scales += records - codes;
+      usage.reserved -= records;
     }
     usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes();
     usage.bookkeeping +=

@@ -35,9 +35,8 @@ TEST(Evaluation, ReproducesMinMaxAndThePublishedDefaults) {
     EXPECT_NEAR(result.quality.expected_perplexity(), 43.96, 0.005 * 43.96) << result.cache;
     EXPECT_NEAR(result.quality.perplexity(), 54.90, 0.02 * 54.90) << result.cache;
     EXPECT_NEAR(result.quality.top1_agreement(), 0.707, 0.02) << result.cache;
-    // 40 blocks of keys and 39 of values; the slots of the 40th wait for values that are still
-    // exact.
-    EXPECT_NEAR(result.bytes.bits_per_element(), 3.0 * 80 / 79, 0.001) << result.cache;
+    EXPECT_EQ(result.bytes.bits_per_element(), 3) << result.cache;
+    EXPECT_EQ(result.bytes.elements, (1280 + 1280 - 32) * 30 * 3 * 64) << result.cache;
   }
 }
 
