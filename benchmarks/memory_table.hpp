@@ -40,13 +40,14 @@ inline nlohmann::json memory_table(const AttentionShape& shape, const squat::Con
   const auto bits = [&](squat::Index bytes) { return 8 * static_cast<double>(bytes) / elements; };
 
   std::printf("\n### Memory: %s, bits per element\n\n", shape.name().c_str());
-  std::printf("| cache | codes | scales | residual | subspace | bookkeeping | total |\n");
-  std::printf("|---|---|---|---|---|---|---|\n");
+  std::printf(
+      "| cache | codes | scales | reserved | residual | subspace | bookkeeping | total |\n");
+  std::printf("|---|---|---|---|---|---|---|---|\n");
   nlohmann::json json = nlohmann::json::array();
   for (const auto& [name, bytes] : rows) {
-    std::printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name.c_str(),
-                bits(bytes.codes), bits(bytes.scales), bits(bytes.residual), bits(bytes.subspace),
-                bits(bytes.bookkeeping), bits(bytes.total()));
+    std::printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name.c_str(),
+                bits(bytes.codes), bits(bytes.scales), bits(bytes.reserved), bits(bytes.residual),
+                bits(bytes.subspace), bits(bytes.bookkeeping), bits(bytes.total()));
     json.push_back({{"name", name}, {"bits_per_element", bits(bytes.total())}});
   }
   std::fflush(stdout);

@@ -51,27 +51,31 @@ void feed(Cache& cache, Index count) {
   }
 }
 
-/// Rows of blocks that `usage` has room for: 32 tokens of keys and values of every layer and head.
-Index rows_of_blocks(const MemoryUsage& usage) {
-  // 64 channels of 2 bits; a scale and a zero of 2 bytes for each channel of keys, and for each
-  // token and 32 channels of values.
-  const Index heads = large.layers * large.kv_heads;
-  const Index codes = heads * 2 * (32 * 64 * 2 / 8), scales = heads * (64 + 32 * 2) * 2 * 2;
-  EXPECT_EQ(usage.codes % codes, 0);
-  EXPECT_EQ(usage.scales, usage.codes / codes * scales);
-  return usage.codes / codes;
+constexpr Index heads = large.layers * large.kv_heads;
+constexpr Index token_codes = 64 * 2 / 8;  ///< of the key or the value of one token and head
+/// A scale and a zero of 2 bytes for 32 numbers: of 32 tokens (keys), of 32 channels (values).
+constexpr Index token_scales = 64 / 32 * 2 * 2;
+constexpr Index row_bytes = heads * 32 * 2 * (token_codes + token_scales);
+
+/// Keys and values of all heads are packed for this many tokens each.
+void expect_packed(const MemoryUsage& usage, Index keys, Index values) {
+  EXPECT_EQ(usage.codes, heads * (keys + values) * token_codes);
+  EXPECT_EQ(usage.scales, heads * (keys + values) * token_scales);
+  EXPECT_EQ((usage.codes + usage.scales + usage.reserved) % row_bytes, 0);
 }
 
 TEST(Memory, CodesAndScalesAreWhatTheirBitsTake) {
   Cache cache(large);
-  EXPECT_EQ(rows_of_blocks(cache.memory()), 0);
+  expect_packed(cache.memory(), 0, 0);
   Index tokens = 0;
   for (const Index count : {10, 300, 1, 9, 31, 33, 500, 6000, 40}) {
     feed(cache, count);
     tokens += count;
-    const Index rows = rows_of_blocks(cache.memory());
-    EXPECT_GE(rows, tokens / 32) << tokens << " tokens";
-    EXPECT_LE(rows, tokens / 32 * 9 / 8 + 32) << tokens << " tokens";
+    SCOPED_TRACE(tokens);
+    const MemoryUsage usage = cache.memory();
+    const Index rows = tokens / 32;
+    expect_packed(usage, rows * 32, std::max(tokens - 32, Index{0}));
+    EXPECT_LE(usage.codes + usage.scales + usage.reserved, (rows * 9 / 8 + 32) * row_bytes);
   }
 }
 
@@ -105,15 +109,16 @@ TEST(Memory, TruncatingAndClearingFree) {
   Cache cache(large);
   feed(cache, 4000);
   const Index full = cache.memory().total();
-  cache.truncate(500);  // in the middle of the 16th row of blocks
-  EXPECT_GE(rows_of_blocks(cache.memory()), 16);
-  EXPECT_LE(rows_of_blocks(cache.memory()), 16 + 32);
+  cache.truncate(500);  // in the middle of the 16th row of blocks, which stays
+  expect_packed(cache.memory(), 16 * 32, 16 * 32);
+  EXPECT_LE(cache.memory().reserved, 32 * row_bytes);
   EXPECT_LT(cache.memory().total(), full / 2);
   cache.truncate(0);
-  EXPECT_EQ(cache.memory().codes + cache.memory().scales, 0);
+  expect_packed(cache.memory(), 0, 0);
+  EXPECT_EQ(cache.memory().reserved, 0);
   cache.clear();
   const MemoryUsage empty = cache.memory();
-  EXPECT_EQ(empty.codes + empty.scales + empty.residual + empty.subspace, 0);
+  EXPECT_EQ(empty.codes + empty.scales + empty.reserved + empty.residual + empty.subspace, 0);
   EXPECT_EQ(empty.total(), Cache(large).memory().total());
 }
 

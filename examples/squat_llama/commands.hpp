@@ -30,7 +30,7 @@ struct GenerateOptions {
 void generate(const ModelOptions& model, const GenerateOptions& options);
 
 struct EvaluateOptions {
-  std::string text_path;
+  std::vector<std::string> texts;  ///< paths
   std::vector<std::string> caches = {"squat:2"};
   Protocol protocol;
   std::string json_path;  ///< empty for none

@@ -19,15 +19,19 @@ std::string read_file(const std::string& path) {
 void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& options) {
   std::vector<CacheSpec> caches;
   for (const std::string& cache : options.caches) caches.push_back(parse_cache_spec(cache));
-  const std::string text = read_file(options.text_path);
+  std::vector<std::string> texts;
+  for (const std::string& path : options.texts) texts.push_back(read_file(path));
   const Model model(model_options.path, model_options.weights);
   const Tokenizer tokenizer(model_options.path);
   Engine engine(model, model_options.threads);
 
   const int leading = tokenizer.leading_token();
-  std::vector<Token> tokens = tokenizer.encode(text);
-  if (leading >= 0) tokens.erase(tokens.begin());  // every window gets its own
-  const auto windows = cut_windows(tokens, options.protocol, leading);
+  std::vector<std::vector<Window>> windows;
+  for (std::size_t text = 0; text < texts.size(); ++text) {
+    std::vector<Token> tokens = tokenizer.encode(texts[text]);
+    if (leading >= 0) tokens.erase(tokens.begin());  // every window gets its own
+    windows.push_back(cut_windows(tokens, options.protocol, leading, options.texts[text]));
+  }
 
   std::vector<CacheResult> results;
   {
@@ -35,11 +39,9 @@ void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& 
     results = evaluate(engine, caches, windows, options.protocol,
                        [&](double done, const std::string& cache) { bar.show(done, cache); });
   }
-  print_table(std::cout, results, options.protocol);
-  if (!options.json_path.empty()) {
-    write_json(options.json_path, results, options.protocol,
-               {model_options.path, options.text_path, model_options.threads});
-  }
+  const Setting setting{model_options.path, options.texts, model_options.threads, options.protocol};
+  print_table(std::cout, results, setting);
+  if (!options.json_path.empty()) write_json(options.json_path, results, setting);
   if (!options.plot_path.empty()) write_plot(options.plot_path, results);
 }
 

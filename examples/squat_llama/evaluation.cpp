@@ -15,8 +15,8 @@ struct Seconds {
 
 /// Reads a window. Calls on_logits(i, logits) for each decoded token; that is not timed.
 template <class OnLogits>
-Seconds read_window(Engine& engine, KvCache& cache, const std::vector<Token>& window,
-                    const Protocol& protocol, OnLogits on_logits) {
+Seconds read_window(Engine& engine, KvCache& cache, const Window& window, const Protocol& protocol,
+                    OnLogits on_logits) {
   Seconds seconds;
   const auto decode_begin = window.begin() + protocol.prompt_tokens;
   Stopwatch prompt_time;
@@ -33,8 +33,8 @@ Seconds read_window(Engine& engine, KvCache& cache, const std::vector<Token>& wi
 
 }  // namespace
 
-std::vector<std::vector<Token>> cut_windows(const std::vector<Token>& text,
-                                            const Protocol& protocol, int leading_token) {
+std::vector<Window> cut_windows(const std::vector<Token>& text, const Protocol& protocol,
+                                int leading_token, const std::string& name) {
   squat::require(
       protocol.prompt_tokens >= 1 && protocol.decode_tokens >= 1 && protocol.windows >= 1,
       "a window of ", protocol.prompt_tokens, " prompt tokens and ", protocol.decode_tokens,
@@ -42,9 +42,9 @@ std::vector<std::vector<Token>> cut_windows(const std::vector<Token>& text,
   const bool leads = leading_token >= 0;
   const std::ptrdiff_t own_tokens = protocol.window_tokens() - (leads ? 1 : 0);
   const std::ptrdiff_t needed = protocol.windows * own_tokens;
-  squat::require(static_cast<std::ptrdiff_t>(text.size()) >= needed, "the text has ", text.size(),
+  squat::require(static_cast<std::ptrdiff_t>(text.size()) >= needed, name, " has ", text.size(),
                  " tokens; ", protocol.windows, " windows need ", needed);
-  std::vector<std::vector<Token>> windows;
+  std::vector<Window> windows;
   for (auto begin = text.begin(); begin != text.begin() + needed; begin += own_tokens) {
     windows.emplace_back();
     if (leads) windows.back().push_back(leading_token);
@@ -54,10 +54,11 @@ std::vector<std::vector<Token>> cut_windows(const std::vector<Token>& text,
 }
 
 std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& caches,
-                                  const std::vector<std::vector<Token>>& windows,
+                                  const std::vector<std::vector<Window>>& texts,
                                   const Protocol& protocol, const OnProgress& on_progress) {
-  std::vector<CacheResult> results(caches.size());
-  const double runs = static_cast<double>(windows.size() * (caches.size() + 1));
+  std::size_t windows = 0;
+  for (const std::vector<Window>& text : texts) windows += text.size();
+  const double runs = static_cast<double>(windows * (caches.size() + 1));
   double finished_runs = 0;
   const auto report = [&](int token, const std::string& cache) {
     const double of_run = (token + 1.0) / protocol.decode_tokens;
@@ -68,7 +69,13 @@ std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& 
     return make_cache(spec, engine.model().config(), capacity, engine.threads());
   };
 
-  for (const std::vector<Token>& window : windows) {
+  std::vector<CacheResult> results;
+  for (const CacheSpec& cache : caches) {
+    results.emplace_back();
+    results.back().cache = cache.text;
+    results.back().by_text.resize(texts.size());
+  }
+  const auto evaluate_window = [&](const Window& window, std::size_t text) {
     const auto target = window.begin() + protocol.prompt_tokens + 1;
     squat::Matrix<float> expected(protocol.decode_tokens, engine.model().vocabulary());
     read_window(engine, *make(parse_cache_spec("f32")), window, protocol,
@@ -79,12 +86,11 @@ std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& 
     ++finished_runs;
     for (std::size_t c = 0; c < caches.size(); ++c) {
       CacheResult& result = results[c];
-      result.cache = caches[c].text;
       reset_peak_memory();
       const auto cache = make(caches[c]);
       const Seconds seconds =
           read_window(engine, *cache, window, protocol, [&](int i, const Eigen::VectorXf& logits) {
-            result.quality.add(expected.row(i).transpose(), logits, target[i]);
+            result.by_text[text].add(expected.row(i).transpose(), logits, target[i]);
             report(i, result.cache);
           });
       result.prompt_seconds += seconds.prompt;
@@ -93,6 +99,12 @@ std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& 
       result.bytes = cache->bytes();
       ++finished_runs;
     }
+  };
+  for (std::size_t text = 0; text < texts.size(); ++text) {
+    for (const Window& window : texts[text]) evaluate_window(window, text);
+  }
+  for (CacheResult& result : results) {
+    for (const Quality& quality : result.by_text) result.quality += quality;
   }
   return results;
 }

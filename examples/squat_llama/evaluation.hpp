@@ -1,4 +1,4 @@
-// What caches cost: the quality of predictions, memory and speed, over windows of a text.
+// What caches cost: the quality of predictions, memory and speed, over windows of texts.
 #pragma once
 
 #include <functional>
@@ -17,32 +17,36 @@ namespace squat_llama {
 struct Protocol {
   int prompt_tokens = 1024;
   int decode_tokens = 256;
-  int windows = 1;
-  int batch = 0;  ///< tokens of the prompt in one pass; 0 for all
+  int windows = 1;  ///< of every text
+  int batch = 0;    ///< tokens of the prompt in one pass; 0 for all
 
   int window_tokens() const { return prompt_tokens + decode_tokens + 1; }  ///< with the last target
 };
 
 struct CacheResult {
   std::string cache;
-  Quality quality;
-  CacheBytes bytes;           ///< at the end of the last window
-  double peak_resident = 0;   ///< bytes of the whole process; 0 where the system does not tell
-  double prompt_seconds = 0;  ///< over all windows
+  Quality quality;               ///< over all windows
+  std::vector<Quality> by_text;  ///< over the windows of each
+  CacheBytes bytes;              ///< at the end of the last window
+  double peak_resident = 0;      ///< bytes of the whole process; 0 where the system does not tell
+  double prompt_seconds = 0;     ///< over all windows
   double decode_seconds = 0;
 };
 
+using Window = std::vector<Token>;
+
 /// The first windows of a text that do not overlap. Each begins with `leading_token` unless that is
-/// -1. A text that is too short is an error that says how long it is.
-std::vector<std::vector<Token>> cut_windows(const std::vector<Token>& text,
-                                            const Protocol& protocol, int leading_token);
+/// -1. A text that is too short is an error with its name that says how long it is.
+std::vector<Window> cut_windows(const std::vector<Token>& text, const Protocol& protocol,
+                                int leading_token, const std::string& name = "the text");
 
 /// Told after every decoded token: the share of the work that is done, and the cache at work.
 using OnProgress = std::function<void(double done, const std::string& cache)>;
 
-/// One result a cache. What each predicts is compared with a full-precision cache.
+/// One result a cache, over the windows of each of `texts`. What a cache predicts is compared with
+/// a full-precision cache.
 std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& caches,
-                                  const std::vector<std::vector<Token>>& windows,
+                                  const std::vector<std::vector<Window>>& texts,
                                   const Protocol& protocol, const OnProgress& on_progress = {});
 
 }  // namespace squat_llama

@@ -36,9 +36,10 @@ void print_costs(const KvCache& cache, std::size_t prompt_tokens, double prompt_
   const CacheBytes bytes = cache.bytes();
   std::cout << std::fixed << std::setprecision(0) << "\n\ncache   " << bytes.total()
             << " bytes for " << cache.size() << " tokens, "
-            << bytes.total() / static_cast<double>(cache.size()) << " bytes a token (residual "
-            << bytes.residual << ", other " << bytes.other << "); quantized "
-            << std::setprecision(2) << bytes.bits_per_element() << " bits an element\n"
+            << bytes.total() / static_cast<double>(cache.size()) << " bytes a token (reserved "
+            << bytes.reserved << ", residual " << bytes.residual << ", other " << bytes.other
+            << "); quantized " << std::setprecision(2) << bytes.bits_per_element()
+            << " bits an element\n"
             << std::setprecision(1) << "prompt  " << prompt_tokens << " tokens, "
             << static_cast<double>(prompt_tokens) / prompt_seconds << " a second\n"
             << "decode  " << decoded << " tokens, " << (decoded > 0 ? decoded / decode_seconds : 0)

@@ -14,11 +14,12 @@ namespace squat_llama {
 struct CacheBytes {
   double codes = 0;     ///< quantized elements; all of them where a format does not quantize
   double scales = 0;    ///< scales, zero points and norms
+  double reserved = 0;  ///< places of tokens to come
   double residual = 0;  ///< newest tokens in full precision
   double other = 0;     ///< subspaces, rotations, bookkeeping
   double elements = 0;  ///< how many numbers `codes` and `scales` stand for
 
-  double total() const { return codes + scales + residual + other; }
+  double total() const { return codes + scales + reserved + residual + other; }
   double bits_per_element() const { return elements > 0 ? 8 * (codes + scales) / elements : 0; }
 };
 

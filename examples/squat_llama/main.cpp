@@ -51,8 +51,9 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
   CLI::App* command =
       app.add_subcommand("evaluate", "Measure what caches cost on a text: quality, memory, speed");
   add_model_options(*command, model);
-  command->add_option("--text", options.text_path, "Text file")
+  command->add_option("--text", options.texts, "Text file; may be given again")
       ->required()
+      ->allow_extra_args(false)
       ->check(CLI::ExistingFile);
   command->add_option("--cache", options.caches, "Name of a cache, see below; may be given again")
       ->allow_extra_args(false)
@@ -63,7 +64,7 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
       ->add_option("--decode-tokens", options.protocol.decode_tokens,
                    "Tokens decoded after it, one by one, each given its true past")
       ->capture_default_str();
-  command->add_option("--windows", options.protocol.windows, "Stretches of the text")
+  command->add_option("--windows", options.protocol.windows, "Stretches of every text")
       ->capture_default_str();
   command
       ->add_option("--batch", options.protocol.batch,

@@ -23,6 +23,14 @@ void Quality::add(const Eigen::Ref<const Eigen::VectorXf>& expected,
   expected_loss_ -= log_p[next];
 }
 
+Quality& Quality::operator+=(const Quality& other) {
+  divergences_.insert(divergences_.end(), other.divergences_.begin(), other.divergences_.end());
+  agreements_ += other.agreements_;
+  loss_ += other.loss_;
+  expected_loss_ += other.expected_loss_;
+  return *this;
+}
+
 double Quality::mean_divergence() const {
   double sum = 0;
   for (const double divergence : divergences_) sum += divergence;

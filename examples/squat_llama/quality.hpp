@@ -15,7 +15,10 @@ class Quality {
   /// `expected` and `actual` are logits [vocabulary] for the token after which `next` comes.
   void add(const Eigen::Ref<const Eigen::VectorXf>& expected,
            const Eigen::Ref<const Eigen::VectorXf>& actual, int next);
+  /// Joins what was seen elsewhere.
+  Quality& operator+=(const Quality& other);
 
+  double count() const { return static_cast<double>(divergences_.size()); }  ///< tokens seen
   double mean_divergence() const;               ///< mean of KL(expected || actual), in nats
   double divergence_at(double quantile) const;  ///< 0.99: what one token in a hundred exceeds
   double top1_agreement() const;       ///< share of tokens with the same likeliest next token
@@ -23,8 +26,6 @@ class Quality {
   double expected_perplexity() const;  ///< of the expected ones
 
  private:
-  double count() const { return static_cast<double>(divergences_.size()); }
-
   std::vector<double> divergences_;
   double agreements_ = 0;
   double loss_ = 0;

@@ -1,5 +1,7 @@
 #include "report.hpp"
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <nlohmann/json.hpp>
@@ -11,43 +13,88 @@ namespace {
 
 constexpr double kMebi = 1024.0 * 1024.0;
 
-double decoded_tokens(const Protocol& protocol) {
-  return static_cast<double>(protocol.windows) * protocol.decode_tokens;
+/// Prints cells that follow the name of a cache.
+class Table {
+ public:
+  Table(std::ostream& out, const std::vector<CacheResult>& results) : out_(out) {
+    for (const CacheResult& result : results) width_ = std::max(width_, result.cache.size());
+  }
+  std::ostream& name(const std::string& text) {
+    return out_ << std::left << std::setw(static_cast<int>(width_)) << text << std::right
+                << std::fixed;
+  }
+
+ private:
+  std::ostream& out_;
+  std::size_t width_ = 5;
+};
+
+std::string stem(const std::string& path) { return std::filesystem::path(path).stem().string(); }
+
+void print_by_text(std::ostream& out, const std::vector<CacheResult>& results,
+                   const std::vector<std::string>& texts) {
+  constexpr int narrowest = 8;  // of a column
+  const auto column = [&](const std::string& text) {
+    return 2 + std::max(narrowest, static_cast<int>(text.size()));
+  };
+  Table table(out, results);
+  table.name("") << "  mean KLD by text\n";
+  table.name("cache");
+  for (const std::string& text : texts) out << std::setw(column(stem(text))) << stem(text);
+  out << "\n";
+  for (const CacheResult& result : results) {
+    table.name(result.cache) << std::setprecision(5);
+    for (std::size_t text = 0; text < texts.size(); ++text) {
+      out << std::setw(column(stem(texts[text]))) << result.by_text[text].mean_divergence();
+    }
+    out << "\n";
+  }
 }
 
 }  // namespace
 
 void print_table(std::ostream& out, const std::vector<CacheResult>& results,
-                 const Protocol& protocol) {
-  std::size_t width = 5;
-  for (const CacheResult& result : results) width = std::max(width, result.cache.size());
-  const auto name = [&](const std::string& text) -> std::ostream& {
-    return out << std::left << std::setw(static_cast<int>(width)) << text << std::right;
-  };
-  name("cache") << "  bits/elem  mean KLD   99% KLD   top-1  perplexity           cache    peak RSS"
-                   "  decode\n";
-  name("") << "                                            (full precision)         MiB         MiB"
-              "   tok/s\n";
+                 const Setting& setting) {
+  Table table(out, results);
+  table.name("cache")
+      << "  bits/elem  mean KLD   99% KLD   top-1  perplexity           cache    peak RSS"
+         "  decode\n";
+  table.name("")
+      << "                                            (full precision)         MiB         MiB"
+         "   tok/s\n";
   for (const CacheResult& result : results) {
     const Quality& quality = result.quality;
     const double full = quality.expected_perplexity();
-    name(result.cache) << std::fixed << std::setprecision(3) << std::setw(11)
-                       << result.bytes.bits_per_element() << std::setprecision(5) << std::setw(10)
-                       << quality.mean_divergence() << std::setprecision(4) << std::setw(10)
-                       << quality.divergence_at(0.99) << std::setprecision(1) << std::setw(7)
-                       << 100 * quality.top1_agreement() << "%" << std::setprecision(3)
-                       << std::setw(10) << quality.perplexity() << " (" << full << ")"
-                       << std::setprecision(2) << std::setw(9) << result.bytes.total() / kMebi
-                       << std::setprecision(1) << std::setw(12) << result.peak_resident / kMebi
-                       << std::setw(8) << decoded_tokens(protocol) / result.decode_seconds << "\n";
+    table.name(result.cache) << std::setprecision(3) << std::setw(11)
+                             << result.bytes.bits_per_element() << std::setprecision(5)
+                             << std::setw(10) << quality.mean_divergence() << std::setprecision(4)
+                             << std::setw(10) << quality.divergence_at(0.99) << std::setprecision(1)
+                             << std::setw(7) << 100 * quality.top1_agreement() << "%"
+                             << std::setprecision(3) << std::setw(10) << quality.perplexity()
+                             << " (" << full << ")" << std::setprecision(2) << std::setw(9)
+                             << result.bytes.total() / kMebi << std::setprecision(1)
+                             << std::setw(12) << result.peak_resident / kMebi << std::setw(8)
+                             << quality.count() / result.decode_seconds << "\n";
   }
+  if (setting.texts.size() > 1) print_by_text(out << "\n", results, setting.texts);
 }
 
 void write_json(const std::string& path, const std::vector<CacheResult>& results,
-                const Protocol& protocol, const Setting& setting) {
+                const Setting& setting) {
+  const Protocol& protocol = setting.protocol;
+  const double prompt_tokens =
+      static_cast<double>(setting.texts.size()) * protocol.windows * protocol.prompt_tokens;
   nlohmann::ordered_json caches = nlohmann::ordered_json::array();
   for (const CacheResult& result : results) {
     const Quality& quality = result.quality;
+    nlohmann::ordered_json by_text;
+    for (std::size_t text = 0; text < setting.texts.size(); ++text) {
+      by_text[setting.texts[text]] = {
+          {"mean_kl_divergence", result.by_text[text].mean_divergence()},
+          {"top1_agreement", result.by_text[text].top1_agreement()},
+          {"perplexity", result.by_text[text].perplexity()},
+          {"perplexity_full_precision", result.by_text[text].expected_perplexity()}};
+    }
     caches.push_back({
         {"cache", result.cache},
         {"bits_per_element", result.bytes.bits_per_element()},
@@ -59,21 +106,22 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
         {"cache_bytes", result.bytes.total()},
         {"cache_bytes_codes", result.bytes.codes},
         {"cache_bytes_scales", result.bytes.scales},
+        {"cache_bytes_reserved", result.bytes.reserved},
         {"cache_bytes_residual", result.bytes.residual},
         {"cache_bytes_other", result.bytes.other},
         {"peak_resident_bytes", result.peak_resident},
-        {"prompt_tokens_per_second",
-         static_cast<double>(protocol.windows) * protocol.prompt_tokens / result.prompt_seconds},
-        {"decode_tokens_per_second", decoded_tokens(protocol) / result.decode_seconds},
+        {"prompt_tokens_per_second", prompt_tokens / result.prompt_seconds},
+        {"decode_tokens_per_second", quality.count() / result.decode_seconds},
+        {"by_text", by_text},
     });
   }
   const nlohmann::ordered_json report = {
       {"model", setting.model},
-      {"text", setting.text},
+      {"texts", setting.texts},
       {"threads", setting.threads},
       {"prompt_tokens", protocol.prompt_tokens},
       {"decode_tokens", protocol.decode_tokens},
-      {"windows", protocol.windows},
+      {"windows_of_a_text", protocol.windows},
       {"batch", protocol.batch},
       {"caches", caches},
   };

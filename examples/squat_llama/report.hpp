@@ -9,17 +9,20 @@
 
 namespace squat_llama {
 
-void print_table(std::ostream& out, const std::vector<CacheResult>& results,
-                 const Protocol& protocol);
-
-/// Where and how the results were found goes in with them.
+/// Where and how results were found.
 struct Setting {
-  std::string model;
-  std::string text;
+  std::string model;               ///< path
+  std::vector<std::string> texts;  ///< paths
   int threads;
+  Protocol protocol;
 };
+
+/// Means over all texts; where there are several, then the divergence on each.
+void print_table(std::ostream& out, const std::vector<CacheResult>& results,
+                 const Setting& setting);
+
 void write_json(const std::string& path, const std::vector<CacheResult>& results,
-                const Protocol& protocol, const Setting& setting);
+                const Setting& setting);
 
 /// KL divergence against bits per element, drawn by gnuplot. The path ends in .png, .svg or .pdf.
 void write_plot(const std::string& path, const std::vector<CacheResult>& results);

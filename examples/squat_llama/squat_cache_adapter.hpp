@@ -50,10 +50,11 @@ class SquatCacheAdapter : public HostCache {
       const squat::MemoryUsage usage = cache.memory();
       bytes.codes += static_cast<double>(usage.codes);
       bytes.scales += static_cast<double>(usage.scales);
+      bytes.reserved += static_cast<double>(usage.reserved);
       bytes.residual += static_cast<double>(usage.residual);
       bytes.other += static_cast<double>(usage.subspace + usage.bookkeeping);
     }
-    bytes.elements = static_cast<double>(quantized_slots() * config().kv_dim() * config().layers);
+    bytes.elements = static_cast<double>(quantized_rows() * config().kv_dim() * config().layers);
     return bytes;
   }
 
@@ -71,14 +72,10 @@ class SquatCacheAdapter : public HostCache {
     return options;
   }
 
-  /// Tokens of keys and of values that have a place in a block, filled or not.
-  int64_t quantized_slots() const {
-    const squat::Config& config = caches_.front().config();
-    const int64_t residual = config.residual_length;
-    const int64_t group = config.token_group_size;
-    const int64_t keys = size() / residual * residual;
-    const int64_t values = std::max<int64_t>(size() - residual, 0);
-    return keys + (values + group - 1) / group * group;
+  /// How many tokens' keys and how many tokens' values are packed, together.
+  int64_t quantized_rows() const {
+    const int64_t residual = caches_.front().config().residual_length;
+    return size() / residual * residual + std::max<int64_t>(size() - residual, 0);
   }
 
   std::vector<squat::SQuatCache<float, KeyBits, ValueBits>> caches_;

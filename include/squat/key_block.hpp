@@ -99,10 +99,12 @@ class KeyBlock {
           Eigen::half(static_cast<float>(std::clamp(middle, -65504.0, 65504.0))));
     }
   }
-  /// What attention needs beside the records: two bytes of an expected middle, one of an order and
-  /// one of eight bits a channel, if they are there.
+  /// Bytes of what attention needs beside the records.
   Index header_bytes() const {
-    return static_cast<Index>(2 * expected_.size() + order_.size() + bits_.size());
+    return static_cast<Index>(4 * expected_.size() + 2 * order_.size() + bits_.size());
+  }
+  Index bookkeeping_bytes() const {
+    return Index{sizeof(*this)} + static_cast<Index>(runs_.size() * sizeof(Run));
   }
 
   /// The tile of `plane` of the run that holds `position`.

@@ -182,20 +182,31 @@ class LayerCache {
 
   MemoryUsage memory() const {
     MemoryUsage usage;
-    const Index codes = kv_heads_ * (key_code_bytes_ + value_block().code_bytes());
     const Slab* counted = nullptr;
     const std::vector<KeyBlock>* described = nullptr;
     for (const BlockRow& row : rows_) {
       if (row.slab.get() != counted) {
         counted = row.slab.get();
-        usage.codes += counted->rows() * codes;
-        usage.scales += counted->bytes() - counted->rows() * codes;
+        usage.reserved += counted->bytes();
         usage.bookkeeping += Index{sizeof(Slab)};
       }
       if (row.key_blocks.get() != described) {
         described = row.key_blocks.get();
-        for (const KeyBlock& block : *described) usage.headers += block.header_bytes();
+        for (const KeyBlock& block : *described) {
+          usage.headers += block.header_bytes();
+          usage.bookkeeping += block.bookkeeping_bytes();
+        }
       }
+      // Values come one by one, so a part of their record may still wait.
+      const Index waiting = row.tokens - row.value_tokens;
+      const auto used = [&](Index bytes) {
+        return bytes - bytes * waiting / config_.token_group_size;
+      };
+      const Index codes = kv_heads_ * (key_code_bytes_ + used(value_block().code_bytes()));
+      const Index records = kv_heads_ * (key_bytes_ + used(value_block().bytes()));
+      usage.codes += codes;
+      usage.scales += records - codes;
+      usage.reserved -= records;
     }
     usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes() + exact_keys_.bytes() +
                      exact_values_.bytes() + exact_positions_.bytes();

@@ -5,22 +5,25 @@
 
 namespace squat {
 
-/// Bytes allocated, by what they hold. The two packed fields cover whole blocks: slots that wait
-/// for tokens count.
+/// Bytes allocated, by what they hold.
 struct MemoryUsage {
   Index codes = 0;        ///< packed codes
   Index scales = 0;       ///< scales, zero points and the padding of records
   Index headers = 0;      ///< what the blocks of a fit share: orders, widths, expected middles
+  Index reserved = 0;     ///< slots for codes and scales of tokens to come
   Index residual = 0;     ///< tokens in full precision
   Index subspace = 0;     ///< second moments and feedback tables
   Index bookkeeping = 0;  ///< block tables and the objects themselves
 
-  Index total() const { return codes + scales + headers + residual + subspace + bookkeeping; }
+  Index total() const {
+    return codes + scales + headers + reserved + residual + subspace + bookkeeping;
+  }
 
   MemoryUsage& operator+=(const MemoryUsage& other) {
     codes += other.codes;
     scales += other.scales;
     headers += other.headers;
+    reserved += other.reserved;
     residual += other.residual;
     subspace += other.subspace;
     bookkeeping += other.bookkeeping;

@@ -2,7 +2,11 @@
 #include "evaluation.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstdio>
+
+#include "random_model.hpp"
 #include "test_model.hpp"
 
 namespace squat_llama {
@@ -17,7 +21,57 @@ TEST(Windows, DoNotOverlapAndBeginWithTheLeadingToken) {
   using Windows = std::vector<std::vector<int>>;
   EXPECT_EQ(cut_windows(text, protocol, -1), (Windows{{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}}));
   EXPECT_EQ(cut_windows(text, protocol, 99), (Windows{{99, 1, 2, 3, 4}, {99, 5, 6, 7, 8}}));
-  EXPECT_THROW(cut_windows({1, 2, 3, 4, 5, 6}, protocol, -1), std::runtime_error);
+  try {
+    cut_windows({1, 2, 3, 4, 5, 6}, protocol, -1, "page.txt");
+    ADD_FAILURE() << "six tokens were enough";
+  } catch (const squat::Error& error) {
+    const std::string message = error.what();
+    EXPECT_NE(message.find("page.txt has 6 tokens; 2 windows need 10"), std::string::npos)
+        << message;
+  }
+}
+
+TEST(Evaluation, JoinsTexts) {
+  const std::string path =
+      testing::TempDir() + "squat_llama_texts_" + std::to_string(getpid()) + ".gguf";
+  test::RandomModel random;
+  random.architecture = "llama";
+  random.head_dim = 32;
+  test::write_random_model(random, path);
+  const Model model(path);
+  std::remove(path.c_str());
+  Engine engine(model, 1);
+  Protocol protocol;
+  protocol.prompt_tokens = 40;
+  protocol.decode_tokens = 5;
+  protocol.windows = 2;
+  std::vector<std::vector<Window>> texts;
+  for (const int factor : {11, 31}) {
+    std::vector<Token> text;
+    for (int i = 0; i < 100; ++i) text.push_back(factor * i * i % test::kRandomVocabulary);
+    texts.push_back(cut_windows(text, protocol, -1));
+  }
+  const std::vector<CacheSpec> caches = {parse_cache_spec("q8_0"), parse_cache_spec("squat:2")};
+  double last_done = 0;
+  const auto results =
+      evaluate(engine, caches, texts, protocol, [&](double done, const std::string&) {
+        EXPECT_GT(done, last_done);
+        last_done = done;
+      });
+  EXPECT_DOUBLE_EQ(last_done, 1);
+  ASSERT_EQ(results.size(), 2u);
+  for (std::size_t cache = 0; cache < 2; ++cache) {
+    EXPECT_EQ(results[cache].quality.count(), 20);
+    double sum = 0;
+    for (std::size_t text = 0; text < 2; ++text) {
+      const auto alone = evaluate(engine, {caches[cache]}, {texts[text]}, protocol);
+      const double divergence = alone.front().quality.mean_divergence();
+      EXPECT_EQ(results[cache].by_text[text].mean_divergence(), divergence);
+      EXPECT_GT(divergence, 0);
+      sum += divergence;
+    }
+    EXPECT_DOUBLE_EQ(results[cache].quality.mean_divergence(), sum / 2);
+  }
 }
 
 // Min-max at 2 bits, by an implementation of the whole protocol in NumPy. With heads of 64 channels
@@ -29,15 +83,14 @@ TEST(Evaluation, ReproducesMinMaxAndThePublishedDefaults) {
   const Protocol protocol;
   const auto windows = cut_windows(test::tokens(), protocol, -1);
   const auto results = evaluate(engine, {parse_cache_spec("kivi:2"), parse_cache_spec("squat:2")},
-                                {windows.front()}, protocol);
+                                {{windows.front()}}, protocol);
   for (const CacheResult& result : results) {
     EXPECT_NEAR(result.quality.mean_divergence(), 0.1883, 0.05 * 0.1883) << result.cache;
     EXPECT_NEAR(result.quality.expected_perplexity(), 43.96, 0.005 * 43.96) << result.cache;
     EXPECT_NEAR(result.quality.perplexity(), 54.90, 0.02 * 54.90) << result.cache;
     EXPECT_NEAR(result.quality.top1_agreement(), 0.707, 0.02) << result.cache;
-    // 40 blocks of keys and 39 of values; the slots of the 40th wait for values that are still
-    // exact.
-    EXPECT_NEAR(result.bytes.bits_per_element(), 3.0 * 80 / 79, 0.001) << result.cache;
+    EXPECT_EQ(result.bytes.bits_per_element(), 3) << result.cache;
+    EXPECT_EQ(result.bytes.elements, (1280 + 1280 - 32) * 30 * 3 * 64) << result.cache;
   }
 }
 
