@@ -194,16 +194,18 @@ class Folding {
   void expect_products(double rounding = 0.51) {
     const std::vector<CodeTile<Bits>> tiles = product_.template tiles<Bits>();
     const Index lanes = 16 * product_.lane_rows, stride = lanes + 8;
-    const TileRows<Operand> rows{tiles.front().bytes,     product_.lane_rows, product_.depths / 8,
+    TileRows<Operand> rows{tiles.front().bytes,     product_.lane_rows, product_.depths / 8,
                                  product_.heads,          operands_.data(),   operand_stride_,
-                                 product_.rows_per_group, group_stride_};
+                                 product_.rows_per_group, group_stride_,     false};
+    TileRows<Operand> adding = rows;
+    adding.add = true;
     Matrix<float> out = Matrix<float>::Constant(product_.heads, stride, 7), sum = out;
     if constexpr (sizeof(Operand) == 1) {
       dots_.dot8(rows, folded_.data(), out.data(), stride);
-      dots_.accumulate8(rows, folded_.data(), sum.data(), stride);
+      dots_.dot8(adding, folded_.data(), sum.data(), stride);
     } else {
       dots_.dot16(rows, folded_.data(), out.data(), stride);
-      dots_.accumulate16(rows, folded_.data(), sum.data(), stride);
+      dots_.dot16(adding, folded_.data(), sum.data(), stride);
     }
     for (Index h = 0; h < product_.heads; ++h) {
       for (Index lane = 0; lane < lanes; ++lane) {

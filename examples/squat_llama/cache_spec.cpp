@@ -1,6 +1,6 @@
 #include "cache_spec.hpp"
 
-#include <algorithm>
+#include <cstdlib>
 #include <sstream>
 #include <vector>
 
@@ -40,6 +40,18 @@ int parse_bits(const std::string& text, const std::vector<int>& known, const std
   squat::fail("bits are '" + text + "' in cache '" + spec + "'; known are " + names);
 }
 
+/// Sets what FIELD=VALUE parts from the second one on say.
+void set_fields(const std::vector<std::string>& parts, const std::string& spec,
+                squat::Config& config) {
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    const std::size_t equals = parts[i].find('=');
+    squat::require(equals != std::string::npos, "'", parts[i], "' in cache '", spec,
+                   "' is not FIELD=VALUE; known are ", config_field_names());
+    set_config_field(config, parts[i].substr(0, equals), parts[i].substr(equals + 1));
+  }
+  check(config);
+}
+
 /// KEYBITS or KEYBITS/VALUEBITS, then any number of ,FIELD=VALUE.
 SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
   const std::vector<int> known = {2, 3, 4, 8};
@@ -48,22 +60,30 @@ SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
   squat::require(bits.size() == 1 || bits.size() == 2, "cache '", spec,
                  "' has no bits; write squat:BITS or squat:KEYBITS/VALUEBITS");
   SquatSpec squat;
-  squat.key_bits = parse_bits(bits.front(), known, spec);
-  squat.value_bits = parse_bits(bits.back(), known, spec);
-  for (std::size_t i = 1; i < parts.size(); ++i) {
-    const std::size_t equals = parts[i].find('=');
-    squat::require(equals != std::string::npos, "'", parts[i], "' in cache '", spec,
-                   "' is not FIELD=VALUE; known are ", config_field_names());
-    set_config_field(squat.config, parts[i].substr(0, equals), parts[i].substr(equals + 1));
-  }
-  check(squat.config);
+  squat.config.key_bits = parse_bits(bits.front(), known, spec);
+  squat.config.value_bits = parse_bits(bits.back(), known, spec);
+  set_fields(parts, spec, squat.config);
+  return squat;
+}
+
+/// MEANBITS of Config::recommended(), then any number of ,FIELD=VALUE.
+SquatSpec parse_recommended(const std::string& arguments, const std::string& spec) {
+  const std::vector<std::string> parts = split(arguments, ',');
+  char* end = nullptr;
+  const std::string bits = parts.empty() ? "" : parts.front();
+  const double mean_bits = std::strtod(bits.c_str(), &end);
+  squat::require(!bits.empty() && *end == '\0', "mean bits are '", bits, "' in cache '", spec,
+                 "'; they must be a number, as in squat+:2.5");
+  SquatSpec squat{squat::Config::recommended(mean_bits)};
+  set_fields(parts, spec, squat.config);
   return squat;
 }
 
 /// Min-max codes without feedback: what KIVI does.
 SquatSpec parse_kivi(const std::string& arguments, const std::string& spec) {
   SquatSpec kivi;
-  kivi.key_bits = kivi.value_bits = parse_bits(arguments, {2, 3, 4, 8}, spec);
+  kivi.config.value_bits = parse_bits(arguments, {2, 3, 4, 8}, spec);
+  kivi.config.key_bits = kivi.config.value_bits;
   kivi.config.squat_lambda = 0;
   return kivi;
 }
@@ -75,7 +95,7 @@ std::string cache_spec_help() {
   for (const NamedFormat& known : kGgmlFormats) names += std::string(known.name) + ", ";
   return names +
          "turbo:BITS (2, 3, 4), kivi:BITS, squat:BITS, squat:KEYBITS/VALUEBITS,FIELD=VALUE,... "
-         "(2, 3, 4, 8) with the fields " +
+         "(2, 3, 4, 8), squat+:MEANBITS,FIELD=VALUE,... (recommended) with the fields " +
          config_field_names();
 }
 
@@ -89,6 +109,7 @@ CacheSpec parse_cache_spec(const std::string& text) {
   if (name == "turbo") return {text, TurboSpec{parse_bits(arguments, {2, 3, 4}, text)}};
   if (name == "kivi") return {text, parse_kivi(arguments, text)};
   if (name == "squat") return {text, parse_squat(arguments, text)};
+  if (name == "squat+") return {text, parse_recommended(arguments, text)};
   squat::fail("there is no cache '" + text + "'; known are " + cache_spec_help());
 }
 
@@ -100,8 +121,7 @@ std::unique_ptr<KvCache> make_cache(const CacheSpec& spec, const ModelConfig& mo
   if (const auto* turbo = std::get_if<TurboSpec>(&spec.format)) {
     return std::make_unique<TurboCache>(model, turbo->bits, threads);
   }
-  const auto& squat = std::get<SquatSpec>(spec.format);
-  return make_squat_cache(model, squat.config, squat.key_bits, squat.value_bits, threads);
+  return make_squat_cache(model, std::get<SquatSpec>(spec.format).config, threads);
 }
 
 }  // namespace squat_llama

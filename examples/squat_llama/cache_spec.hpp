@@ -21,8 +21,6 @@ struct TurboSpec {
 };
 
 struct SquatSpec {
-  int key_bits;
-  int value_bits;
   squat::Config config;
 };
 

@@ -69,6 +69,7 @@ constexpr Field kFields[] = {
     field<&squat::Config::scale_bits>("scale_bits"),
     field<&squat::Config::normalised_lambda>("normalised_lambda"),
     field<&squat::Config::key_bits>("key_bits"),
+    field<&squat::Config::adaptive_bits>("adaptive_bits"),
     field<&squat::Config::value_bits>("value_bits"),
     field<&squat::Config::value_group_size>("value_group_size"),
     field<&squat::Config::value_grid>("value_grid"),

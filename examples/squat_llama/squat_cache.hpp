@@ -8,9 +8,8 @@
 
 namespace squat_llama {
 
-/// A squat::SQuatCache<float, key_bits, value_bits>, or one for each of `threads` shares of the kv
-/// heads. Bits are 2, 3, 4 or 8.
+/// A squat::SQuatCache, or one for each of `threads` shares of the kv heads.
 std::unique_ptr<KvCache> make_squat_cache(const ModelConfig& model, const squat::Config& config,
-                                          int key_bits, int value_bits, int threads);
+                                          int threads);
 
 }  // namespace squat_llama

@@ -21,7 +21,6 @@ inline squat::ModelShape attention_shape(const ModelConfig& model, int kv_heads)
 }
 
 /// Heads do not know of each other, so each thread has a SQuatCache with a share of them.
-template <int KeyBits, int ValueBits>
 class SquatCacheAdapter : public HostCache {
  public:
   SquatCacheAdapter(const ModelConfig& model, const squat::Config& config, int threads)
@@ -49,7 +48,7 @@ class SquatCacheAdapter : public HostCache {
     for (const auto& cache : caches_) {
       const squat::MemoryUsage usage = cache.memory();
       bytes.codes += static_cast<double>(usage.codes);
-      bytes.scales += static_cast<double>(usage.scales);
+      bytes.scales += static_cast<double>(usage.scales + usage.headers);
       bytes.reserved += static_cast<double>(usage.reserved);
       bytes.residual += static_cast<double>(usage.residual);
       bytes.other += static_cast<double>(usage.subspace + usage.bookkeeping);
@@ -78,27 +77,8 @@ class SquatCacheAdapter : public HostCache {
     return size() / residual * residual + std::max<int64_t>(size() - residual, 0);
   }
 
-  std::vector<squat::SQuatCache<float, KeyBits, ValueBits>> caches_;
+  std::vector<squat::SQuatCache<float, 2>> caches_;
   bool decoding_ = false;  ///< a single token came: the prompt is over
 };
-
-template <int KeyBits>
-std::unique_ptr<KvCache> make_squat_cache_adapter(const ModelConfig& model,
-                                                  const squat::Config& config, int value_bits,
-                                                  int threads) {
-  switch (value_bits) {
-    case 2:
-      return std::make_unique<SquatCacheAdapter<KeyBits, 2>>(model, config, threads);
-    case 3:
-      return std::make_unique<SquatCacheAdapter<KeyBits, 3>>(model, config, threads);
-    case 4:
-      return std::make_unique<SquatCacheAdapter<KeyBits, 4>>(model, config, threads);
-    case 8:
-      return std::make_unique<SquatCacheAdapter<KeyBits, 8>>(model, config, threads);
-    default:
-      break;
-  }
-  squat::fail("bits of values are " + std::to_string(value_bits) + "; known are 2, 3, 4, 8");
-}
 
 }  // namespace squat_llama

@@ -67,10 +67,12 @@ struct Config {
   /// Squared singular values are divided by their mean over all channels, so that one lambda suits
   /// every head and every length of prompt.
   bool normalised_lambda = false;
-  /// Mean bits of a key channel, 1 to 8: each channel gets 1 to 8 bits, chosen from the prompt by
-  /// what an error in it costs. Where eight channels at a time cannot meet the mean, it is the
-  /// nearest one below. 0: KeyBits for each.
+  /// Bits of a key channel, 1 to 8; 0: KeyBits. With adaptive_bits a mean, which need not be whole.
   double key_bits = 0;
+  /// Each key channel gets 1 to 8 bits of its own, chosen from the prompt by what an error in it
+  /// costs. Channels take the same width eight at a time; where that cannot meet the mean, it is the
+  /// nearest one below.
+  bool adaptive_bits = false;
   /// Bits of a value code: 1, 2, 3, 4 or 8; 0: ValueBits.
   int value_bits = 0;
   /// Channels to a value scale: 32, 64, 128, 256 or 512; 0: token_group_size.
@@ -86,7 +88,35 @@ struct Config {
   double query_decay = 0;
 
   Arithmetic arithmetic = Arithmetic::fast;
+
+  /// The best setting that was found for at most `mean_bits` bits an element (1.75 to 8), the mean
+  /// over keys and values of codes, scales, zeros and what blocks share, the latter for contexts
+  /// from about a thousand tokens on. KeyBits and ValueBits do not enter. README.md tells how it was
+  /// found.
+  static Config recommended(double mean_bits = 2.5);
 };
+
+inline Config Config::recommended(double mean_bits) {
+  require(mean_bits >= 1.75 && mean_bits <= 8, "mean_bits is ", mean_bits,
+          "; it must be 1.75 to 8");
+  Config config;
+  config.backend = Backend::unbiased;
+  config.quant_group_size = 1;
+  config.token_group_size = config.residual_length = config.value_group_size = 64;
+  config.scale_bits = 8;
+  config.normalised_lambda = true;
+  config.squat_lambda = 3;
+  config.subspace_dim = 16;
+  config.adaptive_bits = true;
+  config.value_grid = ValueGrid::symmetric;
+  config.rotate_values = true;
+  config.exact_tokens = 1;
+  config.value_bits = mean_bits < 2.875 ? 2 : mean_bits < 4.25 ? 3 : mean_bits < 6.25 ? 4 : 8;
+  // A scale and a middle for 64 keys, a scale for 64 channels of a value, and what blocks share.
+  constexpr double overhead = 16.0 / 64 + 8.0 / 64 + 0.125;
+  config.key_bits = std::min(2 * mean_bits - config.value_bits - overhead, 8.0);
+  return config;
+}
 
 inline void check(const ModelShape& shape) {
   require(shape.layers >= 1, "shape.layers is ", shape.layers, "; it must be at least 1");
@@ -122,6 +152,8 @@ inline void check(const Config& config) {
           "config.scale_bits is ", config.scale_bits, "; it must be 8, 16 or 32");
   require(config.key_bits == 0 || (config.key_bits >= 1 && config.key_bits <= 8),
           "config.key_bits is ", config.key_bits, "; it must be 1 to 8, or 0 for KeyBits");
+  require(config.adaptive_bits || config.key_bits == std::floor(config.key_bits),
+          "config.key_bits is ", config.key_bits, "; without adaptive_bits it must be whole");
   const int value_bits = config.value_bits;
   require((value_bits >= 0 && value_bits <= 4) || value_bits == 8, "config.value_bits is ",
           value_bits, "; it must be 1, 2, 3, 4 or 8, or 0 for ValueBits");

@@ -164,15 +164,15 @@ class FusedAttention {
       simd::Folded shifted[simd::max_heads];
       const float unit = static_cast<float>(1 << run.planes.shift[plane]);
       for (Index i = 0; i < count; ++i) shifted[i] = {folded[i].alpha * unit, folded[i].offset};
-      const bool sets = set && plane == 0;
+      const bool add = !set || plane > 0;
       if (eight)
-        (sets ? dots.dot8 : dots.accumulate8)({tiles, lane_rows, run.count / depths, count,
-                                               operands8_ + run.first, max_length, lane_rows, 0},
-                                              shifted, scores, max_block);
+        dots.dot8({tiles, lane_rows, run.count / depths, count, operands8_ + run.first, max_length,
+                   lane_rows, 0, add},
+                  shifted, scores, max_block);
       else
-        (sets ? dots.dot16 : dots.accumulate16)({tiles, lane_rows, run.count / depths, count,
-                                                 operands16_ + run.first, max_length, lane_rows, 0},
-                                                shifted, scores, max_block);
+        dots.dot16({tiles, lane_rows, run.count / depths, count, operands16_ + run.first,
+                    max_length, lane_rows, 0, add},
+                   shifted, scores, max_block);
     }
   }
 
@@ -266,9 +266,9 @@ class FusedAttention {
       const Index count = std::min(simd::max_heads, rows - first);
       float* out = result.sum_values + first * stride_;
       if (fold8(block, scores_[first], count, middles)) {
-        dots.accumulate8({tiles, stride_ / lanes, tokens / depths, count, value_operands8_,
-                          max_block, rows_per_group, simd::max_heads * max_block},
-                         value_folded_, out, stride_);
+        dots.dot8({tiles, stride_ / lanes, tokens / depths, count, value_operands8_, max_block,
+                   rows_per_group, simd::max_heads * max_block, true},
+                  value_folded_, out, stride_);
       } else {
         for (Index group = 0; group < groups_; ++group)
           kernels_.fold16(scores_[first], max_block, count, table_ + group * tokens,
@@ -276,9 +276,9 @@ class FusedAttention {
                           simd::largest_operand16(tokens, block.bits()),
                           value_operands16_ + group * simd::max_heads * max_length,
                           value_folded_ + group * simd::max_heads);
-        dots.accumulate16({tiles, stride_ / lanes, tokens / depths, count, value_operands16_,
-                           max_length, rows_per_group, simd::max_heads * max_length},
-                          value_folded_, out, stride_);
+        dots.dot16({tiles, stride_ / lanes, tokens / depths, count, value_operands16_, max_length,
+                    rows_per_group, simd::max_heads * max_length, true},
+                   value_folded_, out, stride_);
       }
       for (Index i = 0; i < count; ++i)
         for (Index group = 0; group < groups_; ++group)

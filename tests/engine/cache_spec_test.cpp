@@ -34,8 +34,8 @@ TEST(CacheSpec, NamesGgmlFormats) {
 
 TEST(CacheSpec, SquatIsThePublishedDefaults) {
   const auto squat = std::get<SquatSpec>(parse_cache_spec("squat:2").format);
-  EXPECT_EQ(squat.key_bits, 2);
-  EXPECT_EQ(squat.value_bits, 2);
+  EXPECT_EQ(squat.config.key_bits, 2);
+  EXPECT_EQ(squat.config.value_bits, 2);
   EXPECT_EQ(squat.config.quant_group_size, squat::Config{}.quant_group_size);
   EXPECT_EQ(squat.config.squat_lambda, squat::Config{}.squat_lambda);
 }
@@ -45,8 +45,8 @@ TEST(CacheSpec, SquatTakesFields) {
       parse_cache_spec(
           "squat:4/3,backend=hqq,squat_lambda=1e-2,residual_length=64,shared_svd=false")
           .format);
-  EXPECT_EQ(squat.key_bits, 4);
-  EXPECT_EQ(squat.value_bits, 3);
+  EXPECT_EQ(squat.config.key_bits, 4);
+  EXPECT_EQ(squat.config.value_bits, 3);
   EXPECT_EQ(squat.config.backend, squat::Backend::hqq);
   EXPECT_EQ(squat.config.squat_lambda, 0.01);
   EXPECT_EQ(squat.config.residual_length, 64);
@@ -55,7 +55,7 @@ TEST(CacheSpec, SquatTakesFields) {
 
 TEST(CacheSpec, KiviHasNoFeedback) {
   const auto kivi = std::get<SquatSpec>(parse_cache_spec("kivi:3").format);
-  EXPECT_EQ(kivi.key_bits, 3);
+  EXPECT_EQ(kivi.config.key_bits, 3);
   EXPECT_EQ(kivi.config.squat_lambda, 0);
 }
 

@@ -8,28 +8,27 @@
 namespace squat::simd {
 
 struct Avx2Dot : Avx2Registers {
-  template <int Bits, class Operand, bool Add>
+  template <int Bits, class Operand>
   SQUAT_AVX2 static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                              Index out_stride) {
     switch (tiles.heads) {
       case 1:
-        return dot_heads<Bits, Operand, Add, 1>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
       case 2:
-        return dot_heads<Bits, Operand, Add, 2>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
       case 3:
-        return dot_heads<Bits, Operand, Add, 3>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
       default:
-        return dot_heads<Bits, Operand, Add, 4>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
     }
   }
 
   template <int Bits>
   static constexpr DotKernels dot_kernels() {
     if constexpr (Bits <= 4)
-      return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
-              dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
+      return {dot<Bits, std::int8_t>, dot<Bits, std::int16_t>};
     else
-      return {nullptr, dot<Bits, std::int16_t, false>, nullptr, dot<Bits, std::int16_t, true>};
+      return {nullptr, dot<Bits, std::int16_t>};
   }
 
  private:
@@ -88,7 +87,7 @@ struct Avx2Dot : Avx2Registers {
     return _mm256_set1_epi32(bits);
   }
 
-  template <int Bits, class Operand, bool Add, int Heads>
+  template <int Bits, class Operand, int Heads>
   SQUAT_AVX2 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                                    Index out_stride) {
     constexpr Index tile_bytes = Index{sizeof(CodeTile<Bits>)};
@@ -108,7 +107,7 @@ struct Avx2Dot : Avx2Registers {
         SQUAT_UNROLL
         for (int half = 0; half < 2; ++half) {
           float* target = out + h * out_stride + 8 * half;
-          const __m256 base = Add ? _mm256_loadu_ps(target) : _mm256_set1_ps(folded[h].offset);
+          const __m256 base = tiles.add ? _mm256_loadu_ps(target) : _mm256_set1_ps(folded[h].offset);
           _mm256_storeu_ps(target, _mm256_fmadd_ps(alpha, sums.of[h][half], base));
         }
       }

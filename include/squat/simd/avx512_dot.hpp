@@ -22,32 +22,31 @@ namespace squat::simd {
 struct Avx512Dot : Avx512Registers {
   static constexpr float largest_operand = 127 * 256 + 127;
 
-  template <int Bits, class Operand, bool Add>
+  template <int Bits, class Operand>
   SQUAT_AVX512 static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                                Index out_stride) {
     switch (tiles.heads) {
       case 1:
-        return dot_heads<Bits, Operand, Add, 1>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
       case 2:
-        return dot_heads<Bits, Operand, Add, 2>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
       case 3:
-        return dot_heads<Bits, Operand, Add, 3>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
       default:
-        return dot_heads<Bits, Operand, Add, 4>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
     }
   }
 
   template <int Bits>
   static constexpr DotKernels dot_kernels() {
     if constexpr (Bits <= 4)
-      return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
-              dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
+      return {dot<Bits, std::int8_t>, dot<Bits, std::int16_t>};
     else
-      return {nullptr, dot<Bits, std::int16_t, false>, nullptr, dot<Bits, std::int16_t, true>};
+      return {nullptr, dot<Bits, std::int16_t>};
   }
 
  private:
-  template <int Bits, class Operand, bool Add, int Heads>
+  template <int Bits, class Operand, int Heads>
   SQUAT_AVX512 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded,
                                      float* out, Index out_stride) {
     // Two rows at once share what is read of the operands, and keep enough sums in flight to hide
@@ -59,14 +58,14 @@ struct Avx512Dot : Avx512Registers {
     for (Index left = tiles.rows; left > 0; left -= tiles.rows_per_group) {
       Index rows = left < tiles.rows_per_group ? left : tiles.rows_per_group;
       for (; rows >= together; rows -= together) {
-        dot_rows<Bits, Operand, Add, Heads, together>(tile, row_bytes, tiles.depth_tiles, operands,
+        dot_rows<Bits, Operand, Heads, together>(tiles.add, tile, row_bytes, tiles.depth_tiles, operands,
                                                       tiles.operand_stride, folded, out,
                                                       out_stride);
         tile += together * row_bytes;
         out += together * 16;
       }
       if (rows > 0) {
-        dot_rows<Bits, Operand, Add, Heads, 1>(tile, row_bytes, tiles.depth_tiles, operands,
+        dot_rows<Bits, Operand, Heads, 1>(tiles.add, tile, row_bytes, tiles.depth_tiles, operands,
                                                tiles.operand_stride, folded, out, out_stride);
         tile += row_bytes;
         out += 16;
@@ -76,8 +75,8 @@ struct Avx512Dot : Avx512Registers {
     }
   }
 
-  template <int Bits, class Operand, bool Add, int Heads, int Rows>
-  SQUAT_AVX512_INLINE static void dot_rows(const std::uint8_t* tile, Index row_bytes, Index count,
+  template <int Bits, class Operand, int Heads, int Rows>
+  SQUAT_AVX512_INLINE static void dot_rows(bool add, const std::uint8_t* tile, Index row_bytes, Index count,
                                            const Operand* operands, Index stride,
                                            const Folded* folded, float* out, Index out_stride) {
     constexpr int parts = sizeof(Operand);  // low and high
@@ -117,7 +116,7 @@ struct Avx512Dot : Avx512Registers {
         __m512 sum = join<Bits>(sums[r][h][0]);
         if constexpr (parts == 2)
           sum = _mm512_fmadd_ps(join<Bits>(sums[r][h][1]), _mm512_set1_ps(256), sum);
-        const __m512 base = Add ? _mm512_loadu_ps(target) : _mm512_set1_ps(folded[h].offset);
+        const __m512 base = add ? _mm512_loadu_ps(target) : _mm512_set1_ps(folded[h].offset);
         _mm512_storeu_ps(target, _mm512_fmadd_ps(alpha, sum, base));
       }
     }

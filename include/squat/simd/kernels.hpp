@@ -42,6 +42,7 @@ struct TileRows {
   Index operand_stride;  ///< from head to head
   Index rows_per_group;
   Index group_stride;  ///< of operands, from group to group; Folded are max_heads apart
+  bool add;            ///< to what is there
 };
 
 /// The operations that no width of codes enters. All lengths are multiples of 8, arrays need no
@@ -98,10 +99,9 @@ struct VectorKernels {
 };
 
 /// Products of operands with packed codes of one width:
-/// out[head * out_stride + lane] (+)= alpha[head] * (sum over depths of operand * code) for the 16
-/// lanes of each of `rows` consecutive rows of tiles; row r writes lanes 16 r to 16 r + 15. dot
-/// sets out to offset[head] plus that, accumulate adds to out. The 8-bit forms exist for codes of
-/// at most 4 bits.
+/// out[head * out_stride + lane] = base + alpha[head] * (sum over depths of operand * code) for the
+/// 16 lanes of each of `rows` consecutive rows of tiles; row r writes lanes 16 r to 16 r + 15. The
+/// base is what is there if tiles.add, else offset[head]. dot8 exists for codes of at most 4 bits.
 struct DotKernels {
   template <class Operand>
   using Dot = void (*)(const TileRows<Operand>& tiles, const Folded* folded, float* out,
@@ -109,8 +109,6 @@ struct DotKernels {
 
   Dot<std::int8_t> dot8;
   Dot<std::int16_t> dot16;
-  Dot<std::int8_t> accumulate8;
-  Dot<std::int16_t> accumulate16;
 };
 
 /// Largest 16-bit operand for which n products with codes of `bits` bits sum up within 32 bits.

@@ -31,32 +31,31 @@ namespace squat::simd {
 struct NeonDot {
   static constexpr float largest_operand = 127 * 256 + 127;
 
-  template <int Bits, class Operand, bool Add>
+  template <int Bits, class Operand>
   SQUAT_NEON static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                              Index out_stride) {
     switch (tiles.heads) {
       case 1:
-        return dot_heads<Bits, Operand, Add, 1>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
       case 2:
-        return dot_heads<Bits, Operand, Add, 2>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
       case 3:
-        return dot_heads<Bits, Operand, Add, 3>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
       default:
-        return dot_heads<Bits, Operand, Add, 4>(tiles, folded, out, out_stride);
+        return dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
     }
   }
 
   template <int Bits>
   static constexpr DotKernels dot_kernels() {
     if constexpr (Bits <= 4)
-      return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
-              dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
+      return {dot<Bits, std::int8_t>, dot<Bits, std::int16_t>};
     else
-      return {nullptr, dot<Bits, std::int16_t, false>, nullptr, dot<Bits, std::int16_t, true>};
+      return {nullptr, dot<Bits, std::int16_t>};
   }
 
  private:
-  template <int Bits, class Operand, bool Add, int Heads>
+  template <int Bits, class Operand, int Heads>
   SQUAT_NEON static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                                    Index out_stride) {
     const Operand* operands = tiles.operands;
@@ -75,7 +74,7 @@ struct NeonDot {
             sum_operands(operands + h * tiles.operand_stride, tiles.depth_tiles, start[h]);
       }
       for (int half = 0; half < 2; ++half)
-        dot_lanes<Bits, Operand, Add, Heads>(tile, half, tiles.depth_tiles, operands,
+        dot_lanes<Bits, Operand, Heads>(tiles.add, tile, half, tiles.depth_tiles, operands,
                                              tiles.operand_stride, start, folded,
                                              out + 16 * row + 8 * half, out_stride);
       tile += tiles.depth_tiles * Index{sizeof(CodeTile<Bits>)};
@@ -94,8 +93,8 @@ struct NeonDot {
     sums[1] = 128 * vget_lane_s32(pair, 1);
   }
 
-  template <int Bits, class Operand, bool Add, int Heads>
-  SQUAT_NEON_INLINE static void dot_lanes(const std::uint8_t* tile, int half, Index count,
+  template <int Bits, class Operand, int Heads>
+  SQUAT_NEON_INLINE static void dot_lanes(bool add, const std::uint8_t* tile, int half, Index count,
                                           const Operand* operands, Index stride,
                                           const std::int32_t (&start)[Heads][2],
                                           const Folded* folded, float* out, Index out_stride) {
@@ -141,7 +140,7 @@ struct NeonDot {
         float* target = out + h * out_stride + 4 * i;
         float32x4_t sum = vcvtq_f32_s32(sums[h][0][i]);
         if constexpr (parts == 2) sum = vfmaq_n_f32(sum, vcvtq_f32_s32(sums[h][parts - 1][i]), 256);
-        const float32x4_t base = Add ? vld1q_f32(target) : vdupq_n_f32(folded[h].offset);
+        const float32x4_t base = add ? vld1q_f32(target) : vdupq_n_f32(folded[h].offset);
         vst1q_f32(target, vfmaq_n_f32(base, sum, folded[h].alpha));
       }
     }

@@ -101,7 +101,7 @@ struct Portable {
           round(x, scale, middle, n, centre, highest_product(x, scale, n) / largest, operands);
   }
 
-  template <int Bits, class Operand, bool Add>
+  template <int Bits, class Operand>
   static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                   Index out_stride) {
     using Tile = CodeTile<Bits>;
@@ -123,7 +123,7 @@ struct Portable {
         const Folded& fold = folded[group * max_heads + head];
         for (Index lane = 0; lane < Tile::lanes; ++lane) {
           float& target = out[head * out_stride + row * Tile::lanes + lane];
-          target = (Add ? target : fold.offset) + fold.alpha * static_cast<float>(sums[head][lane]);
+          target = (tiles.add ? target : fold.offset) + fold.alpha * static_cast<float>(sums[head][lane]);
         }
       }
     }
@@ -161,8 +161,7 @@ struct Portable {
 
   template <int Bits>
   static constexpr DotKernels dot_kernels() {
-    return {dot<Bits, std::int8_t, false>, dot<Bits, std::int16_t, false>,
-            dot<Bits, std::int8_t, true>, dot<Bits, std::int16_t, true>};
+    return {dot<Bits, std::int8_t>, dot<Bits, std::int16_t>};
   }
 };
 
