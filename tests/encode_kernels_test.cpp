@@ -1,0 +1,143 @@
+// The encoding kernels of every instruction set against the portable ones.
+#include <gtest/gtest.h>
+
+#include <squat/simd/encode.hpp>
+#include <vector>
+
+#include "random_matrix.hpp"
+
+namespace squat::simd {
+namespace {
+
+using testing::correlated_matrix;
+using testing::random_matrix;
+using Bytes = std::vector<std::uint8_t>;
+
+class Encode : public ::testing::TestWithParam<InstructionSet> {
+ protected:
+  template <int Bits>
+  EncodeKernels kernels() const {
+    return encode_kernels_for<Bits>(GetParam());
+  }
+  const EncodeKernels portable = PortableEncode::kernels<2>();
+};
+
+std::vector<InstructionSet> available() {
+  std::vector<InstructionSet> sets;
+  for (const InstructionSet set : {InstructionSet::avx2, InstructionSet::avx512,
+                                   InstructionSet::neon, InstructionSet::portable})
+    if (is_available(set)) sets.push_back(set);
+  return sets;
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Encode, ::testing::ValuesIn(available()),
+                         [](const auto& set) {
+                           return std::string(vector_kernels_for(set.param).name);
+                         });
+
+/// Some ordinary numbers, some constant, some far from what is expected.
+Matrix<float> channels(Index tokens, unsigned seed) {
+  Matrix<float> x = correlated_matrix<float>(tokens, 8, seed).transpose();
+  x.row(2).setConstant(0.3f);
+  x.row(4).array() += 500;
+  x.row(6) *= 1e-4f;
+  return x;
+}
+
+TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
+  const Matrix<float> inner = random_matrix<float>(8, 8, 3) * 0.2f;
+  const float expected[8] = {0, 1, 0, -1, 2, 0, 0, 7};
+  for (int bits = 1; bits <= 8; ++bits)
+    for (const int scale_bits : {8, 16, 32})
+      for (const bool unbiased : {false, true})
+        for (const Index tokens : {32, 64, 128}) {
+          SCOPED_TRACE(::testing::Message() << bits << " bits, scales of " << scale_bits << ", "
+                                            << tokens << " tokens, unbiased " << unbiased);
+          Matrix<float> x = channels(tokens, static_cast<unsigned>(bits)), y = x;
+          Affine<float> affine[8], want[8];
+          Bytes codes(static_cast<std::size_t>(8 * tokens)), want_codes = codes;
+          const GroupFormat format{bits, scale_bits, unbiased};
+          kernels<2>().octet(x.data(), tokens, inner.data(), format, expected, affine,
+                             codes.data());
+          portable.octet(y.data(), tokens, inner.data(), format, expected, want,
+                         want_codes.data());
+          EXPECT_EQ(codes, want_codes);
+          EXPECT_EQ(x, y);
+          for (int k = 0; k < 8; ++k) {
+            EXPECT_EQ(affine[k].scale, want[k].scale) << k;
+            EXPECT_EQ(affine[k].zero, want[k].zero) << k;
+          }
+        }
+}
+
+TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
+  for (const Index n : {8, 24, 64, 512})
+    for (int bits = 1; bits <= 8; ++bits) {
+      const Matrix<float> x = random_matrix<float>(1, n, static_cast<unsigned>(n + bits));
+      Bytes codes(static_cast<std::size_t>(n)), want = codes;
+      for (const int scale_bits : {8, 16, 32})
+        for (const bool unbiased : {false, true}) {
+          const GroupFormat format{bits, scale_bits, unbiased};
+          const Affine<float> got = kernels<2>().group(x.data(), n, format, codes.data());
+          const Affine<float> wanted = portable.group(x.data(), n, format, want.data());
+          EXPECT_EQ(codes, want);
+          EXPECT_EQ(got.scale, wanted.scale);
+          EXPECT_EQ(got.zero, wanted.zero);
+        }
+      EXPECT_EQ(kernels<2>().symmetric(x.data(), n, bits, codes.data()),
+                portable.symmetric(x.data(), n, bits, want.data()));
+      EXPECT_EQ(codes, want) << n << " numbers, " << bits << " bits";
+    }
+}
+
+template <int Bits>
+void expect_tiles(const EncodeKernels& kernels) {
+  using Tile = CodeTile<Bits>;
+  const Index tokens = 64, stride = 3 * Index{sizeof(Tile)};
+  std::mt19937 random(Bits);
+  Bytes codes(8 * 64);
+  for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random() >> (32 - Bits));
+  Bytes tiles(static_cast<std::size_t>(4 * stride), 0xa5);
+  kernels.pack(codes.data(), tokens, tiles.data(), stride);
+  const auto tile = [&](Index i) { return reinterpret_cast<Tile*>(tiles.data() + i * stride); };
+  for (Index depth = 0; depth < 8; ++depth)
+    for (Index t = 0; t < tokens; ++t)
+      ASSERT_EQ(tile(t / 16)->get(t % 16, depth), codes[static_cast<std::size_t>(64 * depth + t)]);
+  // 40 lanes at one depth; all else stays.
+  for (Index depth = 0; depth < 8; ++depth) {
+    const Bytes before = tiles;
+    kernels.put(codes.data() + 100, 40, tiles.data(), stride, depth);
+    for (Index lane = 0; lane < 48; ++lane)
+      for (Index other = 0; other < 8; ++other) {
+        const auto* old = reinterpret_cast<const Tile*>(before.data() + lane / 16 * stride);
+        const int want = other == depth && lane < 40 ? codes[static_cast<std::size_t>(100 + lane)]
+                                                     : old->get(lane % 16, other);
+        ASSERT_EQ(tile(lane / 16)->get(lane % 16, other), want) << lane << " " << other;
+      }
+  }
+}
+
+TEST_P(Encode, CodesGoToTheirTiles) {
+  expect_tiles<1>(kernels<1>());
+  expect_tiles<2>(kernels<2>());
+  expect_tiles<3>(kernels<3>());
+  expect_tiles<4>(kernels<4>());
+  expect_tiles<8>(kernels<8>());
+}
+
+TEST_P(Encode, RotationIsOrthonormalAndItsOwnInverse) {
+  for (const Index n : {8, 16, 24, 40, 64, 80, 96, 128, 512}) {
+    const Matrix<float> x = random_matrix<float>(1, n, 9);
+    Matrix<double> exact = x.cast<double>();
+    hadamard(exact.data(), n);
+    EXPECT_NEAR(exact.norm(), x.cast<double>().norm(), 1e-9);
+    Matrix<float> y = x;
+    kernels<2>().rotate(y.data(), n);
+    EXPECT_LE((y.cast<double>() - exact).cwiseAbs().maxCoeff(), 2e-6) << n;
+    kernels<2>().rotate(y.data(), n);
+    EXPECT_LE((y - x).cwiseAbs().maxCoeff(), 4e-6f) << n;
+  }
+}
+
+}  // namespace
+}  // namespace squat::simd

@@ -1,0 +1,205 @@
+// The cache beyond the publication: bits per channel, exact tokens, rotated values, scales of 8 bits.
+#include <gtest/gtest.h>
+
+#include "dense_attention.hpp"
+#include "expect_error.hpp"
+#include "small_cache.hpp"
+
+namespace squat::testing {
+namespace {
+
+constexpr ModelShape wide{1, 4, 2, 64};
+
+struct States {
+  Rows queries, keys, values;
+  States(Index count, unsigned seed)
+      : queries(correlated_matrix<float>(count, 4 * 64, seed)),
+        keys(correlated_matrix<float>(count, 2 * 64, seed + 1)),
+        values(correlated_matrix<float>(count, 2 * 64, seed + 2)) {
+    keys.row(0) *= 20;  // a sink
+  }
+};
+
+void feed(Cache& cache, const States& states, Index first, Index count,
+          const CallOptions& options = {}) {
+  cache.update(0, states.keys.middleRows(first, count), states.values.middleRows(first, count),
+               states.queries.middleRows(first, count), options);
+  cache.flush(0, options);
+}
+
+TEST(Recommended, IsAllowedAtEverySizeAndRefusesOthers) {
+  for (double bits = 1.75; bits <= 8; bits += 0.125) {
+    const Config config = Config::recommended(bits);
+    check(config);
+    const double mean = (config.key_bits + 0.25 + config.value_bits + 0.125) / 2;
+    EXPECT_LE(mean, bits);
+    EXPECT_GE(mean, bits - 0.5) << bits;
+  }
+  EXPECT_ERROR(Config::recommended(1.5), "mean_bits", "1.5", "1.75 to 8");
+  EXPECT_ERROR(Config::recommended(9), "mean_bits", "9");
+}
+
+TEST(Recommended, TakesTheBitsThatItSays) {
+  for (const double bits : {2.25, 3.0, 4.5}) {
+    Cache cache(wide, Config::recommended(bits));
+    const States states(1000, 1);
+    feed(cache, states, 0, 1000);
+    const MemoryUsage usage = cache.memory();
+    const double elements = (960 + 936) * 2 * 64;
+    const double measured = 8.0 * static_cast<double>(usage.codes + usage.scales) / elements;
+    const Config config = cache.config();
+    EXPECT_NEAR(measured, (config.key_bits + 0.25 + config.value_bits + 0.125) / 2, 0.02);
+    // With what blocks share, over about a thousand tokens.
+    EXPECT_LE(measured + 8.0 * static_cast<double>(usage.headers) / elements, bits);
+  }
+}
+
+TEST(Recommended, ErrsLessThanThePublishedCacheOfTheSameWidths) {
+  const States states(700, 3);
+  const auto error = [&](const Config& config) {
+    Cache cache(wide, config);
+    feed(cache, states, 0, 600);
+    for (Index t = 600; t < 700; ++t) feed(cache, states, t, 1);
+    const Rows queries = correlated_matrix<float>(8, 4 * 64, 3);
+    const Matrix<double> full =
+        dense_attention<float>(wide, queries, states.keys, states.values);
+    return (dense_attention<float>(wide, queries, cache.keys(0), cache.values(0)) - full).norm();
+  };
+  EXPECT_LT(error(Config::recommended(3)), 0.7 * error(Config{}));  // which takes 3 bits, too
+}
+
+TEST(Recommended, FastArithmeticLosesATenthOfWhatCodesLose) {
+  const States states(650, 5);
+  for (const double bits : {1.75, 2.25, 2.5, 3.0, 3.75, 4.5, 6.0}) {
+    Cache cache(wide, Config::recommended(bits));
+    feed(cache, states, 0, 500);
+    feed(cache, states, 500, 150);
+    for (const Index rows : {1, 4}) {
+      const Rows queries = states.queries.bottomRows(rows);
+      Rows out(rows, 4 * 64);
+      cache.attend(0, queries, out);
+      const Matrix<double> full =
+          dense_attention<float>(wide, queries, states.keys, states.values);
+      const Matrix<double> same =
+          dense_attention<float>(wide, queries, cache.keys(0), cache.values(0));
+      EXPECT_LE((out.cast<double>() - same).norm(), 0.1 * (same - full).norm())
+          << bits << " bits, " << rows << " rows";
+    }
+  }
+}
+
+TEST(Recommended, ChunksOfDecodedTokensGiveWhatSingleOnesGive) {
+  const States states(600, 7);
+  const auto built = [&](Index chunk, double decay) {
+    Config config = Config::recommended(2.5);
+    config.query_decay = decay;
+    Cache cache(wide, config);
+    feed(cache, states, 0, 200);
+    for (Index t = 200; t < 600; t += chunk) feed(cache, states, t, chunk);
+    return std::pair<Rows, Rows>(cache.keys(0), cache.values(0));
+  };
+  const auto single = built(1, 0);
+  for (const Index chunk : {8, 50, 400}) {
+    const auto other = built(chunk, 0);
+    EXPECT_TRUE(same(other.first, single.first)) << chunk;
+    EXPECT_TRUE(same(other.second, single.second)) << chunk;
+  }
+  EXPECT_FALSE(same(built(8, 1).first, single.first));  // the metric follows the queries
+}
+
+TEST(ExactTokens, StayExactBehindPadding) {
+  const States states(300, 9);
+  Config config = Config::recommended(2.25);
+  config.exact_tokens = 3;
+  std::vector<std::uint8_t> valid(300, 1);
+  for (std::size_t t = 0; t < 40; ++t) valid[t] = 0;
+  Cache cache(wide, config);
+  CallOptions options;
+  options.mask = valid;
+  feed(cache, states, 0, 300, options);
+  const Rows keys = cache.keys(0), values = cache.values(0);
+  EXPECT_TRUE((keys.topRows(40).array() == 0).all());
+  EXPECT_TRUE(same(Rows(keys.middleRows(40, 3)), Rows(states.keys.middleRows(40, 3))));
+  EXPECT_TRUE(same(Rows(values.middleRows(40, 3)), Rows(states.values.middleRows(40, 3))));
+  EXPECT_FALSE(same(Rows(keys.middleRows(43, 3)), Rows(states.keys.middleRows(43, 3))));
+  // Fused attention reads them, too.
+  const Rows queries = states.queries.bottomRows(1);
+  Rows out(1, 4 * 64);
+  cache.attend(0, queries, out);
+  const Matrix<double> expected =
+      dense_attention<float>(wide, queries, keys, values, valid);
+  EXPECT_LE((out.cast<double>() - expected).norm(), 0.03 * expected.norm());
+}
+
+TEST(ExactTokens, DoNotTouchTheRangesOfOthers) {
+  // The sink's key is twenty times as long: with it, its block would be coarser.
+  const States states(200, 11);
+  const auto error = [&](Index exact) {
+    Config config;
+    config.exact_tokens = exact;
+    Cache cache(wide, config);
+    feed(cache, states, 0, 200);
+    return (cache.keys(0).middleRows(1, 31) - states.keys.middleRows(1, 31)).norm();
+  };
+  EXPECT_LT(error(1), 0.5f * error(0));
+}
+
+TEST(ExactTokens, AreTakenAnewAfterTruncation) {
+  const States states(200, 13), others(200, 14);
+  Config config = Config::recommended(2.5);
+  config.exact_tokens = 2;
+  Cache cache(wide, config);
+  feed(cache, states, 0, 200);
+  cache.truncate(1);
+  feed(cache, others, 0, 150);
+  const Rows keys = cache.keys(0);
+  EXPECT_TRUE(same(Rows(keys.topRows(1)), Rows(states.keys.topRows(1))));
+  EXPECT_TRUE(same(Rows(keys.row(1)), Rows(others.keys.row(0))));
+  EXPECT_FALSE(same(Rows(keys.row(2)), Rows(others.keys.row(1))));
+  EXPECT_EQ(cache.size(0), 151);
+}
+
+TEST(ExactTokens, APromptOfNothingElseFitsLater) {
+  const States states(300, 15);
+  Cache cache(wide, Config::recommended(2.5));
+  feed(cache, states, 0, 1);  // exact: no metric yet
+  EXPECT_EQ(cache.memory().subspace, 0);
+  for (Index t = 1; t < 300; ++t) feed(cache, states, t, 1);
+  EXPECT_GT(cache.memory().subspace, 0);
+  EXPECT_LT((cache.keys(0) - states.keys).norm(), 0.5f * states.keys.norm());
+}
+
+TEST(ValueBits, MayBeOneAndDifferFromTheTemplate) {
+  const States states(200, 17);
+  Config config = Config::recommended(2.5);
+  float before = 1e9f;
+  for (const int bits : {1, 2, 3, 4, 8}) {
+    config.value_bits = bits;
+    Cache cache(wide, config);
+    feed(cache, states, 0, 200);
+    const float error = (cache.values(0).topRows(128) - states.values.topRows(128)).norm();
+    EXPECT_LT(error, 0.7f * before) << bits;
+    before = error;
+  }
+  config.value_bits = 5;
+  EXPECT_ERROR(Cache(wide, config), "config.value_bits", "5", "1, 2, 3, 4 or 8");
+}
+
+TEST(KeyBits, MustBeWholeUnlessTheyAdapt) {
+  Config config;
+  config.key_bits = 2.5;
+  EXPECT_ERROR(Cache(wide, config), "config.key_bits", "2.5", "whole");
+  config.key_bits = 6;
+  Cache cache(wide, config);  // two tiles a code
+  const States states(64, 19);
+  feed(cache, states, 0, 64);
+  config.key_bits = 8;
+  Cache finer(wide, config);
+  feed(finer, states, 0, 64);
+  const float six = (cache.keys(0) - states.keys).norm();
+  const float eight = (finer.keys(0) - states.keys).norm();
+  EXPECT_NEAR(six / eight, 255.0f / 63, 0.5f);
+}
+
+}  // namespace
+}  // namespace squat::testing
