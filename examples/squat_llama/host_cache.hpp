@@ -14,6 +14,7 @@ class HostCache : public KvCache {
  public:
   ggml_tensor* attention(Graph& graph, int layer, ggml_tensor* query, ggml_tensor* key,
                          ggml_tensor* value) final;
+  bool stores_by_attending() const final { return true; }
   void finish(int64_t tokens) override;
 
  protected:
