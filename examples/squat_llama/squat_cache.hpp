@@ -8,8 +8,8 @@
 
 namespace squat_llama {
 
-/// A squat::SQuatCache<float, key_bits, value_bits>, or one for each of `threads` shares of the kv
-/// heads. Bits are 2, 3, 4 or 8.
+/// A squat::SQuatCache<float, key_bits, value_bits> that attends on the engine's `threads`. Bits
+/// are 2, 3, 4 or 8.
 std::unique_ptr<KvCache> make_squat_cache(const ModelConfig& model, const squat::Config& config,
                                           int key_bits, int value_bits, int threads);
 

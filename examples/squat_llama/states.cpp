@@ -27,14 +27,14 @@ void write_half(const Path& path, const squat::MatrixView<float>& rows) {
 class WritingCache : public HostCache {
  public:
   WritingCache(const ModelConfig& config, std::set<int> layers, Path folder)
-      : HostCache(config, /*parts=*/1), layers_(std::move(layers)), folder_(std::move(folder)) {}
+      : HostCache(config, /*threads=*/1), layers_(std::move(layers)), folder_(std::move(folder)) {}
 
   int64_t size() const override { return 0; }
   void clear() override {}
   CacheBytes bytes() const override { return {}; }
 
  protected:
-  void attend(int layer, int, Rows rows) override {
+  void attend(int layer, Rows rows) override {
     if (layers_.count(layer) != 0) {
       std::ostringstream name;
       name << "layer" << std::setw(2) << std::setfill('0') << layer;
