@@ -54,20 +54,21 @@ std::vector<Contestant> make_contestants(const ModelOptions& model_options, cons
 }
 
 /// Gives all contestants the prompt. The engine reads it once for all of its caches, attending by
-/// one of 8 bits, which is quick.
+/// the first that stores as it attends, because the others of that kind attend as well; ggml's
+/// caches only store.
 void fill(std::vector<Contestant>& contestants, Engine& engine, const std::vector<Token>& prompt,
           ProgressBar& bar) {
   constexpr std::ptrdiff_t tokens_of_pass = 1024;
-  const auto leader = make_cache(parse_cache_spec("squat:8"), engine.model().config(),
-                                 static_cast<int64_t>(prompt.size()), engine.threads());
-  std::vector<KvCache*> caches = {leader.get()};
+  std::vector<KvCache*> caches;
   for (Contestant& contestant : contestants) {
     if (contestant.cache) caches.push_back(contestant.cache.get());
   }
+  std::stable_partition(caches.begin(), caches.end(),
+                        [](const KvCache* cache) { return cache->stores_by_attending(); });
   TeeCache all(caches);
   for (auto begin = prompt.begin(); begin != prompt.end();) {
     const auto end = begin + std::min(tokens_of_pass, prompt.end() - begin);
-    if (caches.size() > 1) engine.forward({begin, end}, all);
+    if (!caches.empty()) engine.forward({begin, end}, all);
     for (Contestant& contestant : contestants) {
       if (contestant.session) contestant.session->forward({begin, end});
     }
