@@ -84,7 +84,8 @@ void print_speeds(std::ostream& out, const std::vector<Contestant>& contestants)
   const int name_width = static_cast<int>(width);
   const double first = contestants.front().median_seconds();
   out << std::left << std::setw(name_width) << "cache" << std::right
-      << "   tok/s   ms/token (fastest - slowest)   speed of " << contestants.front().name << "\n";
+      << "   tok/s   ms/token (fastest - slowest)   relative to " << contestants.front().name
+      << "\n";
   for (const Contestant& contestant : contestants) {
     const auto [fastest, slowest] =
         std::minmax_element(contestant.seconds.begin(), contestant.seconds.end());
