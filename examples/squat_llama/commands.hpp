@@ -40,6 +40,17 @@ struct EvaluateOptions {
 /// Prints a table of caches and writes the files that were asked for.
 void evaluate_command(const ModelOptions& model, const EvaluateOptions& options);
 
+struct SpeedOptions {
+  std::string text_path;
+  std::vector<std::string> caches = {"f16", "q4_0", "squat:2", "squat:4", "llama.cpp:f16"};
+  int context = 8192;   ///< tokens that are cached in the end
+  int tokens = 8;       ///< decoded in one repetition
+  int repetitions = 9;  ///< of every cache, in turn
+};
+
+/// Prints how quickly each cache decodes; llama.cpp:TYPE is llama.cpp's own pass and cache.
+void speed(const ModelOptions& model, const SpeedOptions& options);
+
 struct CaptureOptions {
   std::string text_path;
   std::string folder;

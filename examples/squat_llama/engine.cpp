@@ -10,7 +10,7 @@
 namespace squat_llama {
 namespace {
 
-constexpr int kNodesPerLayer = 64;  // a generous bound, caches included
+constexpr int kNodesPerLayer = 40;  // a generous bound, without the cache
 
 ggml_tensor* apply(ggml_context* context, const Linear& linear, ggml_tensor* x) {
   ggml_tensor* y = ggml_mul_mat(context, linear.weight, x);
@@ -73,7 +73,8 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
                    " is not in the vocabulary of ", model_.vocabulary());
   }
 
-  const size_t max_nodes = static_cast<size_t>(model_.config().layers + 1) * kNodesPerLayer;
+  const size_t max_nodes = static_cast<size_t>(model_.config().layers + 1) *
+                           static_cast<size_t>(kNodesPerLayer + cache.nodes_per_layer());
   const size_t meta_bytes =
       max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false);
   const ggml_context_ptr context(ggml_init({meta_bytes, nullptr, /*no_alloc=*/true}));
@@ -96,7 +97,8 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
   ggml_backend_tensor_set(inputs.positions, numbers.data(), 0, ggml_nbytes(inputs.positions));
   std::iota(numbers.begin(), numbers.begin() + rows, static_cast<int32_t>(count - rows));
   ggml_backend_tensor_set(inputs.rows, numbers.data(), 0, ggml_nbytes(inputs.rows));
-  if (graph.used_mask() != nullptr) set_causal(graph.used_mask(), graph.position());
+  if (graph.used_mask() != nullptr && graph.used_mask()->buffer != nullptr)
+    set_causal(graph.used_mask(), graph.position());
 
   const ggml_status status = ggml_backend_graph_compute(backend_.get(), graph.nodes());
   cache.finish(count);

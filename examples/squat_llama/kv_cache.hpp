@@ -57,6 +57,12 @@ class KvCache {
   virtual ggml_tensor* attention(Graph& graph, int layer, ggml_tensor* query, ggml_tensor* key,
                                  ggml_tensor* value) = 0;
 
+  /// A bound of the nodes and views that attention() makes.
+  virtual int nodes_per_layer() const { return 24; }
+  /// Whether keys and values are appended by the node that attention() returns; otherwise by nodes
+  /// that are in the graph already.
+  virtual bool stores_by_attending() const { return false; }
+
   /// Called after a graph was computed. Throws what went wrong inside it.
   virtual void finish(int64_t tokens) = 0;
 

@@ -77,6 +77,29 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
   command->callback([&] { evaluate_command(model, options); });
 }
 
+void add_speed(CLI::App& app, ModelOptions& model, SpeedOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("speed", "Measure how quickly caches decode, llama.cpp's among them");
+  add_model_options(*command, model);
+  command->add_option("--text", options.text_path, "Text file that fills the caches")
+      ->required()
+      ->check(CLI::ExistingFile);
+  command
+      ->add_option("--cache", options.caches,
+                   "Name of a cache, see below, or llama.cpp:f16, llama.cpp:q8_0 or "
+                   "llama.cpp:q4_0; may be given again")
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  command->add_option("--context", options.context, "Tokens that are cached in the end")
+      ->capture_default_str();
+  command->add_option("--tokens", options.tokens, "Tokens decoded in one repetition")
+      ->capture_default_str();
+  command->add_option("--repetitions", options.repetitions, "Repetitions of every cache, in turn")
+      ->capture_default_str();
+  command->footer("Caches: " + cache_spec_help());
+  command->callback([&] { speed(model, options); });
+}
+
 void add_capture(CLI::App& app, ModelOptions& model, CaptureOptions& options) {
   CLI::App* command = app.add_subcommand("capture", "Write queries, keys and values of a text");
   add_model_options(*command, model);
@@ -101,12 +124,14 @@ int main(int argc, char** argv) {
   exact_model.weights = Weights::single;
   GenerateOptions generate_options;
   EvaluateOptions evaluate_options;
+  SpeedOptions speed_options;
   CaptureOptions capture_options;
 
   CLI::App app("Runs a Llama-like model on a quantized key-value cache");
   app.require_subcommand(1);
   add_generate(app, model, generate_options);
   add_evaluate(app, exact_model, evaluate_options);
+  add_speed(app, model, speed_options);
   add_capture(app, exact_model, capture_options);
   try {
     CLI11_PARSE(app, argc, argv);

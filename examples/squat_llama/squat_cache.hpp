@@ -8,7 +8,7 @@
 
 namespace squat_llama {
 
-/// A squat::SQuatCache, or one for each of `threads` shares of the kv heads.
+/// A squat::SQuatCache that attends on the engine's `threads`.
 std::unique_ptr<KvCache> make_squat_cache(const ModelConfig& model, const squat::Config& config,
                                           int threads);
 

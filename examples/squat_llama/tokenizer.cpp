@@ -1,29 +1,9 @@
 #include "tokenizer.hpp"
 
-#include <dlfcn.h>
-#include <llama.h>
-
-#include <squat/error.hpp>
+#include "libllama.hpp"
 
 namespace squat_llama {
 namespace {
-
-void* open_library() {
-  // RTLD_DEEPBIND: libllama finds its own ggml before the one that this program is linked with.
-  void* handle = dlopen(SQUAT_LLAMA_LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
-  if (handle == nullptr) squat::fail(std::string("cannot load llama.cpp's library: ") + dlerror());
-  return handle;
-}
-
-/// A function of libllama, declared in llama.h, found when the program runs.
-template <class Pointer>
-Pointer find(void* library, const char* name) {
-  void* symbol = dlsym(library, name);
-  squat::require(symbol != nullptr, SQUAT_LLAMA_LIBRARY, " has no ", name);
-  return reinterpret_cast<Pointer>(symbol);
-}
-
-void ignore_log(ggml_log_level, const char*, void*) {}
 
 /// Calls `write(buffer, capacity)`, which returns the size it needs (as a negative number where the
 /// capacity is too small, or as it is), until all of it fits.
@@ -43,30 +23,23 @@ Buffer write_all(size_t expected, Write write) {
 }  // namespace
 
 struct Tokenizer::Library {
-  explicit Library(const std::string& model_path) {
-    find<decltype(&llama_log_set)>(handle, "llama_log_set")(ignore_log, nullptr);
-    llama_model_params params =
-        find<decltype(&llama_model_default_params)>(handle, "llama_model_default_params")();
-    params.vocab_only = true;
-    model = find<decltype(&llama_model_load_from_file)>(handle, "llama_model_load_from_file")(
-        model_path.c_str(), params);
-    squat::require(model != nullptr, "llama.cpp cannot read the vocabulary of ", model_path);
-  }
-  ~Library() { find<decltype(&llama_free_model)>(handle, "llama_free_model")(model); }
+  explicit Library(const std::string& model_path)
+      : model(load_with_libllama(model_path, /*vocabulary_only=*/true)) {}
+  ~Library() { free(model); }
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
-  void* handle = open_library();  // stays: other threads' destructors may still be inside it
-  llama_model* model = nullptr;
-  decltype(&llama_tokenize) tokenize = find<decltype(tokenize)>(handle, "llama_tokenize");
-  decltype(&llama_token_to_piece) piece = find<decltype(piece)>(handle, "llama_token_to_piece");
-  decltype(&llama_token_is_eog) is_end = find<decltype(is_end)>(handle, "llama_token_is_eog");
-  decltype(&llama_token_bos) bos = find<decltype(bos)>(handle, "llama_token_bos");
-  decltype(&llama_add_bos_token) adds_bos = find<decltype(adds_bos)>(handle, "llama_add_bos_token");
-  decltype(&llama_chat_apply_template) chat =
-      find<decltype(chat)>(handle, "llama_chat_apply_template");
-  decltype(&llama_model_meta_val_str) metadata =
-      find<decltype(metadata)>(handle, "llama_model_meta_val_str");
+#define FUNCTION(member, name) decltype(&name) member = find_in_libllama<decltype(&name)>(#name)
+  FUNCTION(free, llama_free_model);
+  FUNCTION(tokenize, llama_tokenize);
+  FUNCTION(piece, llama_token_to_piece);
+  FUNCTION(is_end, llama_token_is_eog);
+  FUNCTION(bos, llama_token_bos);
+  FUNCTION(adds_bos, llama_add_bos_token);
+  FUNCTION(chat, llama_chat_apply_template);
+  FUNCTION(metadata, llama_model_meta_val_str);
+#undef FUNCTION
+  llama_model* model;
 };
 
 Tokenizer::Tokenizer(const std::string& model_path)

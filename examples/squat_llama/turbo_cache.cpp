@@ -31,20 +31,19 @@ CacheBytes TurboCache::bytes() const {
   return bytes;
 }
 
-void TurboCache::attend(int layer, int part, Rows rows) {
-  for (int head = 0; head < kv_heads(part); ++head) {
-    const int index = layer * config().kv_heads + first_kv_head(part) + head;
-    attend_head(heads_[static_cast<size_t>(index)], rows, head);
-  }
+void TurboCache::attend(int layer, Rows rows) {
+  executor().run(config().kv_heads, [&](squat::Index kv_head) {
+    attend_head(heads_[static_cast<size_t>(layer * config().kv_heads + kv_head)], rows, kv_head);
+  });
 }
 
-void TurboCache::attend_head(Head& head, Rows& rows, int head_in_part) const {
+void TurboCache::attend_head(Head& head, Rows& rows, squat::Index kv_head) const {
   const squat::Index dim = config().head_dim;
   const squat::Index group = config().query_heads / config().kv_heads;
   const float scale = 1 / std::sqrt(static_cast<float>(dim));
   const squat::Matrix<float>& rotation = codec_.rotation();
-  squat::Matrix<float> keys = rows.key.middleCols(head_in_part * dim, dim) * rotation;
-  squat::Matrix<float> values = rows.value.middleCols(head_in_part * dim, dim) * rotation;
+  squat::Matrix<float> keys = rows.key.middleCols(kv_head * dim, dim) * rotation;
+  squat::Matrix<float> values = rows.value.middleCols(kv_head * dim, dim) * rotation;
   append(keys, head.keys);
   append(values, head.values);
   const bool is_prompt = size_ == 0 && keys.rows() > 1;
@@ -53,7 +52,7 @@ void TurboCache::attend_head(Head& head, Rows& rows, int head_in_part) const {
     values = decode(head.values);
   }
   for (squat::Index g = 0; g < group; ++g) {
-    const squat::Index column = (head_in_part * group + g) * dim;
+    const squat::Index column = (kv_head * group + g) * dim;
     const squat::Matrix<float> query = rows.query.middleCols(column, dim) * rotation;
     squat::Matrix<float> mixed(query.rows(), dim);
     dense_attention(query, keys, values, scale, mixed);

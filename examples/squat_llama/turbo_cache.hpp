@@ -19,7 +19,7 @@ class TurboCache : public HostCache {
   CacheBytes bytes() const override;
 
  protected:
-  void attend(int layer, int part, Rows rows) override;
+  void attend(int layer, Rows rows) override;
 
  private:
   /// Encoded rows of one layer and kv head.
@@ -27,7 +27,7 @@ class TurboCache : public HostCache {
     std::vector<std::uint8_t> keys;
     std::vector<std::uint8_t> values;
   };
-  void attend_head(Head& head, Rows& rows, int head_in_part) const;
+  void attend_head(Head& head, Rows& rows, squat::Index kv_head) const;
   void append(const squat::Matrix<float>& rotated, std::vector<std::uint8_t>& rows) const;
   squat::Matrix<float> decode(const std::vector<std::uint8_t>& rows) const;
 

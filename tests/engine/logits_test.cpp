@@ -8,7 +8,7 @@
 
 #include "engine.hpp"
 #include "ggml_cache.hpp"
-#include "libllama.hpp"
+#include "llama_session.hpp"
 #include "quality.hpp"
 #include "random_model.hpp"
 #include "test_model.hpp"
@@ -60,7 +60,11 @@ class RandomModelTest : public testing::TestWithParam<test::RandomModel> {
 TEST_P(RandomModelTest, AgreesWithLlamaCpp) {
   const Model model(path_);
   const squat::Matrix<float> actual = full_precision_logits(model, tokens_);
-  const std::vector<float> reference = test::libllama_logits(path_, tokens_);
+  LlamaSession::Options options;
+  options.capacity = static_cast<int64_t>(tokens_.size());
+  options.flash_attention = false;
+  const std::vector<float> reference =
+      LlamaSession(path_, options).forward(tokens_, /*all_logits=*/true);
   ASSERT_EQ(reference.size(), static_cast<std::size_t>(actual.size()));
   const Eigen::Map<const squat::Matrix<float>> expected(reference.data(), actual.rows(),
                                                         actual.cols());
