@@ -84,9 +84,11 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
           EXPECT_EQ(got.scale, wanted.scale);
           EXPECT_EQ(got.zero, wanted.zero);
         }
-      EXPECT_EQ(kernels<2>().symmetric(x.data(), n, bits, codes.data()),
-                portable.symmetric(x.data(), n, bits, want.data()));
-      EXPECT_EQ(codes, want) << n << " numbers, " << bits << " bits";
+      for (const int scale_bits : {8, 16, 32}) {
+        EXPECT_EQ(kernels<2>().symmetric(x.data(), n, bits, scale_bits, codes.data()),
+                  portable.symmetric(x.data(), n, bits, scale_bits, want.data()));
+        EXPECT_EQ(codes, want) << n << " numbers, " << bits << " bits";
+      }
     }
 }
 

@@ -77,7 +77,7 @@ TEST(SymmetricCodes, LeaveAnErrorThatIsOrthogonal) {
     for (const Index count : {8, 32, 64, 512}) {
       const Matrix<double> x = random_matrix(1, count, 7);
       Codes codes(static_cast<std::size_t>(count));
-      const double scale = symmetric_codes(x.data(), count, bits, codes.data());
+      const double scale = symmetric_codes(x.data(), count, bits, 32, codes.data());
       double along = 0, energy = 0;
       for (Index i = 0; i < count; ++i) {
         const double stored =
@@ -85,11 +85,11 @@ TEST(SymmetricCodes, LeaveAnErrorThatIsOrthogonal) {
         along += (stored - x(i)) * x(i);
         energy += x(i) * x(i);
       }
-      EXPECT_NEAR(along, 0, 1e-12 * energy) << bits << " bits, " << count;
+      EXPECT_NEAR(along, 0, 1e-6 * energy) << bits << " bits, " << count;
     }
   const std::vector<float> zeros(8, 0.0f);
   Codes codes(8, 9);
-  EXPECT_EQ(symmetric_codes(zeros.data(), 8, 2, codes.data()), 0.0f);
+  EXPECT_EQ(symmetric_codes(zeros.data(), 8, 2, 8, codes.data()), 0.0f);
 }
 
 /// Mean squared errors of min-max and of unbiased codes of normal numbers.
@@ -117,7 +117,7 @@ std::pair<double, double> mean_squared_errors(Index count, int bits, double& bia
         }
       }
       if (backend == Backend::unbiased) {
-        EXPECT_NEAR(sum, 0, 1e-4 * static_cast<double>(count));
+        EXPECT_NEAR(sum, 0, 1e-3 * static_cast<double>(count));
       }
     }
   }
@@ -130,7 +130,7 @@ TEST(UnbiasedCodes, HaveNoBiasAndSmallerErrors) {
     for (const Index count : {64, 128}) {
       double bias = 1;
       const auto [plain, unbiased] = mean_squared_errors(count, bits, bias);
-      EXPECT_NEAR(bias, 0, 1e-5) << bits;
+      EXPECT_NEAR(bias, 0, 1e-4) << bits;
       EXPECT_LT(unbiased, plain) << bits << " bits, " << count;
     }
 }

@@ -26,13 +26,22 @@ inline float normal_step(int bits) {
   return steps[bits - 1];
 }
 
-/// ValueGrid::symmetric: codes of x[0..count) and their scale, for a zero point of -levels / 2 *
-/// scale. Of a few steps that one is taken whose codes c, counted from the middle, are nearest to x
-/// in angle; the scale <x, x> / <c, x> makes the error orthogonal to x, as RaBitQ does (Gao & Long
-/// 2024, eq. 12): it has no bias along x. `count` is a multiple of 8. Sums go eight lanes at a time,
-/// so that vector versions compute the same.
+/// A scale as it is stored.
 template <class Real>
-Real symmetric_codes(const Real* x, Index count, int bits, std::uint8_t* codes) {
+SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
+  if (scale_bits == 8)
+    return static_cast<Real>(scale_from_byte(scale_to_byte(static_cast<float>(scale))));
+  return as_stored(scale, scale_bits);
+}
+
+/// ValueGrid::symmetric: codes of x[0..count) and their scale, as it is stored, for a zero point of
+/// -levels / 2 * scale. Of a few steps that one is taken whose codes c, counted from the middle, are
+/// nearest to x in angle; the scale <x, x> / <c, x> makes the error orthogonal to x, as RaBitQ does
+/// (Gao & Long 2024, eq. 12): it has no bias along x. What storing changes of the scale, the step
+/// follows. `count` is a multiple of 8. Sums go eight lanes at a time, so that vector versions
+/// compute the same.
+template <class Real>
+Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::uint8_t* codes) {
   const Real levels = static_cast<Real>((1 << bits) - 1), middle = levels / 2;
   Real lanes[8] = {}, top = 0;
   for (Index i = 0; i < count; ++i) {
@@ -65,10 +74,11 @@ Real symmetric_codes(const Real* x, Index count, int bits, std::uint8_t* codes) 
       best_product = product;
     }
   }
-  const Real inverse = 1 / best_step;
+  const Real scale = energy / best_product, stored = stored_scale(scale, scale_bits);
+  const Real inverse = stored > 0 ? scale / (best_step * stored) : Real(0);
   for (Index i = 0; i < count; ++i)
     codes[i] = static_cast<std::uint8_t>(grid_code(x[i], inverse, middle, levels));
-  return energy / best_product;
+  return stored;
 }
 
 /// Parts of the range that Backend::unbiased tries for codes of `bits` bits; returns how many.
@@ -92,24 +102,42 @@ SQUAT_NOINLINE Real closeness(const GroupSums<Real>& sums, Real count) {
   return cc > 0 ? xc * xc / cc : Real(0);
 }
 
-/// The affine under which the errors of these codes add up to nothing, alone and along x, as it is
-/// stored.
+/// An affine as it is stored, and how x turns into its codes:
+/// code = grid_code(x - middle, inverse_step, levels / 2, levels).
 template <class Real>
-SQUAT_NOINLINE Affine<Real> unbiased_affine(const GroupSums<Real>& sums, Real count, Real middle,
-                                            Real levels, int scale_bits, Real expected) {
+struct UnbiasedGrid {
+  Affine<Real> affine;
+  Real middle;
+  Real inverse_step;
+};
+
+/// The affine under which the errors of the codes of `sums`, made with `inverse_step` around
+/// `middle`, add up to nothing, alone and along x; and the grid that follows it once it is stored.
+template <class Real>
+SQUAT_NOINLINE UnbiasedGrid<Real> unbiased_grid(const GroupSums<Real>& sums, Real count,
+                                                Real middle, Real inverse_step, Real levels,
+                                                int scale_bits, Real expected) {
   const Real xc = sums.xc - sums.x * sums.c / count, xx = sums.xx - sums.x * sums.x / count;
-  const Real scale = xc > 0 ? xx / xc : Real(0);
-  const Real zero = middle + (sums.x - scale * sums.c) / count;
-  if (scale_bits == 8)
-    return stored_affine8(scale, zero + scale * (levels / 2), levels, expected);
-  const Real stored = as_stored(scale, scale_bits);
-  return {stored < std::numeric_limits<float>::min() ? Real(0) : stored,
-          as_stored(zero, scale_bits)};
+  const Real scale = xc > 0 ? xx / xc : Real(0), half = levels / 2;
+  const Real wanted = middle + (sums.x - scale * (sums.c - half * count)) / count;
+  UnbiasedGrid<Real> grid;
+  if (scale_bits == 8) {
+    grid.affine = stored_affine8(scale, wanted, levels, expected);
+  } else {
+    const Real stored = as_stored(scale, scale_bits);
+    grid.affine.scale = stored < std::numeric_limits<float>::min() ? Real(0) : stored;
+    grid.affine.zero = as_stored(wanted - half * grid.affine.scale, scale_bits);
+  }
+  // Only what storing changed moves the grid.
+  grid.middle = middle + (grid.affine.zero + half * grid.affine.scale - wanted);
+  grid.inverse_step =
+      grid.affine.scale > 0 ? inverse_step * (scale / grid.affine.scale) : Real(0);
+  return grid;
 }
 
 /// Backend::unbiased: codes of x[0..count) and their affine. Of a few ranges around the middle, the
 /// whole and narrower ones, that one is taken whose codes are nearest to x in angle, means taken
-/// away; scale and zero are those of unbiased_affine(). A symmetric_codes() with a zero point.
+/// away. A symmetric_codes() with a zero point.
 template <class Real>
 Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits, Real expected,
                             std::uint8_t* codes) {
@@ -159,10 +187,12 @@ Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits
       best_inverse = inverse;
     }
   }
+  const UnbiasedGrid<Real> grid = unbiased_grid(best, static_cast<Real>(count), middle,
+                                                best_inverse, levels, scale_bits, expected);
   for (Index t = 0; t < count; ++t)
-    codes[t] =
-        static_cast<std::uint8_t>(grid_code(x[t] - middle, best_inverse, half, levels));
-  return unbiased_affine(best, static_cast<Real>(count), middle, levels, scale_bits, expected);
+    codes[t] = static_cast<std::uint8_t>(
+        grid_code(x[t] - grid.middle, grid.inverse_step, half, levels));
+  return grid.affine;
 }
 
 /// Codes of x[0..count) and their affine, by config.backend.

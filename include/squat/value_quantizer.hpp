@@ -52,16 +52,10 @@ class ValueQuantizer {
   /// Codes of one group, and their affine as it is stored.
   Affine<Real> encode(const Real* x, Index count, std::uint8_t* codes) const {
     if (config_.value_grid == ValueGrid::symmetric) {
-      Real scale;
       if constexpr (std::is_same_v<Real, float>)
-        scale = simd::encode_kernels().symmetric(x, count, bits_, codes);
+        return {simd::encode_kernels().symmetric(x, count, bits_, config_.scale_bits, codes), 0};
       else
-        scale = symmetric_codes(x, count, bits_, codes);
-      const float single = static_cast<float>(scale);
-      return {config_.scale_bits == 8
-                  ? static_cast<Real>(scale_from_byte(scale_to_byte(single)))
-                  : as_stored(static_cast<Real>(single), config_.scale_bits),
-              0};
+        return {symmetric_codes(x, count, bits_, config_.scale_bits, codes), 0};
     }
     if constexpr (std::is_same_v<Real, float>)
       if (config_.backend != Backend::hqq)

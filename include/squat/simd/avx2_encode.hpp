@@ -108,7 +108,8 @@ struct Avx2Encode : private Avx2Registers {
     return encode_group(x, n, format, 0, codes);
   }
 
-  SQUAT_AVX2 static float symmetric(const float* x, Index n, int bits, std::uint8_t* codes) {
+  SQUAT_AVX2 static float symmetric(const float* x, Index n, int bits, int scale_bits,
+                                    std::uint8_t* codes) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     __m256 squares = _mm256_setzero_ps(), top = squares;
     for (Index i = 0; i < n; i += 8) {
@@ -144,10 +145,11 @@ struct Avx2Encode : private Avx2Registers {
         best_product = product;
       }
     }
-    const __m256 inverse = _mm256_set1_ps(1 / best_step);
+    const float scale = energy / best_product, stored = stored_scale(scale, scale_bits);
+    const __m256 inverse = _mm256_set1_ps(stored > 0 ? scale / (best_step * stored) : 0.0f);
     for (Index i = 0; i < n; i += 8)
       store64(codes + i, grid_codes(_mm256_loadu_ps(x + i), inverse, middles, levels));
-    return energy / best_product;
+    return stored;
   }
 
   SQUAT_AVX2 static void rotate(float* x, Index n) {
@@ -325,11 +327,14 @@ struct Avx2Encode : private Avx2Registers {
         best_inverse = inverse;
       }
     }
-    const __m256 inverse = _mm256_set1_ps(best_inverse);
+    const UnbiasedGrid<float> grid = unbiased_grid(best, count, middle, best_inverse, levels,
+                                                   format.scale_bits, expected);
+    const __m256 inverse = _mm256_set1_ps(grid.inverse_step);
+    const __m256 stored = _mm256_set1_ps(grid.middle);
     for (Index i = 0; i < n; i += 8)
-      store64(codes + i, grid_codes(_mm256_sub_ps(_mm256_loadu_ps(x + i), middles), inverse, halves,
+      store64(codes + i, grid_codes(_mm256_sub_ps(_mm256_loadu_ps(x + i), stored), inverse, halves,
                                     levels));
-    return unbiased_affine(best, count, middle, levels, format.scale_bits, expected);
+    return grid.affine;
   }
 
   /// Codes of eight numbers, which become their errors.

@@ -39,7 +39,7 @@ struct EncodeKernels {
   /// Affine and codes of x[0..n).
   Affine<float> (*group)(const float* x, Index n, const GroupFormat& format, std::uint8_t* codes);
   /// symmetric_codes of x[0..n).
-  float (*symmetric)(const float* x, Index n, int bits, std::uint8_t* codes);
+  float (*symmetric)(const float* x, Index n, int bits, int scale_bits, std::uint8_t* codes);
   /// hadamard of x[0..n), which versions may round otherwise.
   void (*rotate)(float* x, Index n);
 
