@@ -63,6 +63,11 @@ ReportTable timed(TableHead head, const std::vector<Contestant>& contestants, in
   return table;
 }
 
+std::vector<Setting> settings() {
+  return {Setting::published(4),       Setting::published(3),     Setting::published(2),
+          Setting::recommended("2.5"), Setting::recommended("3"), Setting::recommended("4.5")};
+}
+
 ReportTable decode_table(const AttentionShape& shape, int threads, const std::string& title,
                          const Options& options) {
   auto data = std::make_shared<AttentionData>(shape);
@@ -74,10 +79,8 @@ ReportTable decode_table(const AttentionShape& shape, int threads, const std::st
     for (ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0})
       contestants.push_back(ggml_contestant(data, type, layout, enough, threads));
   }
-  const squat::Config config;
-  contestants.push_back(squat_contestant<4>(data, config, enough, threads));
-  contestants.push_back(squat_contestant<3>(data, config, enough, threads));
-  contestants.push_back(squat_contestant<2>(data, config, enough, threads));
+  for (const Setting& setting : settings())
+    contestants.push_back(squat_contestant(data, setting, enough, threads));
   TableHead head;
   head.kind = "decode";
   head.title = title;
@@ -96,9 +99,8 @@ ReportTable prompt_table(const AttentionShape& shape, int threads, const std::st
   for (ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16})
     contestants.push_back(
         ggml_contestant(data, type, CacheLayout::heads_outermost, cache_bytes(), threads));
-  const squat::Config config;
   for (bool whole : {false, true})
-    contestants.push_back(squat_prompt_contestant<2>(data, config, whole, threads));
+    contestants.push_back(squat_prompt_contestant(data, Setting::published(2), whole, threads));
   TableHead head;
   head.kind = "prompt";
   head.title = title;
@@ -115,13 +117,14 @@ ReportTable encode_table(const AttentionShape& shape, const std::string& title,
   std::vector<Contestant> contestants;
   for (ggml_type type : {GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1})
     contestants.push_back(ggml_encode_contestant(data, type));
-  const squat::Config config;
-  contestants.push_back(squat_key_contestant<4>(data, config));
-  contestants.push_back(squat_key_contestant<3>(data, config));
-  contestants.push_back(squat_key_contestant<2>(data, config));
-  contestants.push_back(squat_value_contestant<4>(data, config));
-  contestants.push_back(squat_value_contestant<3>(data, config));
-  contestants.push_back(squat_value_contestant<2>(data, config));
+  for (const Setting& setting : settings()) {
+    contestants.push_back(squat_key_contestant(data, setting));
+    contestants.push_back(squat_value_contestant(data, setting));
+  }
+  Setting every_channel = Setting::published(2);
+  every_channel.name += ", step 1";
+  every_channel.config.quant_group_size = 1;
+  contestants.push_back(squat_key_contestant(data, every_channel));
   TableHead head;
   head.kind = "encode";
   head.title = title;
@@ -172,7 +175,7 @@ void run(const Options& options) {
 
   nlohmann::json memory;
   if (const AttentionShape shape{32, 8, 128, 4096}; wanted("Memory: " + shape.name()))
-    memory = memory_table(shape, squat::Config());
+    memory = memory_table(shape, settings());
 
   if (options.json.empty()) return;
   std::ofstream file(options.json);

@@ -82,7 +82,6 @@ inline squat::ModelShape model_shape(const AttentionShape& shape, int layers) {
 }
 
 /// A squat cache and the threads that it works on.
-template <int Bits>
 struct ThreadedCache {
   ThreadedCache(const squat::ModelShape& shape, const squat::Config& config, int threads)
       : pool(threads - 1, /*allow_spinning=*/false), executor(pool), cache(shape, config) {
@@ -91,13 +90,26 @@ struct ThreadedCache {
 
   Eigen::ThreadPool pool;
   squat::EigenExecutor executor;
-  squat::SQuatCache<float, Bits> cache;
+  squat::SQuatCache<float, 2> cache;
 };
 
-template <int Bits>
-std::string squat_name(const std::string& what = "") {
-  return "squat " + std::to_string(Bits) + " bits" + (what.empty() ? "" : ", " + what);
-}
+/// A setting of the cache and what it is called.
+struct Setting {
+  std::string name;
+  squat::Config config;
+
+  /// The published cache with codes of `bits` bits.
+  static Setting published(int bits) {
+    squat::Config config;
+    config.key_bits = config.value_bits = bits;
+    return {"squat " + std::to_string(bits) + " bits", config};
+  }
+
+  static Setting recommended(const char* mean_bits) {
+    return {std::string("squat+ ") + mean_bits + " bits",
+            squat::Config::recommended(std::atof(mean_bits))};
+  }
+};
 
 /// What attention reads of a cache.
 inline double read_bytes(const squat::MemoryUsage& memory) {
@@ -120,19 +132,18 @@ void fill(Cache& cache, int layer, const AttentionData& data) {
 }
 
 /// squat's attention of one new token; layers in turn exceed `cache_bytes`.
-template <int Bits>
-Contestant squat_contestant(const SharedData& data, const squat::Config& config, double cache_bytes,
-                            int threads) {
+inline Contestant squat_contestant(const SharedData& data, const Setting& setting,
+                                   double cache_bytes, int threads) {
   const AttentionShape& shape = data->shape;
-  squat::SQuatCache<float, Bits> probe(model_shape(shape, 1), config);
+  squat::SQuatCache<float, 2> probe(model_shape(shape, 1), setting.config);
   fill(probe, 0, *data);
   const int layers = layers_exceeding(cache_bytes, read_bytes(probe.memory()));
   auto threaded =
-      std::make_shared<ThreadedCache<Bits>>(model_shape(shape, layers), config, threads);
+      std::make_shared<ThreadedCache>(model_shape(shape, layers), setting.config, threads);
   for (int layer = 0; layer < layers; ++layer) fill(threaded->cache, layer, *data);
 
   Contestant contestant;
-  contestant.name = squat_name<Bits>();
+  contestant.name = setting.name;
   contestant.bytes = read_bytes(threaded->cache.memory()) / layers;
   contestant.layers = layers;
   contestant.run = [data, threaded](int layer) {
@@ -144,18 +155,17 @@ Contestant squat_contestant(const SharedData& data, const squat::Config& config,
 }
 
 /// A prompt's attention to itself; with `whole`, storing and quantizing it is included.
-template <int Bits>
-Contestant squat_prompt_contestant(const SharedData& data, const squat::Config& config, bool whole,
-                                   int threads) {
+inline Contestant squat_prompt_contestant(const SharedData& data, const Setting& setting,
+                                          bool whole, int threads) {
   const AttentionShape& shape = data->shape;
-  auto threaded = std::make_shared<ThreadedCache<Bits>>(model_shape(shape, 1), config, threads);
+  auto threaded = std::make_shared<ThreadedCache>(model_shape(shape, 1), setting.config, threads);
   const auto keys = rows_of(data->keys, shape.kv_width(), 0, shape.tokens);
   const auto values = rows_of(data->values, shape.kv_width(), 0, shape.tokens);
   const auto queries = rows_of(data->queries, shape.query_width(), 0, shape.tokens);
   Eigen::Map<squat::Matrix<float>> out(data->out.data(), shape.tokens,
                                        static_cast<Eigen::Index>(shape.query_width()));
   Contestant contestant;
-  contestant.name = squat_name<Bits>(whole ? "prompt stored too" : "prompt");
+  contestant.name = setting.name + (whole ? ", prompt stored too" : ", prompt");
   if (whole) {
     contestant.prepare = [threaded] { threaded->cache.clear(); };
     contestant.run = [=](int) mutable { threaded->cache.attention(0, queries, keys, values, out); };
@@ -183,20 +193,30 @@ inline Contestant ggml_encode_contestant(const SharedData& data, ggml_type type)
 }
 
 /// Quantizing the keys of `data`, all heads, with feedback.
-template <int Bits>
-Contestant squat_key_contestant(const SharedData& data, const squat::Config& config) {
+inline Contestant squat_key_contestant(const SharedData& data, const Setting& setting) {
   const AttentionShape& shape = data->shape;
   const squat::Index d = shape.head_dim;
+  const squat::Config& config = setting.config;
   squat::SecondMoment moment(d);
   moment.add<float>(RowsMap(data->queries.data(), shape.tokens * shape.query_heads, d));
-  auto feedback = std::make_shared<squat::ErrorFeedback<float>>(
-      squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda),
-      config.quant_group_size);
-  auto quantizer = std::make_shared<squat::KeyQuantizer<float>>(d, Bits, config);
+  const auto subspace = squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda,
+                                                  config.normalised_lambda);
+  squat::KeyStatistics statistics(d);
+  for (int first = 0; first + 64 <= shape.tokens; first += 64)
+    statistics.add(rows_of(data->keys, shape.kv_width(), first, 64).leftCols(d), squat::Mask());
+  squat::BitAllocation bits = config.adaptive_bits
+                                  ? squat::allocate_bits(subspace, statistics.squared_ranges(),
+                                                         config.key_bits, config.backend)
+                                  : squat::even_bits(d, config.key_bits);
+  auto feedback = std::make_shared<squat::ErrorFeedback<float>>(subspace.reordered(bits.order),
+                                                                config.quant_group_size);
+  squat::KeyBlock key_block(d, std::move(bits), config);
+  key_block.set_expected(statistics.middles());
+  auto quantizer = std::make_shared<squat::KeyQuantizer<float>>(std::move(key_block), config);
   auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
   Contestant contestant;
-  contestant.name = squat_name<Bits>("keys");
-  contestant.run = [=](int) {
+  contestant.name = setting.name + ", keys";
+  contestant.run = [data, quantizer, feedback, record, config, d](int) {
     const auto keys = rows_of(data->keys, data->shape.kv_width(), 0, data->shape.tokens);
     const squat::Index block = config.token_group_size;
     for (squat::Index first = 0; first + block <= keys.rows(); first += block)
@@ -207,14 +227,14 @@ Contestant squat_key_contestant(const SharedData& data, const squat::Config& con
 }
 
 /// Quantizing the values of `data`, all heads.
-template <int Bits>
-Contestant squat_value_contestant(const SharedData& data, const squat::Config& config) {
+inline Contestant squat_value_contestant(const SharedData& data, const Setting& setting) {
   const squat::Index d = data->shape.head_dim;
-  auto quantizer = std::make_shared<squat::ValueQuantizer<float>>(d, Bits, config);
+  const squat::Config& config = setting.config;
+  auto quantizer = std::make_shared<squat::ValueQuantizer<float>>(d, config.value_bits, config);
   auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
   Contestant contestant;
-  contestant.name = squat_name<Bits>("values");
-  contestant.run = [=](int) {
+  contestant.name = setting.name + ", values";
+  contestant.run = [data, quantizer, record, config, d](int) {
     const AttentionShape& shape = data->shape;
     const float* value = data->values.data();
     for (squat::Index token = 0; token < shape.tokens; ++token)

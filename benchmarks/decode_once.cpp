@@ -8,11 +8,9 @@ namespace {
 
 constexpr squat::Index tokens = 2048;
 
-template <int Bits>
-int run(const squat::ModelShape& shape, int repeats) {
-  squat::Config config;
-  config.squat_lambda = 0;  // encoding is not what is counted
-  squat::SQuatCache<float, Bits> cache(shape, config);
+int run(const squat::ModelShape& shape, squat::Config config, int repeats) {
+  if (!config.adaptive_bits) config.squat_lambda = 0;  // encoding is not what is counted
+  squat::SQuatCache<float, 2> cache(shape, config);
   const squat::Index q_width = shape.query_heads * shape.head_dim;
   const squat::Index kv_width = shape.kv_heads * shape.head_dim;
   const squat::Matrix<float> queries = squat::Matrix<float>::Random(64, q_width);
@@ -37,9 +35,9 @@ int main(int argc, char** argv) {
   const squat::ModelShape shape{1, std::atol(argv[2]), std::atol(argv[3]), std::atol(argv[4])};
   const int repeats = std::atoi(argv[5]);
   const std::string bits = argv[1];
-  if (bits == "2") return run<2>(shape, repeats);
-  if (bits == "3") return run<3>(shape, repeats);
-  if (bits == "4") return run<4>(shape, repeats);
-  std::fprintf(stderr, "BITS is %s; it must be 2, 3 or 4\n", argv[1]);
-  return 2;
+  if (bits.back() == '+')  // as in 2.5+: the recommended setting
+    return run(shape, squat::Config::recommended(std::atof(bits.c_str())), repeats);
+  squat::Config config;
+  config.key_bits = config.value_bits = std::atoi(bits.c_str());
+  return run(shape, config, repeats);
 }

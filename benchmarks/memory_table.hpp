@@ -22,32 +22,34 @@ inline MemoryRow ggml_memory(const AttentionShape& shape, ggml_type type) {
   return row;
 }
 
-template <int Bits>
-MemoryRow squat_memory(const AttentionData& data, const squat::Config& config) {
-  squat::SQuatCache<float, Bits> cache(model_shape(data.shape, 1), config);
+inline MemoryRow squat_memory(const AttentionData& data, const Setting& setting) {
+  squat::SQuatCache<float, 2> cache(model_shape(data.shape, 1), setting.config);
   fill(cache, 0, data);
-  return {squat_name<Bits>(), cache.memory()};
+  return {setting.name, cache.memory()};
 }
 
 /// Prints the rows in bits per cached element, and returns them.
-inline nlohmann::json memory_table(const AttentionShape& shape, const squat::Config& config) {
+inline nlohmann::json memory_table(const AttentionShape& shape,
+                                   const std::vector<Setting>& settings) {
   const AttentionData data(shape);
-  const std::vector<MemoryRow> rows = {
-      ggml_memory(shape, GGML_TYPE_F16),  ggml_memory(shape, GGML_TYPE_Q8_0),
-      ggml_memory(shape, GGML_TYPE_Q4_0), squat_memory<4>(data, config),
-      squat_memory<3>(data, config),      squat_memory<2>(data, config)};
+  std::vector<MemoryRow> rows = {ggml_memory(shape, GGML_TYPE_F16),
+                                 ggml_memory(shape, GGML_TYPE_Q8_0),
+                                 ggml_memory(shape, GGML_TYPE_Q4_0)};
+  for (const Setting& setting : settings) rows.push_back(squat_memory(data, setting));
   const double elements = 2.0 * shape.tokens * static_cast<double>(shape.kv_width());
   const auto bits = [&](squat::Index bytes) { return 8 * static_cast<double>(bytes) / elements; };
 
   std::printf("\n### Memory: %s, bits per element\n\n", shape.name().c_str());
   std::printf(
-      "| cache | codes | scales | reserved | residual | subspace | bookkeeping | total |\n");
-  std::printf("|---|---|---|---|---|---|---|---|\n");
+      "| cache | codes | scales | headers | reserved | residual | subspace | bookkeeping | total "
+      "|\n");
+  std::printf("|---|---|---|---|---|---|---|---|---|\n");
   nlohmann::json json = nlohmann::json::array();
   for (const auto& [name, bytes] : rows) {
-    std::printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name.c_str(),
-                bits(bytes.codes), bits(bytes.scales), bits(bytes.reserved), bits(bytes.residual),
-                bits(bytes.subspace), bits(bytes.bookkeeping), bits(bytes.total()));
+    std::printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name.c_str(),
+                bits(bytes.codes), bits(bytes.scales), bits(bytes.headers), bits(bytes.reserved),
+                bits(bytes.residual), bits(bytes.subspace), bits(bytes.bookkeeping),
+                bits(bytes.total()));
     json.push_back({{"name", name}, {"bits_per_element", bits(bytes.total())}});
   }
   std::fflush(stdout);

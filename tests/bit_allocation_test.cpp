@@ -29,9 +29,9 @@ TEST(UnitUpperFactor, GivesWhatAnErrorStillCosts) {
   EXPECT_LE((U * factor.d.asDiagonal() * U.transpose() - A).cwiseAbs().maxCoeff(), 1e-12);
   for (Index j = 0; j + 1 < 24; ++j) {
     const Index rest = 23 - j;  // the Schur complement of the channels that come later
-    const double schur = A(j, j) - (A.row(j).tail(rest) *
-                                    A.bottomRightCorner(rest, rest).inverse() *
-                                    A.row(j).tail(rest).transpose())(0);
+    const double schur =
+        A(j, j) - (A.row(j).tail(rest) * A.bottomRightCorner(rest, rest).inverse() *
+                   A.row(j).tail(rest).transpose())(0);
     EXPECT_NEAR(factor.d[j], schur, 1e-10);
   }
 }
@@ -74,8 +74,8 @@ TEST(AllocateBits, GivesMoreToWhatCostsMore) {
     ranges[4 * i] = 1e4;
     ranges[4 * i + 1] = 0;
   }
-  const BitAllocation allocation = allocate_bits(QuerySubspace::fit(moment, 32, 1, true), ranges,
-                                                 2.5, Backend::unbiased);
+  const BitAllocation allocation =
+      allocate_bits(QuerySubspace::fit(moment, 32, 1, true), ranges, 2.5, Backend::unbiased);
   EXPECT_EQ(allocation.bits.front(), 1);
   EXPECT_GE(allocation.bits.back(), 5);
   for (std::size_t i = 0; i < 8; ++i) {

@@ -31,7 +31,8 @@ void check_with(Field Config::*field, Value value) {
 
 TEST(Config, RefusesWhatIsNotAllowed) {
   const double infinity = std::numeric_limits<double>::infinity();
-  EXPECT_ERROR(check_with(&Config::backend, 3), "config.backend is 3", "quanto (0), hqq (1) or unbiased (2)");
+  EXPECT_ERROR(check_with(&Config::backend, 3), "config.backend is 3",
+               "quanto (0), hqq (1) or unbiased (2)");
   EXPECT_ERROR(check_with(&Config::quant_group_size, 0), "config.quant_group_size is 0",
                "at least 1");
   EXPECT_ERROR(check_with(&Config::residual_length, 0), "config.residual_length is 0",

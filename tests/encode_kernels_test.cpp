@@ -59,8 +59,7 @@ TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
           const GroupFormat format{bits, scale_bits, unbiased};
           kernels<2>().octet(x.data(), tokens, inner.data(), format, expected, affine,
                              codes.data());
-          portable.octet(y.data(), tokens, inner.data(), format, expected, want,
-                         want_codes.data());
+          portable.octet(y.data(), tokens, inner.data(), format, expected, want, want_codes.data());
           EXPECT_EQ(codes, want_codes);
           EXPECT_EQ(x, y);
           for (int k = 0; k < 8; ++k) {

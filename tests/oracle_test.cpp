@@ -53,8 +53,7 @@ Differences compare_keys(const fixtures::KeyCase& c,
             worst.add(block.template affine<double>(record, channel), c.scales(group, channel),
                       c.zeros(group, channel));
             for (Index token = 0; token < block.tokens(); ++token)
-              worst.codes += block.code(record, token, channel) !=
-                             c.codes(first + token, channel);
+              worst.codes += block.code(record, token, channel) != c.codes(first + token, channel);
           }
         });
     worst.dequantized = (decoded.template cast<double>() - c.dequantized).cwiseAbs().maxCoeff();
@@ -81,8 +80,7 @@ Differences compare_values(const fixtures::ValueCase& c) {
           const Index group = channel / c.group;
           const auto affine = block.template affine<double>(record.data(), slot, group);
           worst.add(affine, c.scales(token, group), c.zeros(token, group));
-          worst.codes += block.code(record.data(), slot, channel) !=
-                         c.codes(token, channel);
+          worst.codes += block.code(record.data(), slot, channel) != c.codes(token, channel);
         }
       }
       worst.dequantized = std::max(

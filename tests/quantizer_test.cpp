@@ -49,8 +49,7 @@ TEST(KeyQuantizer, WithoutFeedbackQuantizesEachChannelAlone) {
       EXPECT_EQ(affine.scale, expected.scale);
       EXPECT_EQ(affine.zero, expected.zero);
       for (Index token = 0; token < tokens; ++token)
-        EXPECT_EQ(static_cast<float>(
-                      block.code(record.data(), token, channel)),
+        EXPECT_EQ(static_cast<float>(block.code(record.data(), token, channel)),
                   nearest_code(x[token], expected, inverse_scale(expected), 7.0f));
     }
   }
@@ -105,7 +104,8 @@ TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
 
   Config config;
   config.scale_bits = 12;
-  EXPECT_ERROR((KeyQuantizer<float>(head_dim, 2, config)), "config.scale_bits", "12", "8, 16 or 32");
+  EXPECT_ERROR((KeyQuantizer<float>(head_dim, 2, config)), "config.scale_bits", "12",
+               "8, 16 or 32");
   EXPECT_ERROR((KeyQuantizer<float>(12, 2, Config{})), "head_dim", "12", "multiple of 8");
 }
 

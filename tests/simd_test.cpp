@@ -195,8 +195,8 @@ class Folding {
     const std::vector<CodeTile<Bits>> tiles = product_.template tiles<Bits>();
     const Index lanes = 16 * product_.lane_rows, stride = lanes + 8;
     TileRows<Operand> rows{tiles.front().bytes,     product_.lane_rows, product_.depths / 8,
-                                 product_.heads,          operands_.data(),   operand_stride_,
-                                 product_.rows_per_group, group_stride_,     false};
+                           product_.heads,          operands_.data(),   operand_stride_,
+                           product_.rows_per_group, group_stride_,      false};
     TileRows<Operand> adding = rows;
     adding.add = true;
     Matrix<float> out = Matrix<float>::Constant(product_.heads, stride, 7), sum = out;

@@ -43,8 +43,8 @@ TEST(ScaleOf8Bits, NothingIsClippedHoweverFarFromWhatWasExpected) {
         x.array() += distance;
         const float levels = static_cast<float>((1 << bits) - 1);
         const Affine<float> affine = min_max(x.data(), 32, levels, 8, -0.2f);
-        // The range is met but for rounding: half a step of the scale (an eighth octave), and of the
-        // middle (a 32nd of the range).
+        // The range is met but for rounding: half a step of the scale (an eighth octave), and of
+        // the middle (a 32nd of the range).
         const float slack = (levels / 16 + levels / 32) * affine.scale + 1e-4f;
         EXPECT_LE(affine.zero, x.minCoeff() + slack) << distance << " " << spread << " " << bits;
         EXPECT_GE(affine.zero + levels * affine.scale, x.maxCoeff() - slack)
@@ -103,12 +103,10 @@ std::pair<double, double> mean_squared_errors(Index count, int bits, double& bia
     for (const Backend backend : {Backend::quanto, Backend::unbiased}) {
       config.backend = backend;
       const Eigen::VectorXd x = all.row(row).transpose().array() + 3;
-      const Affine<double> affine =
-          encode_group(x.data(), count, bits, config, 0.0, codes.data());
+      const Affine<double> affine = encode_group(x.data(), count, bits, config, 0.0, codes.data());
       double sum = 0;
       for (Index i = 0; i < count; ++i) {
-        const double error =
-            affine.scale * codes[static_cast<std::size_t>(i)] + affine.zero - x[i];
+        const double error = affine.scale * codes[static_cast<std::size_t>(i)] + affine.zero - x[i];
         (backend == Backend::quanto ? plain : unbiased) += error * error;
         sum += error;
         if (backend == Backend::unbiased) {

@@ -26,8 +26,8 @@ struct Affine {
 /// Largest magnitude of a key or value that a stored zero point of `scale_bits` bits can hold.
 inline double largest_storable(int scale_bits) { return scale_bits == 32 ? 1e18 : 65504.0; }
 
-/// A scale of 8 bits has 5 bits of exponent and 3 of mantissa: 8 steps an octave from 2^-14 to 61440,
-/// steps of 2^-17 below.
+/// A scale of 8 bits has 5 bits of exponent and 3 of mantissa: 8 steps an octave from 2^-14 to
+/// 61440, steps of 2^-17 below.
 inline constexpr int largest_scale_byte = 0xf7;
 
 inline float scale_from_byte(int byte) {
@@ -47,8 +47,8 @@ inline int scale_to_byte(float x) {
   return static_cast<int>(std::min(byte, std::uint32_t{largest_scale_byte}));
 }
 
-/// Beside a scale of 8 bits the middle of the range is stored, in 8 bits too: its distance from what
-/// the group is expected to lie around, in 32nds of the range.
+/// Beside a scale of 8 bits the middle of the range is stored, in 8 bits too: its distance from
+/// what the group is expected to lie around, in 32nds of the range.
 inline constexpr int middle_steps = 32, largest_middle = 127;
 
 /// `x` as it reads back from `scale_bits` bits.
@@ -105,8 +105,8 @@ Real zero_of_middle(Real middle, Real scale, Real levels, Real expected) {
 }
 
 /// Affine with a scale of 8 bits around `middle`: the nearest scale, or the least that lets the
-/// middle be stored. What lies far from `expected` is coarser, never clipped. Not inline, so that no
-/// caller's instruction set changes its roundings.
+/// middle be stored. What lies far from `expected` is coarser, never clipped. Not inline, so that
+/// no caller's instruction set changes its roundings.
 template <class Real>
 SQUAT_NOINLINE Affine<Real> stored_affine8(Real ideal_scale, Real middle, Real levels,
                                            Real expected) {
@@ -122,7 +122,8 @@ SQUAT_NOINLINE Affine<Real> stored_affine8(Real ideal_scale, Real middle, Real l
 /// Affine of the range [low, high] as it is stored. `expected` is where the middle of the range is
 /// expected; it enters where scales have 8 bits.
 template <class Real>
-SQUAT_NOINLINE Affine<Real> stored_range(Real low, Real high, Real levels, int scale_bits, Real expected) {
+SQUAT_NOINLINE Affine<Real> stored_range(Real low, Real high, Real levels, int scale_bits,
+                                         Real expected) {
   if (scale_bits == 8)
     return stored_affine8((high - low) * (1 / levels), (low + high) * Real(0.5), levels, expected);
   const Real zero = as_stored(low, scale_bits);

@@ -6,9 +6,9 @@
 
 namespace squat {
 
-/// A table of scales and zero points inside a record: all scales, then all zeros. With 32 or 16 bits
-/// they are numbers in single or half precision. With 8 bits a scale is what scale_from_byte() takes
-/// and a zero is a signed byte m that says where the middle of the range lies:
+/// A table of scales and zero points inside a record: all scales, then all zeros. With 32 or 16
+/// bits they are numbers in single or half precision. With 8 bits a scale is what scale_from_byte()
+/// takes and a zero is a signed byte m that says where the middle of the range lies:
 ///
 ///     zero + levels / 2 * scale = expected + m / 32 * levels * scale
 ///
@@ -61,11 +61,11 @@ class AffineTable {
            Real expected) const {
     if (scale_bits_ != 8) {
       store_affine(static_cast<float>(affine.scale), scale_bits_, scale(table, entry));
-      if (has_zeros_) store_affine(static_cast<float>(affine.zero), scale_bits_, zero(table, entry));
+      if (has_zeros_)
+        store_affine(static_cast<float>(affine.zero), scale_bits_, zero(table, entry));
       return;
     }
-    *scale(table, entry) =
-        static_cast<std::byte>(scale_to_byte(static_cast<float>(affine.scale)));
+    *scale(table, entry) = static_cast<std::byte>(scale_to_byte(static_cast<float>(affine.scale)));
     if (!has_zeros_) return;
     Real middle = 0;
     if (affine.scale != 0)

@@ -60,9 +60,9 @@ void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape,
 
 /// attend_exact, or for few rows straight over the codes where `arithmetic` is fast.
 template <class Scalar>
-void attend(const LayerCache<Scalar>& layer, const ModelShape& shape,
-            Arithmetic arithmetic, const MatrixView<Scalar>& queries,
-            MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
+void attend(const LayerCache<Scalar>& layer, const ModelShape& shape, Arithmetic arithmetic,
+            const MatrixView<Scalar>& queries, MutableMatrixView<Scalar>& out, float* log_sum_exp,
+            Executor& executor) {
   // From about here on, dequantizing once for all rows is cheaper than folding for each.
   constexpr Index few = 8;
   using Decode = DecodeAttention<Scalar>;

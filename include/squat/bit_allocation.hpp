@@ -32,7 +32,8 @@ struct UnitUpperFactor {
 class KeyStatistics {
  public:
   explicit KeyStatistics(Index head_dim)
-      : squared_ranges_(Eigen::VectorXd::Zero(head_dim)), middles_(Eigen::VectorXd::Zero(head_dim)) {}
+      : squared_ranges_(Eigen::VectorXd::Zero(head_dim)),
+        middles_(Eigen::VectorXd::Zero(head_dim)) {}
 
   /// Adds a block of keys [tokens, head_dim]; tokens that `mask` leaves out do not count.
   template <class Keys>
@@ -116,8 +117,8 @@ inline BitAllocation allocate_bits(const QuerySubspace& subspace,
     double best_gain = -1;
     for (std::size_t i = 0; i < octets; ++i) {
       if (bits[i] == 8) continue;
-      const double gain = octet_cost[i] * (rounding_cost(bits[i], backend) -
-                                           rounding_cost(bits[i] + 1, backend));
+      const double gain =
+          octet_cost[i] * (rounding_cost(bits[i], backend) - rounding_cost(bits[i] + 1, backend));
       if (gain >= best_gain) {
         best = i;
         best_gain = gain;

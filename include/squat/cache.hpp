@@ -264,10 +264,10 @@ class SQuatCache {
     for (std::size_t head = 0; head < kv_heads(); ++head) {
       const QuerySubspace subspace = QuerySubspace::fit(
           moments[head], config_.subspace_dim, config_.squat_lambda, config_.normalised_lambda);
-      BitAllocation bits =
-          config_.adaptive_bits ? allocate_bits(subspace, statistics[head].squared_ranges(),
-                                                key_bits(), config_.backend)
-                                : even_bits(shape_.head_dim, key_bits());
+      BitAllocation bits = config_.adaptive_bits
+                               ? allocate_bits(subspace, statistics[head].squared_ranges(),
+                                               key_bits(), config_.backend)
+                               : even_bits(shape_.head_dim, key_bits());
       feedback.emplace_back(subspace.reordered(bits.order), config_.quant_group_size);
       blocks.emplace_back(shape_.head_dim, std::move(bits), config_);
       blocks.back().set_expected(statistics[head].middles());

@@ -123,8 +123,8 @@ struct CodeTile {
   }
 };
 
-static_assert(sizeof(CodeTile<1>) == 16 && sizeof(CodeTile<2>) == 32 && sizeof(CodeTile<3>) == 48 && sizeof(CodeTile<4>) == 64 &&
-                  sizeof(CodeTile<8>) == 128,
+static_assert(sizeof(CodeTile<1>) == 16 && sizeof(CodeTile<2>) == 32 && sizeof(CodeTile<3>) == 48 &&
+                  sizeof(CodeTile<4>) == 64 && sizeof(CodeTile<8>) == 128,
               "a tile is 128 codes and nothing else");
 
 /// A code of any width as one or two of tile widths: code = sum of part << shift.

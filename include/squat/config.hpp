@@ -28,8 +28,8 @@ enum class Backend {
 /// Which grid the codes of a value group stand on.
 enum class ValueGrid {
   min_max,  ///< from the group's minimum to its maximum
-  /// Around zero, without a zero point: codes are those nearest in angle, and the scale is such that
-  /// the error has no part along the value, so that errors average out over tokens.
+  /// Around zero, without a zero point: codes are those nearest in angle, and the scale is such
+  /// that the error has no part along the value, so that errors average out over tokens.
   symmetric,
 };
 
@@ -70,8 +70,8 @@ struct Config {
   /// Bits of a key channel, 1 to 8; 0: KeyBits. With adaptive_bits a mean, which need not be whole.
   double key_bits = 0;
   /// Each key channel gets 1 to 8 bits of its own, chosen from the prompt by what an error in it
-  /// costs. Channels take the same width eight at a time; where that cannot meet the mean, it is the
-  /// nearest one below.
+  /// costs. Channels take the same width eight at a time; where that cannot meet the mean, it is
+  /// the nearest one below.
   bool adaptive_bits = false;
   /// Bits of a value code: 1, 2, 3, 4 or 8; 0: ValueBits.
   int value_bits = 0;
@@ -80,8 +80,8 @@ struct Config {
   ValueGrid value_grid = ValueGrid::min_max;
   /// Values are quantized after a Hadamard rotation, which is undone once on the output.
   bool rotate_values = false;
-  /// The first so many valid tokens of a sequence stay in full precision for good, out of ranges and
-  /// fit: attention sinks.
+  /// The first so many valid tokens of a sequence stay in full precision for good, out of ranges
+  /// and fit: attention sinks.
   Index exact_tokens = 0;
   /// Queries of every update shape the metric of the keys that leave the residual next, older ones
   /// fading by this factor a token; 0: those of the prompt alone (see FitQueries).
@@ -91,8 +91,8 @@ struct Config {
 
   /// The best setting that was found for at most `mean_bits` bits an element (1.75 to 8), the mean
   /// over keys and values of codes, scales, zeros and what blocks share, the latter for contexts
-  /// from about a thousand tokens on. KeyBits and ValueBits do not enter. README.md tells how it was
-  /// found.
+  /// from about a thousand tokens on. KeyBits and ValueBits do not enter. README.md tells how it
+  /// was found.
   static Config recommended(double mean_bits = 2.5);
 };
 

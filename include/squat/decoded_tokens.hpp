@@ -18,8 +18,7 @@ struct DecodedTokens {
 
 /// Calls visit(const DecodedTokens&) for blocks of kv head `head` that begin before token `end`.
 template <class Scalar, class Visit>
-void for_decoded_tokens(const LayerCache<Scalar>& layer, Index head, Index end,
-                        Visit&& visit) {
+void for_decoded_tokens(const LayerCache<Scalar>& layer, Index head, Index end, Visit&& visit) {
   using Real = ComputeType<Scalar>;
   const ValueBlock& value_block = layer.value_block();
   const Index head_dim = value_block.head_dim(), capacity = BlockRow::max_tokens;

@@ -25,15 +25,13 @@ class ErrorFeedback {
   enum class Form { none, low_rank, dense };
 
   /// No feedback: what one block of all channels, or lambda = 0, amounts to.
-  explicit ErrorFeedback(Index head_dim)
-      : head_dim_(head_dim), step_(head_dim), block_(head_dim) {}
+  explicit ErrorFeedback(Index head_dim) : head_dim_(head_dim), step_(head_dim), block_(head_dim) {}
 
   ErrorFeedback(const QuerySubspace& subspace, Index step)
-      : ErrorFeedback(
-            subspace, step,
-            cheapest(subspace.head_dim(),
-                     block_of(subspace.head_dim(), std::min(step, subspace.head_dim())),
-                     subspace.rank())) {}
+      : ErrorFeedback(subspace, step,
+                      cheapest(subspace.head_dim(),
+                               block_of(subspace.head_dim(), std::min(step, subspace.head_dim())),
+                               subspace.rank())) {}
 
   /// As above in a given form, which `none` cannot be.
   ErrorFeedback(const QuerySubspace& subspace, Index step, Form form)
@@ -78,18 +76,17 @@ class ErrorFeedback {
   /// Which way keys lie while they are quantized. Where eight channels or more take their turn
   /// together (in single precision) a row is a token [tokens, head_dim]: channels go through
   /// vectors side by side. Else a row is a channel [head_dim, tokens].
-  bool token_major() const {
-    return std::is_same_v<Real, float> && step_ % 8 == 0;
-  }
+  bool token_major() const { return std::is_same_v<Real, float> && step_ % 8 == 0; }
 
   /// What is carried from one block of channels to the next while `tokens` tokens are quantized.
   class Carry {
    public:
     Carry(const ErrorFeedback& feedback, Index tokens) {
-      const Index width = feedback.form_ == Form::low_rank
-                              ? (feedback.has_inner() ? round_up(feedback.rank_, 8) : feedback.rank_)
-                          : feedback.form_ == Form::dense  ? feedback.head_dim_
-                                                           : 0;
+      const Index width =
+          feedback.form_ == Form::low_rank
+              ? (feedback.has_inner() ? round_up(feedback.rank_, 8) : feedback.rank_)
+          : feedback.form_ == Form::dense ? feedback.head_dim_
+                                          : 0;
       state_ = feedback.token_major() ? Matrix<Real>::Zero(tokens, round_up(width, 8))
                                       : Matrix<Real>::Zero(width, tokens);
     }
@@ -214,8 +211,8 @@ class ErrorFeedback {
   }
 
   static Index block_of(Index head_dim, Index step) {
-    const bool eight = std::is_same_v<Real, float> && head_dim % 8 == 0 &&
-                       (step == 1 || step == 2 || step == 4);
+    const bool eight =
+        std::is_same_v<Real, float> && head_dim % 8 == 0 && (step == 1 || step == 2 || step == 4);
     return eight ? 8 : step;
   }
 
@@ -246,10 +243,9 @@ class ErrorFeedback {
                            const Matrix<Real>& b, Matrix<Real>& out, Index out_row, Index rows,
                            Index b_row = 0) {
     if constexpr (std::is_same_v<Real, float>)
-      simd::encode_kernels().add_products(a.data() + a_row * a.cols() + a_column, a.cols(),
-                                          b.data() + b_row * b.cols(), b.cols(),
-                                          out.data() + out_row * out.cols(), out.cols(), rows, n,
-                                          b.cols());
+      simd::encode_kernels().add_products(
+          a.data() + a_row * a.cols() + a_column, a.cols(), b.data() + b_row * b.cols(), b.cols(),
+          out.data() + out_row * out.cols(), out.cols(), rows, n, b.cols());
   }
 
   Index head_dim_;

@@ -87,7 +87,7 @@ class FusedAttention {
   }
 
  private:
-  static constexpr Index chunk = 32;  // residual tokens taken at once
+  static constexpr Index chunk = 32;              // residual tokens taken at once
   static constexpr Index lanes = 16, depths = 8;  // of a tile
   static constexpr Index max_block = simd::max_block;
   static constexpr Index max_length = simd::max_length;
@@ -100,8 +100,8 @@ class FusedAttention {
 
   /// Whether codes of so many bits may meet operands of 8 bits at all.
   static constexpr bool takes_operands8(int bits) { return bits <= 3; }
-  // Operands of 8 bits serve keys where their rounding stays a tenth of that of the codes, and moves
-  // a score by a few hundredths at most.
+  // Operands of 8 bits serve keys where their rounding stays a tenth of that of the codes, and
+  // moves a score by a few hundredths at most.
   static constexpr float largest_crest(int bits) { return 8 * 3 / levels(bits); }
   static constexpr float largest_alpha(int bits) { return 0.1f * 3 / levels(bits); }
 
@@ -109,7 +109,8 @@ class FusedAttention {
   void order(const KeyBlock& block, const float* queries, Index rows) {
     for (Index i = 0; i < rows; ++i) {
       float* target = ordered_ + i * head_dim_;
-      for (Index p = 0; p < head_dim_; ++p) target[p] = queries[i * head_dim_ + block.channel_at(p)];
+      for (Index p = 0; p < head_dim_; ++p)
+        target[p] = queries[i * head_dim_ + block.channel_at(p)];
       units_[i] = kernels_.fix(target, head_dim_, fixed_ + i * max_length);
     }
   }

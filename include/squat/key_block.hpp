@@ -8,8 +8,8 @@
 
 namespace squat {
 
-/// How many bits each channel of a kv head gets. Channels are quantized and stored in `order`, eight
-/// at a time with codes of one width, equal widths side by side.
+/// How many bits each channel of a kv head gets. Channels are quantized and stored in `order`,
+/// eight at a time with codes of one width, equal widths side by side.
 struct BitAllocation {
   std::vector<std::uint16_t> order;  ///< channel at each position; empty: as they are
   std::vector<std::uint8_t> bits;    ///< of positions 8 i to 8 i + 7
@@ -114,11 +114,12 @@ class KeyBlock {
   }
   const std::uint8_t* tile(const std::byte* record, const Run& run, int plane, Index token,
                            Index position) const {
-    return reinterpret_cast<const std::uint8_t*>(record) +
-           tile_offset(run, plane, token, position);
+    return reinterpret_cast<const std::uint8_t*>(record) + tile_offset(run, plane, token, position);
   }
   /// From the tile of a token to that of the token 16 later.
-  static Index tile_stride(const Run& run, int plane) { return 2 * run.count * run.planes.bits[plane]; }
+  static Index tile_stride(const Run& run, int plane) {
+    return 2 * run.count * run.planes.bits[plane];
+  }
 
   /// The code of `token` at `position`.
   int code(const std::byte* record, Index token, Index position) const {
@@ -175,8 +176,8 @@ class KeyBlock {
   }
 
   Index tile_offset(const Run& run, int plane, Index token, Index position) const {
-    return run.offset[plane] +
-           (token / 16 * (run.count / 8) + (position - run.first) / 8) * 16 * run.planes.bits[plane];
+    return run.offset[plane] + (token / 16 * (run.count / 8) + (position - run.first) / 8) * 16 *
+                                   run.planes.bits[plane];
   }
 
   void read_tile(const std::byte* record, const Run& run, Index token, Index position,
@@ -188,8 +189,9 @@ class KeyBlock {
             ->unpack(part);
         for (Index depth = 0; depth < 8; ++depth)
           for (Index lane = 0; lane < 16; ++lane)
-            codes[depth][lane] = static_cast<std::uint8_t>(
-                (plane == 0 ? 0 : codes[depth][lane]) | part[depth][lane] << run.planes.shift[plane]);
+            codes[depth][lane] =
+                static_cast<std::uint8_t>((plane == 0 ? 0 : codes[depth][lane]) |
+                                          part[depth][lane] << run.planes.shift[plane]);
       });
   }
 

@@ -145,8 +145,7 @@ class KeyQuantizer {
       std::copy_n(own, tokens, moved);
       for (Index i = 0; i < k; ++i)
         for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * x[i * tokens + t];
-      const Affine<Real> affine =
-          encode_channel(moved, codes.row(k).data(), record, first + k);
+      const Affine<Real> affine = encode_channel(moved, codes.row(k).data(), record, first + k);
       for (Index t = 0; t < tokens; ++t)
         own[t] = affine.scale * static_cast<Real>(codes(k, t)) + affine.zero - own[t];
     }
@@ -156,9 +155,8 @@ class KeyQuantizer {
   /// Codes [tokens] of the channel at `position`; `x` [tokens] becomes its error, stored - x.
   Affine<Real> encode_channel(Real* x, std::uint8_t* codes, std::byte* record,
                               Index position) const {
-    const Affine<Real> affine =
-        encode_group(x, block_.tokens(), block_.bits_at(position), config_,
-                     static_cast<Real>(block_.expected(position)), codes);
+    const Affine<Real> affine = encode_group(x, block_.tokens(), block_.bits_at(position), config_,
+                                             static_cast<Real>(block_.expected(position)), codes);
     block_.set_affine(record, position, affine);
     for (Index token = 0; token < block_.tokens(); ++token)
       x[token] = affine.scale * static_cast<Real>(codes[token]) + affine.zero - x[token];

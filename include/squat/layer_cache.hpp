@@ -15,7 +15,7 @@ namespace squat {
 template <class Scalar>
 struct KeyPlan {
   std::shared_ptr<const std::vector<KeyBlock>> blocks;
-  std::vector<KeyQuantizer<Scalar>> quantizers;                      ///< for these blocks
+  std::vector<KeyQuantizer<Scalar>> quantizers;              ///< for these blocks
   std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;  ///< channels in their order
 
   KeyPlan(std::vector<KeyBlock> key_blocks, std::vector<ErrorFeedback<ComputeType<Scalar>>> tables,
@@ -36,8 +36,8 @@ struct KeyPlan {
 
 /// The tokens of one layer and sequence, oldest first. Keys [0, quantized_keys()) and values
 /// [0, quantized_values()) are packed in rows(); the newer ones are in residuals. There are never
-/// more packed values than packed keys. The first Config::exact_tokens valid tokens are kept in full
-/// precision too, in place of what their slots hold.
+/// more packed values than packed keys. The first Config::exact_tokens valid tokens are kept in
+/// full precision too, in place of what their slots hold.
 ///
 /// append() and flush() either do all of their work or, when memory runs out, none.
 template <class Scalar>
@@ -250,8 +250,8 @@ class LayerCache {
     return row;
   }
 
-  /// Which of a block of residual keys from `first` on are valid and not exact; returns whether some
-  /// are exact.
+  /// Which of a block of residual keys from `first` on are valid and not exact; returns whether
+  /// some are exact.
   bool mark(Index first, std::uint8_t* counts) const {
     const Index tokens = config_.token_group_size;
     std::copy_n(valid_.row(first), tokens, counts);

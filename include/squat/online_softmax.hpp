@@ -76,9 +76,9 @@ class OnlineSoftmax {
       keys_transposed_.leftCols(tokens.count) = tokens.keys.topRows(tokens.count).transpose();
       keys_transposed_.rightCols(padded - tokens.count).setZero();
       scores_.setZero(queries_.rows(), padded);
-      simd::encode_kernels().add_products(queries_.data(), queries_.cols(),
-                                             keys_transposed_.data(), padded, scores_.data(),
-                                             padded, queries_.rows(), queries_.cols(), padded);
+      simd::encode_kernels().add_products(queries_.data(), queries_.cols(), keys_transposed_.data(),
+                                          padded, scores_.data(), padded, queries_.rows(),
+                                          queries_.cols(), padded);
     } else {
       scores_.noalias() = queries_ * tokens.keys.topRows(tokens.count).transpose();
     }

@@ -26,6 +26,9 @@ inline float normal_step(int bits) {
   return steps[bits - 1];
 }
 
+/// How many steps symmetric_codes() tries.
+inline constexpr int symmetric_steps = 4;
+
 /// A scale as it is stored.
 template <class Real>
 SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
@@ -35,10 +38,10 @@ SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
 }
 
 /// ValueGrid::symmetric: codes of x[0..count) and their scale, as it is stored, for a zero point of
-/// -levels / 2 * scale. Of a few steps that one is taken whose codes c, counted from the middle, are
-/// nearest to x in angle; the scale <x, x> / <c, x> makes the error orthogonal to x, as RaBitQ does
-/// (Gao & Long 2024, eq. 12): it has no bias along x. What storing changes of the scale, the step
-/// follows. `count` is a multiple of 8. Sums go eight lanes at a time, so that vector versions
+/// -levels / 2 * scale. Of a few steps that one is taken whose codes c, counted from the middle,
+/// are nearest to x in angle; the scale <x, x> / <c, x> makes the error orthogonal to x, as RaBitQ
+/// does (Gao & Long 2024, eq. 12): it has no bias along x. What storing changes of the scale, the
+/// step follows. `count` is a multiple of 8. Sums go eight lanes at a time, so that vector versions
 /// compute the same.
 template <class Real>
 Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::uint8_t* codes) {
@@ -53,11 +56,11 @@ Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::
     std::fill_n(codes, count, std::uint8_t{0});
     return 0;
   }
-  const Real step = static_cast<Real>(normal_step(bits)) *
-                    std::sqrt(energy / static_cast<Real>(count));
-  // The steps around that of a normal distribution, and the one that clips nothing.
-  const Real steps[] = {step, step * Real(0.82), step * Real(0.9), step * Real(1.12),
-                        step * Real(1.3), 2 * top / levels};
+  const Real step =
+      static_cast<Real>(normal_step(bits)) * std::sqrt(energy / static_cast<Real>(count));
+  // Steps around that of a normal distribution, and the one that clips nothing.
+  const Real steps[symmetric_steps] = {step, step * Real(0.86), step * Real(1.16),
+                                       2 * top / levels};
   Real best = 0, best_step = step, best_product = 1;
   for (const Real candidate : steps) {
     const Real inverse = 1 / candidate;
@@ -82,22 +85,27 @@ Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::
 }
 
 /// Parts of the range that Backend::unbiased tries for codes of `bits` bits; returns how many.
-inline int clipped_parts(int bits, float parts[5]) {
-  constexpr float narrow[] = {1.0f, 0.88f, 0.76f, 0.66f, 0.56f};
-  const int count = bits == 1 ? 1 : bits == 2 ? 5 : bits == 3 ? 4 : bits == 4 ? 3 : 2;
-  std::copy_n(narrow, count, parts);
-  return count;
+inline int clipped_parts(int bits, float parts[3]) {
+  // Of 64 normal numbers about the best part, half way to it, and all.
+  constexpr float narrowest[] = {1.0f, 0.64f, 0.76f, 0.88f};
+  parts[0] = 1;
+  if (bits == 1 || bits > 4) return 1;
+  parts[1] = (1 + narrowest[bits - 1]) / 2;
+  parts[2] = narrowest[bits - 1];
+  return 3;
 }
 
-/// Sums over a group: of x, x^2, codes, codes^2 and x * code, x counted from the middle of its range.
+/// Sums over a group: of x, x^2, codes, codes^2 and x * code, x counted from the middle of its
+/// range.
 template <class Real>
 struct GroupSums {
   Real x, xx, c, cc, xc;
 };
 
-/// How near codes are to the group, the square of their correlation but for what all have in common.
+/// How near codes are to the group, the square of their correlation but for what all have in
+/// common.
 template <class Real>
-SQUAT_NOINLINE Real closeness(const GroupSums<Real>& sums, Real count) {
+Real closeness(const GroupSums<Real>& sums, Real count) {
   const Real xc = sums.xc - sums.x * sums.c / count, cc = sums.cc - sums.c * sums.c / count;
   return cc > 0 ? xc * xc / cc : Real(0);
 }
@@ -130,8 +138,7 @@ SQUAT_NOINLINE UnbiasedGrid<Real> unbiased_grid(const GroupSums<Real>& sums, Rea
   }
   // Only what storing changed moves the grid.
   grid.middle = middle + (grid.affine.zero + half * grid.affine.scale - wanted);
-  grid.inverse_step =
-      grid.affine.scale > 0 ? inverse_step * (scale / grid.affine.scale) : Real(0);
+  grid.inverse_step = grid.affine.scale > 0 ? inverse_step * (scale / grid.affine.scale) : Real(0);
   return grid;
 }
 
@@ -167,7 +174,7 @@ Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits
   }
   GroupSums<Real> best{};
   Real best_closeness = -1, best_inverse = 0;
-  float parts[5];
+  float parts[3];
   const int candidates = clipped_parts(bits, parts);
   for (int i = 0; i < candidates; ++i) {
     const Real inverse = 1 / (step * static_cast<Real>(parts[i]));
@@ -190,8 +197,8 @@ Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits
   const UnbiasedGrid<Real> grid = unbiased_grid(best, static_cast<Real>(count), middle,
                                                 best_inverse, levels, scale_bits, expected);
   for (Index t = 0; t < count; ++t)
-    codes[t] = static_cast<std::uint8_t>(
-        grid_code(x[t] - grid.middle, grid.inverse_step, half, levels));
+    codes[t] =
+        static_cast<std::uint8_t>(grid_code(x[t] - grid.middle, grid.inverse_step, half, levels));
   return grid.affine;
 }
 

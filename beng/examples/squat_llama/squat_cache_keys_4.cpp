@@ -5,8 +5,8 @@
 namespace squat_llama {
 
 std::unique_ptr<KvCache> make_squat_cache_keys_4(const ModelConfig& model,
-                                                          const squat::Config& config,
-                                                          int value_bits, int threads) {
+                                                 const squat::Config& config, int value_bits,
+                                                 int threads) {
   return make_squat_cache_adapter<4>(model, config, value_bits, threads);
 }
 

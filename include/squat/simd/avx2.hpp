@@ -15,9 +15,10 @@ struct Avx2 : Avx2Dot {
     for (Index i = 0; i < n; i += 8) {
       const __m256 s = _mm256_cvtph_ps(load128(scales + i));
       _mm256_storeu_ps(scale + i, s);
-      _mm256_storeu_ps(middle + i, zeros == nullptr
-                                       ? _mm256_setzero_ps()
-                                       : _mm256_fmadd_ps(c, s, _mm256_cvtph_ps(load128(zeros + i))));
+      _mm256_storeu_ps(middle + i,
+                       zeros == nullptr
+                           ? _mm256_setzero_ps()
+                           : _mm256_fmadd_ps(c, s, _mm256_cvtph_ps(load128(zeros + i))));
     }
   }
 

@@ -107,7 +107,8 @@ struct Avx2Dot : Avx2Registers {
         SQUAT_UNROLL
         for (int half = 0; half < 2; ++half) {
           float* target = out + h * out_stride + 8 * half;
-          const __m256 base = tiles.add ? _mm256_loadu_ps(target) : _mm256_set1_ps(folded[h].offset);
+          const __m256 base =
+              tiles.add ? _mm256_loadu_ps(target) : _mm256_set1_ps(folded[h].offset);
           _mm256_storeu_ps(target, _mm256_fmadd_ps(alpha, sums.of[h][half], base));
         }
       }

@@ -95,10 +95,9 @@ struct Avx2Encode : private Avx2Registers {
           encode_group(moved, tokens, format, expected == nullptr ? 0 : expected[k], own_codes);
       const __m256 scale = _mm256_set1_ps(affine[k].scale), zero = _mm256_set1_ps(affine[k].zero);
       for (Index t = 0; t < tokens; t += 8) {
-        const __m256 code =
-            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load64(own_codes + t)));
-        _mm256_storeu_ps(own + t, _mm256_sub_ps(add_product(zero, code, scale),
-                                                _mm256_loadu_ps(own + t)));
+        const __m256 code = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load64(own_codes + t)));
+        _mm256_storeu_ps(own + t,
+                         _mm256_sub_ps(add_product(zero, code, scale), _mm256_loadu_ps(own + t)));
       }
     }
   }
@@ -124,24 +123,32 @@ struct Avx2Encode : private Avx2Registers {
     }
     const float levels = static_cast<float>((1 << bits) - 1), middle = levels / 2;
     const float step = normal_step(bits) * std::sqrt(energy / static_cast<float>(n));
-    const float steps[] = {step,         step * 0.82f, step * 0.9f,
-                           step * 1.12f, step * 1.3f,  2 * horizontal_max(top) / levels};
-    float best = 0, best_step = step, best_product = 1;
+    const float steps[symmetric_steps] = {step, step * 0.86f, step * 1.16f,
+                                          2 * horizontal_max(top) / levels};
     const __m256 middles = _mm256_set1_ps(middle);
-    for (const float candidate : steps) {
-      const __m256 inverse = _mm256_set1_ps(1 / candidate);
-      __m256 products = _mm256_setzero_ps(), sizes = products;
-      for (Index i = 0; i < n; i += 8) {
-        const __m256 xi = _mm256_loadu_ps(x + i);
+    __m256 inverses[symmetric_steps], products[symmetric_steps], sizes[symmetric_steps];
+    SQUAT_UNROLL
+    for (int k = 0; k < symmetric_steps; ++k) {
+      inverses[k] = _mm256_set1_ps(1 / steps[k]);
+      products[k] = sizes[k] = _mm256_setzero_ps();
+    }
+    for (Index i = 0; i < n; i += 8) {
+      const __m256 xi = _mm256_loadu_ps(x + i);
+      SQUAT_UNROLL
+      for (int k = 0; k < symmetric_steps; ++k) {
         const __m256 code = _mm256_sub_ps(
-            _mm256_cvtepi32_ps(grid_codes(xi, inverse, middles, levels)), middles);
-        products = add_product(products, code, xi);
-        sizes = _mm256_add_ps(sizes, _mm256_mul_ps(code, code));  // exact, however it is rounded
+            _mm256_cvtepi32_ps(grid_codes(xi, inverses[k], middles, levels)), middles);
+        products[k] = add_product(products[k], code, xi);
+        sizes[k] = _mm256_fmadd_ps(code, code, sizes[k]);  // exact
       }
-      const float product = sum_lanes(products), cosine = product * product / sum_lanes(sizes);
+    }
+    float best = 0, best_step = step, best_product = 1;
+    for (int k = 0; k < symmetric_steps; ++k) {
+      const float product = sum_lanes(products[k]);
+      const float cosine = product * product / sum_lanes(sizes[k]);
       if (cosine > best) {
         best = cosine;
-        best_step = candidate;
+        best_step = steps[k];
         best_product = product;
       }
     }
@@ -292,48 +299,62 @@ struct Avx2Encode : private Avx2Registers {
   }
 
   /// unbiased_codes, once the middle and the step of the whole range are known.
-  SQUAT_AVX2_INLINE static Affine<float> unbiased(const float* x, Index n,
-                                                  const GroupFormat& format, float expected,
-                                                  float middle, float step, std::uint8_t* codes) {
+  SQUAT_AVX2 static Affine<float> unbiased(const float* x, Index n, const GroupFormat& format,
+                                           float expected, float middle, float step,
+                                           std::uint8_t* codes) {
+    float parts[3];
+    if (clipped_parts(format.bits, parts) == 1)
+      return unbiased_of<1>(x, n, format, expected, middle, step, parts, codes);
+    return unbiased_of<3>(x, n, format, expected, middle, step, parts, codes);
+  }
+
+  template <int Candidates>
+  SQUAT_AVX2_INLINE static Affine<float> unbiased_of(const float* x, Index n,
+                                                     const GroupFormat& format, float expected,
+                                                     float middle, float step, const float* parts,
+                                                     std::uint8_t* codes) {
     const float levels = static_cast<float>((1 << format.bits) - 1), count = static_cast<float>(n);
     const __m256 middles = _mm256_set1_ps(middle), halves = _mm256_set1_ps(levels / 2);
     __m256 xs = _mm256_setzero_ps(), squares = xs;
+    __m256 inverses[Candidates], cs[Candidates], sizes[Candidates], products[Candidates];
+    SQUAT_UNROLL
+    for (int k = 0; k < Candidates; ++k) {
+      inverses[k] = _mm256_set1_ps(1 / (step * parts[k]));
+      cs[k] = sizes[k] = products[k] = _mm256_setzero_ps();
+    }
     for (Index i = 0; i < n; i += 8) {
       const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x + i), middles);
       xs = _mm256_add_ps(xs, y);
       squares = add_product(squares, y, y);
-    }
-    const float sum_x = sum_lanes(xs), sum_xx = sum_lanes(squares);
-    GroupSums<float> best{};
-    float best_closeness = -1, best_inverse = 0, parts[5];
-    const int candidates = clipped_parts(format.bits, parts);
-    for (int k = 0; k < candidates; ++k) {
-      const float inverse = 1 / (step * parts[k]);
-      const __m256 inverses = _mm256_set1_ps(inverse);
-      __m256 cs = _mm256_setzero_ps(), code_squares = cs, products = cs;
-      for (Index i = 0; i < n; i += 8) {
-        const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x + i), middles);
-        const __m256 code = _mm256_cvtepi32_ps(grid_codes(y, inverses, halves, levels));
-        cs = _mm256_add_ps(cs, code);
-        code_squares = _mm256_add_ps(code_squares, _mm256_mul_ps(code, code));  // exact
-        products = add_product(products, code, y);
+      SQUAT_UNROLL
+      for (int k = 0; k < Candidates; ++k) {
+        const __m256 code = _mm256_cvtepi32_ps(grid_codes(y, inverses[k], halves, levels));
+        cs[k] = _mm256_add_ps(cs[k], code);
+        sizes[k] = _mm256_fmadd_ps(code, code, sizes[k]);  // exact
+        products[k] = add_product(products[k], code, y);
       }
-      const GroupSums<float> sums{sum_x, sum_xx, sum_lanes(cs), sum_lanes(code_squares),
-                                  sum_lanes(products)};
+    }
+    GroupSums<float> best{};
+    float best_closeness = -1, best_inverse = 0;
+    const float sum_x = sum_lanes(xs), sum_xx = sum_lanes(squares);
+    SQUAT_UNROLL
+    for (int k = 0; k < Candidates; ++k) {
+      const GroupSums<float> sums{sum_x, sum_xx, sum_lanes(cs[k]), sum_lanes(sizes[k]),
+                                  sum_lanes(products[k])};
       const float near = closeness(sums, count);
       if (near > best_closeness) {
         best = sums;
         best_closeness = near;
-        best_inverse = inverse;
+        best_inverse = 1 / (step * parts[k]);
       }
     }
-    const UnbiasedGrid<float> grid = unbiased_grid(best, count, middle, best_inverse, levels,
-                                                   format.scale_bits, expected);
+    const UnbiasedGrid<float> grid =
+        unbiased_grid(best, count, middle, best_inverse, levels, format.scale_bits, expected);
     const __m256 inverse = _mm256_set1_ps(grid.inverse_step);
     const __m256 stored = _mm256_set1_ps(grid.middle);
     for (Index i = 0; i < n; i += 8)
-      store64(codes + i, grid_codes(_mm256_sub_ps(_mm256_loadu_ps(x + i), stored), inverse, halves,
-                                    levels));
+      store64(codes + i,
+              grid_codes(_mm256_sub_ps(_mm256_loadu_ps(x + i), stored), inverse, halves, levels));
     return grid.affine;
   }
 
@@ -364,8 +385,8 @@ struct Avx2Encode : private Avx2Registers {
   SQUAT_AVX2_INLINE static __m256 butterfly(__m256 other, __m256 own, const int negative) {
     const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     const __m256i set = _mm256_and_si256(bits, _mm256_set1_epi32(negative));
-    const __m256 minus = _mm256_castsi256_ps(_mm256_slli_epi32(
-        _mm256_srli_epi32(_mm256_cmpeq_epi32(set, bits), 31), 31));
+    const __m256 minus = _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_srli_epi32(_mm256_cmpeq_epi32(set, bits), 31), 31));
     return _mm256_add_ps(other, _mm256_xor_ps(own, minus));
   }
 

@@ -58,15 +58,15 @@ struct Avx512Dot : Avx512Registers {
     for (Index left = tiles.rows; left > 0; left -= tiles.rows_per_group) {
       Index rows = left < tiles.rows_per_group ? left : tiles.rows_per_group;
       for (; rows >= together; rows -= together) {
-        dot_rows<Bits, Operand, Heads, together>(tiles.add, tile, row_bytes, tiles.depth_tiles, operands,
-                                                      tiles.operand_stride, folded, out,
-                                                      out_stride);
+        dot_rows<Bits, Operand, Heads, together>(tiles.add, tile, row_bytes, tiles.depth_tiles,
+                                                 operands, tiles.operand_stride, folded, out,
+                                                 out_stride);
         tile += together * row_bytes;
         out += together * 16;
       }
       if (rows > 0) {
         dot_rows<Bits, Operand, Heads, 1>(tiles.add, tile, row_bytes, tiles.depth_tiles, operands,
-                                               tiles.operand_stride, folded, out, out_stride);
+                                          tiles.operand_stride, folded, out, out_stride);
         tile += row_bytes;
         out += 16;
       }
@@ -76,8 +76,8 @@ struct Avx512Dot : Avx512Registers {
   }
 
   template <int Bits, class Operand, int Heads, int Rows>
-  SQUAT_AVX512_INLINE static void dot_rows(bool add, const std::uint8_t* tile, Index row_bytes, Index count,
-                                           const Operand* operands, Index stride,
+  SQUAT_AVX512_INLINE static void dot_rows(bool add, const std::uint8_t* tile, Index row_bytes,
+                                           Index count, const Operand* operands, Index stride,
                                            const Folded* folded, float* out, Index out_stride) {
     constexpr int parts = sizeof(Operand);  // low and high
     __m512i sums[Rows][Heads][parts][2];    // the last index is the quad

@@ -114,8 +114,8 @@ struct PortableEncode {
       std::uint8_t* own = codes + k * tokens;
       affine[k] = encode(moved, tokens, format, expected == nullptr ? 0 : expected[k], own);
       for (Index t = 0; t < tokens; ++t)
-        x[k * tokens + t] = affine[k].scale * static_cast<float>(own[t]) + affine[k].zero -
-                            x[k * tokens + t];
+        x[k * tokens + t] =
+            affine[k].scale * static_cast<float>(own[t]) + affine[k].zero - x[k * tokens + t];
     }
   }
 

@@ -28,8 +28,8 @@ struct Neon {
     for (Index i = 0; i < n; i += 4) {
       const float32x4_t s = single(scales + i);
       vst1q_f32(scale + i, s);
-      vst1q_f32(middle + i, zeros == nullptr ? vdupq_n_f32(0)
-                                             : vfmaq_n_f32(single(zeros + i), s, centre));
+      vst1q_f32(middle + i,
+                zeros == nullptr ? vdupq_n_f32(0) : vfmaq_n_f32(single(zeros + i), s, centre));
     }
   }
 

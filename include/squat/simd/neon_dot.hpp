@@ -75,8 +75,8 @@ struct NeonDot {
       }
       for (int half = 0; half < 2; ++half)
         dot_lanes<Bits, Operand, Heads>(tiles.add, tile, half, tiles.depth_tiles, operands,
-                                             tiles.operand_stride, start, folded,
-                                             out + 16 * row + 8 * half, out_stride);
+                                        tiles.operand_stride, start, folded,
+                                        out + 16 * row + 8 * half, out_stride);
       tile += tiles.depth_tiles * Index{sizeof(CodeTile<Bits>)};
     }
   }

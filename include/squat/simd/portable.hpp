@@ -123,7 +123,8 @@ struct Portable {
         const Folded& fold = folded[group * max_heads + head];
         for (Index lane = 0; lane < Tile::lanes; ++lane) {
           float& target = out[head * out_stride + row * Tile::lanes + lane];
-          target = (tiles.add ? target : fold.offset) + fold.alpha * static_cast<float>(sums[head][lane]);
+          target = (tiles.add ? target : fold.offset) +
+                   fold.alpha * static_cast<float>(sums[head][lane]);
         }
       }
     }
@@ -155,7 +156,7 @@ struct Portable {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"portable", widen,    widen8, fix,          try_fold8, fold8,
+    return {"portable", widen,  widen8,       fix,      try_fold8, fold8,
             is_fine8,   fold16, exponentiate, dot_rows, add_rows};
   }
 
