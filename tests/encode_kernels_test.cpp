@@ -22,7 +22,7 @@ class Encode : public ::testing::TestWithParam<InstructionSet> {
   const EncodeKernels portable = PortableEncode::kernels<2>();
 };
 
-std::vector<InstructionSet> available() {
+std::vector<InstructionSet> encoders() {
   std::vector<InstructionSet> sets;
   for (const InstructionSet set : {InstructionSet::avx2, InstructionSet::avx512,
                                    InstructionSet::neon, InstructionSet::portable})
@@ -30,7 +30,7 @@ std::vector<InstructionSet> available() {
   return sets;
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Encode, ::testing::ValuesIn(available()),
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Encode, ::testing::ValuesIn(encoders()),
                          [](const auto& set) {
                            return std::string(vector_kernels_for(set.param).name);
                          });

@@ -15,9 +15,9 @@ namespace {
 
 constexpr ModelShape wide{1, 4, 2, 64};
 
-struct States {
+struct RandomTokens {
   Rows queries, keys, values;
-  States(Index count, unsigned seed)
+  RandomTokens(Index count, unsigned seed)
       : queries(correlated_matrix<float>(count, 4 * 64, seed)),
         keys(correlated_matrix<float>(count, 2 * 64, seed + 1)),
         values(correlated_matrix<float>(count, 2 * 64, seed + 2)) {
@@ -25,8 +25,8 @@ struct States {
   }
 };
 
-void feed(Cache& cache, const States& states, Index first, Index count,
-          const CallOptions& options = {}) {
+void feed_random(Cache& cache, const RandomTokens& states, Index first, Index count,
+                 const CallOptions& options = {}) {
   cache.update(0, states.keys.middleRows(first, count), states.values.middleRows(first, count),
                states.queries.middleRows(first, count), options);
   cache.flush(0, options);
@@ -47,8 +47,8 @@ TEST(Recommended, IsAllowedAtEverySizeAndRefusesOthers) {
 TEST(Recommended, TakesTheBitsThatItSays) {
   for (const double bits : {2.25, 3.0, 4.5}) {
     Cache cache(wide, Config::recommended(bits));
-    const States states(1000, 1);
-    feed(cache, states, 0, 1000);
+    const RandomTokens states(1000, 1);
+    feed_random(cache, states, 0, 1000);
     const MemoryUsage usage = cache.memory();
     const double elements = (960 + 936) * 2 * 64;
     const double measured = 8.0 * static_cast<double>(usage.codes + usage.scales) / elements;
@@ -59,7 +59,7 @@ TEST(Recommended, TakesTheBitsThatItSays) {
   }
 }
 
-/// States of a layer of a real model (examples/data).
+/// RandomTokens of a layer of a real model (examples/data).
 Rows layer20(char which, Index heads) {
   std::ifstream file(std::string(SQUAT_EXAMPLE_DATA) + "/layer20." + which + ".f16",
                      std::ios::binary);
@@ -91,11 +91,11 @@ TEST(Recommended, ErrsFarLessThanThePublishedCacheOfTheSameSize) {
 }
 
 TEST(Recommended, FastArithmeticLosesATenthOfWhatCodesLose) {
-  const States states(650, 5);
+  const RandomTokens states(650, 5);
   for (const double bits : {1.75, 2.25, 2.5, 3.0, 3.75, 4.5, 6.0}) {
     Cache cache(wide, Config::recommended(bits));
-    feed(cache, states, 0, 500);
-    feed(cache, states, 500, 150);
+    feed_random(cache, states, 0, 500);
+    feed_random(cache, states, 500, 150);
     for (const Index rows : {1, 4}) {
       const Rows queries = states.queries.bottomRows(rows);
       Rows out(rows, 4 * 64);
@@ -110,13 +110,13 @@ TEST(Recommended, FastArithmeticLosesATenthOfWhatCodesLose) {
 }
 
 TEST(Recommended, ChunksOfDecodedTokensGiveWhatSingleOnesGive) {
-  const States states(600, 7);
+  const RandomTokens states(600, 7);
   const auto built = [&](Index chunk, double decay) {
     Config config = Config::recommended(2.5);
     config.query_decay = decay;
     Cache cache(wide, config);
-    feed(cache, states, 0, 200);
-    for (Index t = 200; t < 600; t += chunk) feed(cache, states, t, chunk);
+    feed_random(cache, states, 0, 200);
+    for (Index t = 200; t < 600; t += chunk) feed_random(cache, states, t, chunk);
     return std::pair<Rows, Rows>(cache.keys(0), cache.values(0));
   };
   const auto single = built(1, 0);
@@ -129,7 +129,7 @@ TEST(Recommended, ChunksOfDecodedTokensGiveWhatSingleOnesGive) {
 }
 
 TEST(ExactTokens, StayExactBehindPadding) {
-  const States states(300, 9);
+  const RandomTokens states(300, 9);
   Config config = Config::recommended(2.25);
   config.exact_tokens = 3;
   std::vector<std::uint8_t> valid(300, 1);
@@ -137,7 +137,7 @@ TEST(ExactTokens, StayExactBehindPadding) {
   Cache cache(wide, config);
   CallOptions options;
   options.mask = valid;
-  feed(cache, states, 0, 300, options);
+  feed_random(cache, states, 0, 300, options);
   const Rows keys = cache.keys(0), values = cache.values(0);
   EXPECT_TRUE((keys.topRows(40).array() == 0).all());
   EXPECT_TRUE(same(Rows(keys.middleRows(40, 3)), Rows(states.keys.middleRows(40, 3))));
@@ -153,25 +153,25 @@ TEST(ExactTokens, StayExactBehindPadding) {
 
 TEST(ExactTokens, DoNotTouchTheRangesOfOthers) {
   // The sink's key is twenty times as long: with it, its block would be coarser.
-  const States states(200, 11);
+  const RandomTokens states(200, 11);
   const auto error = [&](Index exact) {
     Config config;
     config.exact_tokens = exact;
     Cache cache(wide, config);
-    feed(cache, states, 0, 200);
+    feed_random(cache, states, 0, 200);
     return (cache.keys(0).middleRows(1, 31) - states.keys.middleRows(1, 31)).norm();
   };
   EXPECT_LT(error(1), 0.5f * error(0));
 }
 
 TEST(ExactTokens, AreTakenAnewAfterTruncation) {
-  const States states(200, 13), others(200, 14);
+  const RandomTokens states(200, 13), others(200, 14);
   Config config = Config::recommended(2.5);
   config.exact_tokens = 2;
   Cache cache(wide, config);
-  feed(cache, states, 0, 200);
+  feed_random(cache, states, 0, 200);
   cache.truncate(1);
-  feed(cache, others, 0, 150);
+  feed_random(cache, others, 0, 150);
   const Rows keys = cache.keys(0);
   EXPECT_TRUE(same(Rows(keys.topRows(1)), Rows(states.keys.topRows(1))));
   EXPECT_TRUE(same(Rows(keys.row(1)), Rows(others.keys.row(0))));
@@ -180,23 +180,23 @@ TEST(ExactTokens, AreTakenAnewAfterTruncation) {
 }
 
 TEST(ExactTokens, APromptOfNothingElseFitsLater) {
-  const States states(300, 15);
+  const RandomTokens states(300, 15);
   Cache cache(wide, Config::recommended(2.5));
-  feed(cache, states, 0, 1);  // exact: no metric yet
+  feed_random(cache, states, 0, 1);  // exact: no metric yet
   EXPECT_EQ(cache.memory().subspace, 0);
-  for (Index t = 1; t < 300; ++t) feed(cache, states, t, 1);
+  for (Index t = 1; t < 300; ++t) feed_random(cache, states, t, 1);
   EXPECT_GT(cache.memory().subspace, 0);
   EXPECT_LT((cache.keys(0) - states.keys).norm(), 0.5f * states.keys.norm());
 }
 
 TEST(ValueBits, MayBeOneAndDifferFromTheTemplate) {
-  const States states(200, 17);
+  const RandomTokens states(200, 17);
   Config config = Config::recommended(2.5);
   float before = 1e9f;
   for (const int bits : {1, 2, 3, 4, 8}) {
     config.value_bits = bits;
     Cache cache(wide, config);
-    feed(cache, states, 0, 200);
+    feed_random(cache, states, 0, 200);
     const float error = (cache.values(0).topRows(128) - states.values.topRows(128)).norm();
     EXPECT_LT(error, 0.7f * before) << bits;
     before = error;
@@ -211,11 +211,11 @@ TEST(KeyBits, MustBeWholeUnlessTheyAdapt) {
   EXPECT_ERROR(Cache(wide, config), "config.key_bits", "2.5", "whole");
   config.key_bits = 6;
   Cache cache(wide, config);  // two tiles a code
-  const States states(64, 19);
-  feed(cache, states, 0, 64);
+  const RandomTokens states(64, 19);
+  feed_random(cache, states, 0, 64);
   config.key_bits = 8;
   Cache finer(wide, config);
-  feed(finer, states, 0, 64);
+  feed_random(finer, states, 0, 64);
   const float six = (cache.keys(0) - states.keys).norm();
   const float eight = (finer.keys(0) - states.keys).norm();
   EXPECT_NEAR(six / eight, 255.0f / 63, 0.5f);
