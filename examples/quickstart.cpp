@@ -18,15 +18,18 @@ struct Contestant {
   squat::Config config;
 };
 
-std::vector<Contestant> contestants() {
+/// Caches with about the bytes of codes of `bits` bits.
+std::vector<Contestant> contestants(int bits) {
   std::vector<Contestant> all(4);
   all[0].name = "min-max";
   all[0].config.squat_lambda = 0;
-  all[1].name = "SQuat, step 64 (default)";
-  all[2].name = "SQuat, step 16";
-  all[2].config.quant_group_size = 16;
-  all[3].name = "SQuat, step 1";
-  all[3].config.quant_group_size = 1;
+  all[1].name = "SQuat as published";
+  all[2].name = "SQuat, step 1";
+  all[2].config.quant_group_size = 1;
+  for (Contestant& contestant : all)
+    contestant.config.key_bits = contestant.config.value_bits = bits;
+  // Scales and zero points of the others take another bit.
+  all[3] = {"recommended", squat::Config::recommended(bits + 1)};
   return all;
 }
 
@@ -39,9 +42,9 @@ void print_row(const char* name, const char* bits, double bits_per_element, squa
 void print_head(const LayerStates& states) {
   std::puts(
       "Layer 20 of SmolLM2-135M-Instruct: 9 query heads, 3 key-value heads of 64 channels.\n"
-      "A cache quantizes the keys and values of a 1024-token prompt, all of them, both to the "
-      "same\n"
-      "width. Then the queries of the 256 tokens that follow attend to the whole prompt.\n\n"
+      "A cache quantizes the keys and values of a 1024-token prompt, all of them. Then the "
+      "queries\n"
+      "of the 256 tokens that follow attend to the whole prompt.\n\n"
       "| cache                    | bits | bits/element |   bytes | KL divergence | output error "
       "|\n"
       "|--------------------------|------|--------------|---------|---------------|--------------"
@@ -52,12 +55,14 @@ void print_head(const LayerStates& states) {
 }
 
 /// One measurement for each of contestants().
-template <int Bits>
-std::vector<Measurement> measure_all(const LayerStates& states, const DenseAttention& exact) {
+std::vector<Measurement> measure_all(int bits, const LayerStates& states,
+                                     const DenseAttention& exact) {
   std::vector<Measurement> measurements;
-  for (const Contestant& contestant : contestants()) {
-    const Measurement m = quickstart::measure<Bits>(states, exact, contestant.config);
-    print_row(contestant.name, std::to_string(Bits).c_str(), m.bits_per_element, m.packed_bytes,
+  for (const Contestant& contestant : contestants(bits)) {
+    const Measurement m = quickstart::measure(states, exact, contestant.config);
+    const std::string width =
+        contestant.config.adaptive_bits ? std::string("1-8") : std::to_string(bits);
+    print_row(contestant.name, width.c_str(), m.bits_per_element, m.packed_bytes,
               m.mean_kl_divergence(), m.output_error);
     measurements.push_back(m);
   }
@@ -67,28 +72,28 @@ std::vector<Measurement> measure_all(const LayerStates& states, const DenseAtten
 void print_notes(squat::Index other_bytes) {
   std::printf(
       "\n"
-      "bits/element, bytes  codes, scales and zero points of the prompt. The cache holds %td "
-      "bytes\n"
-      "                     beside them: the exact newest tokens and feedback tables.\n"
+      "bits/element, bytes  codes, scales, zero points and what blocks share, of the prompt. The\n"
+      "                     cache of the last row holds %td bytes beside them: exact tokens,\n"
+      "                     feedback tables and room for what comes.\n"
       "KL divergence        of the attention weights, full precision || quantized, in nats: mean\n"
       "                     over queries and heads.\n"
       "output error         |quantized - full precision| / |full precision| of the output, as\n"
       "                     SQuatCache::attend computes it.\n"
-      "step                 Config::quant_group_size, the channels quantized between two feedback\n"
-      "                     steps. The default is that of the publication: with 64 channels to a\n"
-      "                     head there is one block and no feedback, so it is min-max.\n\n"
-      "Of the four layers that were looked at, feedback helps this one most. In layers 10 and 29\n"
-      "the published lambda (0.001) leaves a larger divergence than min-max.\n",
+      "as published         Config{}: steps of 64 channels, so a head of 64 has no feedback and "
+      "is\n"
+      "                     min-max. Step 1 hands every channel's error on.\n"
+      "recommended          Config::recommended(bits): bits by channel, unbiased 8-bit scales, an\n"
+      "                     exact first token, rotated values, normalised lambda.\n",
       other_bytes);
 }
 
 void print_time(const LayerStates& states) {
-  const auto cache = quickstart::cache_prompt<2>(states, squat::Config{});
+  const auto cache = quickstart::cache_prompt(states, squat::Config::recommended(2.5));
   const quickstart::DecodeTime time = quickstart::time_decode(states, cache);
   std::printf(
       "\nAttention of one new token, this layer, one thread (median of 101): %.0f us with Eigen "
       "over\n"
-      "float keys and values, %.0f us over the 2-bit cache.\n",
+      "float keys and values, %.0f us over the recommended cache of 2.5 bits.\n",
       time.full_precision, time.cached);
 }
 
@@ -97,7 +102,7 @@ void write_data(const char* path, const std::vector<std::vector<Measurement>>& b
   std::ofstream file(path);
   const auto names = [&](const char* first) {
     file << first;
-    for (const Contestant& contestant : contestants()) file << "\t\"" << contestant.name << '"';
+    for (const Contestant& contestant : contestants(2)) file << "\t\"" << contestant.name << '"';
     file << '\n';
   };
   names("head");
@@ -109,7 +114,7 @@ void write_data(const char* path, const std::vector<std::vector<Measurement>>& b
   file << "\n\n";
   names("bits");
   for (std::size_t i = 0; i < by_bits.size(); ++i) {
-    file << i + 2 << " bits";
+    file << i + 3 << " bits";
     for (const Measurement& m : by_bits[i]) file << '\t' << m.mean_kl_divergence();
     file << '\n';
   }
@@ -122,8 +127,8 @@ int main(int argc, char** argv) try {
   const LayerStates states = quickstart::read_layer20(SQUAT_EXAMPLES_DIR "/data");
   const DenseAttention exact = quickstart::exact_attention(states);
   print_head(states);
-  const std::vector<std::vector<Measurement>> by_bits = {
-      measure_all<2>(states, exact), measure_all<3>(states, exact), measure_all<4>(states, exact)};
+  std::vector<std::vector<Measurement>> by_bits;
+  for (const int bits : {2, 3, 4}) by_bits.push_back(measure_all(bits, states, exact));
   print_notes(by_bits.back().back().other_bytes);
   print_time(states);
   if (argc > 1) write_data(argv[1], by_bits);

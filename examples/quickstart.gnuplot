@@ -15,7 +15,7 @@ array colour[4] = ["", "gray60", "#56b4e9", "#0072b2"]
 
 set multiplot layout 1,2
 
-set title "Attention error by query head, 2 bits"
+set title "Attention error by query head, 3 bits an element in all"
 set xlabel "query head"
 set ylabel "KL(full precision || quantized)"
 set yrange [0:*]
@@ -24,7 +24,7 @@ plot data index 0 using 2:xtic(1) title columnheader(2) linecolor rgb colour[2],
      data index 0 using 5 title columnheader(5) linecolor rgb colour[4]
 
 set title "Mean over heads, min-max = 100 %"
-set xlabel "keys and values"
+set xlabel "codes, scales and zero points, per element"
 set ylabel "KL divergence, % of min-max"
 set yrange [0:125]
 plot data index 1 using (100):xtic(1) linecolor rgb colour[2], \

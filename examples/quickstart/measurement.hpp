@@ -11,7 +11,7 @@ namespace quickstart {
 /// A cache against full precision.
 struct Measurement {
   double bits_per_element = 0;        ///< of keys and values, scales and zero points included
-  Index packed_bytes = 0;             ///< codes, scales and zero points
+  Index packed_bytes = 0;             ///< codes, scales, zero points and headers
   Index other_bytes = 0;              ///< the rest of the cache: residual, feedback tables, objects
   std::vector<double> kl_divergence;  ///< of the attention weights, per query head (nats)
   double output_error = 0;            ///< relative L2 error of the attention output
@@ -30,10 +30,9 @@ inline DenseAttention exact_attention(const LayerStates& states) {
 }
 
 /// A cache that holds the prompt, all of it quantized.
-template <int Bits>
-squat::SQuatCache<float, Bits> cache_prompt(const LayerStates& states,
-                                            const squat::Config& config) {
-  squat::SQuatCache<float, Bits> cache(states.shape, config);
+inline squat::SQuatCache<float, 2> cache_prompt(const LayerStates& states,
+                                                const squat::Config& config) {
+  squat::SQuatCache<float, 2> cache(states.shape, config);
   const Index prompt = states.prompt_tokens, more = states.held_out_tokens();
   cache.update(0, states.keys.topRows(prompt), states.values.topRows(prompt),
                states.queries.topRows(prompt));
@@ -46,16 +45,15 @@ squat::SQuatCache<float, Bits> cache_prompt(const LayerStates& states,
 }
 
 /// Quantizes the prompt, keys and values alike, and attends to it with the held-out queries.
-template <int Bits>
-Measurement measure(const LayerStates& states, const DenseAttention& exact,
-                    const squat::Config& config) {
-  const squat::SQuatCache<float, Bits> cache = cache_prompt<Bits>(states, config);
+inline Measurement measure(const LayerStates& states, const DenseAttention& exact,
+                           const squat::Config& config) {
+  const squat::SQuatCache<float, 2> cache = cache_prompt(states, config);
   const Matrix<float> queries = states.queries.bottomRows(states.held_out_tokens());
 
   Measurement measurement;
   const squat::MemoryUsage memory = cache.memory();
   const Index elements = 2 * states.prompt_tokens * states.shape.kv_heads * states.shape.head_dim;
-  measurement.packed_bytes = memory.codes + memory.scales;
+  measurement.packed_bytes = memory.codes + memory.scales + memory.headers;
   measurement.other_bytes = memory.total() - measurement.packed_bytes;
   measurement.bits_per_element =
       8 * static_cast<double>(measurement.packed_bytes) / static_cast<double>(elements);
