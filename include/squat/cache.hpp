@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <squat/attention.hpp>
+#include <squat/query_moments.hpp>
 #include <utility>
 
 namespace squat {
@@ -44,6 +45,31 @@ class SQuatCache {
   /// Attention work goes to `executor`, which outlives the cache; serial until one is set.
   void set_executor(Executor& executor) { executor_ = &executor; }
 
+  /// From now on keys of all sequences are quantized under the metric of `moments`, and no prompt
+  /// fits one, until clear(). Bits per channel are still chosen by the keys of the first sequence
+  /// that fills a block. Fails on another shape, moments without queries, or a cache that holds
+  /// tokens.
+  void calibrate(const QueryMoments& moments) {
+    const ModelShape& shape = moments.shape();
+    require(shape.layers == shape_.layers && shape.kv_heads == shape_.kv_heads &&
+                shape.head_dim == shape_.head_dim,
+            "moments are for ", shape.layers, " layers, ", shape.kv_heads, " kv heads of ",
+            shape.head_dim, "; the cache has ", shape_.layers, ", ", shape_.kv_heads, " of ",
+            shape_.head_dim);
+    std::vector<Fit> fits(static_cast<std::size_t>(shape_.layers));
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      for (Index sequence = 0; sequence < sequences_; ++sequence)
+        require(entry(layer, sequence).tokens.size() == 0, "calibrate: layer ", layer,
+                " of sequence ", sequence, " holds tokens");
+      for (Index head = 0; head < shape_.kv_heads; ++head) {
+        require(moments.moment(layer, head).count() > 0, "moments of layer ", layer, ", kv head ",
+                head, " have no queries");
+        fits[static_cast<std::size_t>(layer)].moments.push_back(moments.moment(layer, head));
+      }
+    }
+    calibrated_ = std::move(fits);
+  }
+
   const ModelShape& shape() const { return shape_; }
   const Config& config() const { return config_; }
   Index sequences() const { return sequences_; }
@@ -57,7 +83,7 @@ class SQuatCache {
               MatrixView<Scalar> queries, const CallOptions& options = {}) {
     Entry& target = entry(layer, options.sequence);
     check_new_tokens(keys, values, queries, options.mask);
-    const Index owner = fitted_by(layer, options.sequence);
+    const Index owner = calibrated_.empty() ? fitted_by(layer, options.sequence) : calibration;
     const bool fits = owner == -1 || options.fit == FitQueries::accumulate ||
                       config_.query_decay > 0 || !target.tokens.has_valid();
     std::unique_ptr<Fit> fit;
@@ -131,6 +157,7 @@ class SQuatCache {
     usage.bookkeeping = Index{sizeof(*this)} +
                         static_cast<Index>((entries_.capacity() - entries_.size()) * sizeof(Entry));
     for (const Entry& entry : entries_) usage += entry.memory();
+    for (const Fit& fit : calibrated_) usage.subspace += Index{sizeof(Fit)} + fit.bytes();
     return usage;
   }
 
@@ -154,6 +181,7 @@ class SQuatCache {
     for (Index i = 0; i < shape_.layers * sequences_; ++i)
       entries.emplace_back(shape_, config_, key_block, value_bits());
     entries_ = std::move(entries);
+    calibrated_.clear();
   }
 
  private:
@@ -199,6 +227,7 @@ class SQuatCache {
     return executor;
   }
 
+  static constexpr Index calibration = -2;  // owner of a metric that no sequence fitted
   static constexpr double unlimited = std::numeric_limits<double>::infinity();
 
   std::size_t index(Index layer, Index sequence) const {
@@ -231,7 +260,7 @@ class SQuatCache {
   /// or exact.
   const KeyPlan<Scalar>& plan(Index layer, Index sequence) {
     const Index owner = fitted_by(layer, sequence);
-    if (owner == -1) {
+    if (calibrated_.empty() && owner == -1) {
       if (!blank_plan_)
         blank_plan_ = std::make_unique<KeyPlan<Scalar>>(
             std::vector<KeyBlock>(kv_heads(), even_block()),
@@ -239,7 +268,8 @@ class SQuatCache {
             config_);
       return *blank_plan_;
     }
-    Fit& fit = *entry(layer, owner).fit;
+    Fit& fit = calibrated_.empty() ? *entry(layer, owner).fit
+                                   : calibrated_[static_cast<std::size_t>(layer)];
     const LayerCache<Scalar>& tokens = entry(layer, sequence).tokens;
     if (fit.plan || tokens.leaving_keys() == 0) return fit.plan ? *fit.plan : unused_plan();
     std::vector<KeyStatistics> statistics = fit.statistics;
@@ -367,7 +397,8 @@ class SQuatCache {
   ModelShape shape_;
   Config config_;
   Index sequences_;
-  std::vector<Entry> entries_;  // [layers, sequences]
+  std::vector<Entry> entries_;   // [layers, sequences]
+  std::vector<Fit> calibrated_;  // per layer, or empty
   std::unique_ptr<const KeyPlan<Scalar>> blank_plan_;
   Executor* executor_ = &serial();
 };

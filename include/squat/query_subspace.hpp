@@ -14,6 +14,14 @@ class SecondMoment {
  public:
   explicit SecondMoment(Index head_dim) : sum_(Matrix<double>::Zero(head_dim, head_dim)) {}
 
+  /// From its parts. Fails on a sum that is not square or finite, or has a negative diagonal.
+  SecondMoment(Matrix<double> sum, Index count) : sum_(std::move(sum)), count_(count) {
+    require(sum_.rows() == sum_.cols(), "sum is [", sum_.rows(), ", ", sum_.cols(),
+            "]; it must be square");
+    require(sum_.allFinite() && (sum_.diagonal().array() >= 0).all(),
+            "sum holds a number that is not finite or a negative square");
+  }
+
   /// Adds `queries` [rows, head_dim]; rows that `mask` leaves out are skipped. Fails, adding
   /// nothing, on another width, a mask of another length, or a value that is not finite.
   template <class Scalar>

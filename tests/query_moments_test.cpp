@@ -1,0 +1,99 @@
+// Moments of queries in files, and caches that are calibrated with them.
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <string>
+
+#include "expect_error.hpp"
+#include "small_cache.hpp"
+
+namespace squat::testing {
+namespace {
+
+constexpr ModelShape two_layers{2, 4, 2, 16};
+
+QueryMoments some_moments() {
+  QueryMoments moments(two_layers);
+  for (Index layer = 0; layer < 2; ++layer)
+    moments.add<float>(layer, correlated_matrix<float>(90, 4 * 16, static_cast<unsigned>(layer)));
+  return moments;
+}
+
+std::string saved(const QueryMoments& moments) {
+  std::ostringstream out;
+  moments.save(out);
+  return out.str();
+}
+
+QueryMoments loaded(const std::string& bytes, const ModelShape& shape = two_layers) {
+  std::istringstream in(bytes);
+  return QueryMoments::load(in, shape);
+}
+
+TEST(QueryMoments, ComeBackFromAFile) {
+  const QueryMoments moments = some_moments(), again = loaded(saved(moments));
+  for (Index layer = 0; layer < 2; ++layer)
+    for (Index head = 0; head < 2; ++head) {
+      EXPECT_EQ(again.moment(layer, head).count(), 180);  // two query heads of 90 tokens
+      EXPECT_EQ(again.moment(layer, head).sum(), moments.moment(layer, head).sum());
+    }
+  EXPECT_EQ(saved(moments).size(), 8 + 24 + 4 * (8 + 8 * 16 * 17 / 2) + 8u);
+}
+
+TEST(QueryMoments, EveryAlteredByteIsFound) {
+  const std::string bytes = saved(some_moments());
+  for (std::size_t i = 0; i < bytes.size(); i += i < 64 ? 1 : 97) {
+    std::string altered = bytes;
+    altered[i] = static_cast<char>(altered[i] ^ 0x40);
+    EXPECT_THROW(loaded(altered), Error) << "byte " << i;
+  }
+}
+
+TEST(QueryMoments, EveryShorterFileIsRefused) {
+  const std::string bytes = saved(some_moments());
+  for (std::size_t size = 0; size < bytes.size(); size += 13)
+    EXPECT_ERROR(loaded(bytes.substr(0, size)), "cut short");
+}
+
+TEST(QueryMoments, FilesOfAnotherShapeAreRefused) {
+  const std::string bytes = saved(some_moments());
+  EXPECT_ERROR(loaded(bytes, {3, 4, 2, 16}), "layers = 2", "3");
+  EXPECT_ERROR(loaded(bytes, {2, 4, 4, 16}), "kv_heads = 2", "4");
+  EXPECT_ERROR(loaded(bytes, {2, 4, 2, 24}), "head_dim = 16", "24");
+  EXPECT_ERROR(loaded("SQUATQM2" + bytes.substr(8)), "SQUATQM1");
+}
+
+TEST(Calibrate, ReplacesTheFitOfThePrompt) {
+  const Tokens prompt(200, 3), other(200, 4);
+  const ModelShape one{1, 4, 2, 16};
+  QueryMoments moments(one);
+  moments.add<float>(0, prompt.queries);
+  const auto keys = [&](bool calibrated, const Rows& queries) {
+    Cache cache(one, strong_feedback());
+    if (calibrated) cache.calibrate(moments);
+    cache.update(0, prompt.keys, prompt.values, queries);
+    cache.flush(0);
+    return cache.keys(0);
+  };
+  const Rows fitted = keys(false, prompt.queries);
+  EXPECT_FALSE(same(keys(false, other.queries), fitted));
+  EXPECT_TRUE(same(keys(true, other.queries), fitted));
+  EXPECT_TRUE(same(keys(true, prompt.queries), fitted));
+}
+
+TEST(Calibrate, RefusesWhatDoesNotFit) {
+  Cache cache(two_layers);
+  EXPECT_ERROR(cache.calibrate(QueryMoments(ModelShape{1, 4, 2, 16})), "1 layers", "2");
+  EXPECT_ERROR(cache.calibrate(QueryMoments(two_layers)), "no queries");
+  const Tokens tokens(10, 5);
+  cache.update(1, tokens.keys, tokens.values, tokens.queries);
+  EXPECT_ERROR(cache.calibrate(some_moments()), "layer 1", "holds tokens");
+  cache.clear();
+  cache.calibrate(some_moments());
+  EXPECT_GT(cache.memory().subspace, 0);
+  cache.clear();
+  EXPECT_EQ(cache.memory().subspace, 0);
+}
+
+}  // namespace
+}  // namespace squat::testing
