@@ -23,7 +23,7 @@ std::string terminal_of(const std::string& path) {
 
 /// Caches of a kind share a colour.
 std::string family_of(const std::string& cache) {
-  for (const char* family : {"squat", "kivi", "turbo"}) {
+  for (const char* family : {"squat+", "squat", "kivi", "turbo"}) {
     if (cache.rfind(family, 0) == 0) return family;
   }
   return "ggml";
@@ -57,11 +57,13 @@ std::string script(const std::string& path, const std::vector<CacheResult>& resu
   std::string plots;
   int colour = 0;
   for (const auto& [family, rows] : families) {
-    out << "$" << family << " << END\n" << rows.str() << "END\n";
+    const std::string data = family == "squat+" ? "$recommended" : "$" + family;
+    out << data << " << END\n" << rows.str() << "END\n";
     const std::string colour_name = " lt " + std::to_string(++colour);
     const std::string height = family == "kivi" ? "-0.6" : "0.4";  // often in the place of squat's
-    plots += (plots.empty() ? "plot $" : ", $") + family + " using 1:2 with points" + colour_name +
-             " pt 7 ps 1.4 title '" + family + "', $" + family +
+    const std::string style = family == "squat+" ? " with linespoints" : " with points";
+    plots += (plots.empty() ? "plot " : ", ") + data + " using 1:2" + style + colour_name +
+             " pt 7 ps 1.4 title '" + family + "', " + data +
              " using 1:2:3 with labels left offset 1," + height + " tc" + colour_name + " notitle";
   }
   return out.str() + plots + "\n";

@@ -56,7 +56,7 @@ class SQuatCache {
             "moments are for ", shape.layers, " layers, ", shape.kv_heads, " kv heads of ",
             shape.head_dim, "; the cache has ", shape_.layers, ", ", shape_.kv_heads, " of ",
             shape_.head_dim);
-    std::vector<Fit> fits(static_cast<std::size_t>(shape_.layers));
+    std::vector<KeyFit<Scalar>> fits(static_cast<std::size_t>(shape_.layers));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
       for (Index sequence = 0; sequence < sequences_; ++sequence)
         require(entry(layer, sequence).tokens.size() == 0, "calibrate: layer ", layer,
@@ -86,7 +86,7 @@ class SQuatCache {
     const Index owner = calibrated_.empty() ? fitted_by(layer, options.sequence) : calibration;
     const bool fits = owner == -1 || options.fit == FitQueries::accumulate ||
                       config_.query_decay > 0 || !target.tokens.has_valid();
-    std::unique_ptr<Fit> fit;
+    std::unique_ptr<KeyFit<Scalar>> fit;
     if (fits && (owner == -1 || owner == options.sequence))
       fit = refit(target, queries, options.mask);
     target.tokens.reserve(keys.rows());
@@ -157,7 +157,8 @@ class SQuatCache {
     usage.bookkeeping = Index{sizeof(*this)} +
                         static_cast<Index>((entries_.capacity() - entries_.size()) * sizeof(Entry));
     for (const Entry& entry : entries_) usage += entry.memory();
-    for (const Fit& fit : calibrated_) usage.subspace += Index{sizeof(Fit)} + fit.bytes();
+    for (const KeyFit<Scalar>& fit : calibrated_)
+      usage.subspace += Index{sizeof(KeyFit<Scalar>)} + fit.bytes();
     return usage;
   }
 
@@ -185,41 +186,19 @@ class SQuatCache {
   }
 
  private:
-  /// What a layer knows of its queries and keys, and what follows from it for the keys that leave
-  /// the residual next.
-  struct Fit {
-    std::vector<SecondMoment> moments;      // per kv head, while there may be more queries
-    std::vector<KeyStatistics> statistics;  // per kv head, of the keys packed since the fit began
-    std::unique_ptr<const KeyPlan<Scalar>> plan;  // null until keys leave, and when it is outdated
-
-    void forget() {
-      moments.clear();
-      moments.shrink_to_fit();
-      statistics.clear();
-      statistics.shrink_to_fit();
-    }
-
-    Index bytes() const {
-      Index sum = plan ? plan->bytes() : 0;
-      for (const SecondMoment& moment : moments) sum += Index{sizeof(moment)} + moment.bytes();
-      for (const KeyStatistics& one : statistics) sum += Index{sizeof(one)} + one.bytes();
-      return sum;
-    }
-  };
-
   struct Entry {
     Entry(const ModelShape& shape, const Config& config, const KeyBlock& key_block, int value_bits)
         : tokens(shape, config, key_block, value_bits) {}
 
     MemoryUsage memory() const {
       MemoryUsage usage = tokens.memory();
-      if (fit) usage.subspace = Index{sizeof(Fit)} + fit->bytes();
+      if (fit) usage.subspace = Index{sizeof(KeyFit<Scalar>)} + fit->bytes();
       usage.bookkeeping += Index{sizeof(Entry)} - Index{sizeof(tokens)};
       return usage;
     }
 
     LayerCache<Scalar> tokens;
-    std::unique_ptr<Fit> fit;
+    std::unique_ptr<KeyFit<Scalar>> fit;
   };
 
   static Executor& serial() {
@@ -268,14 +247,14 @@ class SQuatCache {
             config_);
       return *blank_plan_;
     }
-    Fit& fit = calibrated_.empty() ? *entry(layer, owner).fit
-                                   : calibrated_[static_cast<std::size_t>(layer)];
+    KeyFit<Scalar>& fit = calibrated_.empty() ? *entry(layer, owner).fit
+                                              : calibrated_[static_cast<std::size_t>(layer)];
     const LayerCache<Scalar>& tokens = entry(layer, sequence).tokens;
     if (fit.plan || tokens.leaving_keys() == 0) return fit.plan ? *fit.plan : unused_plan();
     std::vector<KeyStatistics> statistics = fit.statistics;
     if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
     tokens.describe(statistics);
-    fit.plan = make_plan(fit.moments, statistics);
+    fit.plan = make_key_plan<Scalar>(fit.moments, statistics, key_bits(), config_);
     fit.statistics = std::move(statistics);
     return *fit.plan;
   }
@@ -286,33 +265,14 @@ class SQuatCache {
     return none;
   }
 
-  std::unique_ptr<const KeyPlan<Scalar>> make_plan(
-      const std::vector<SecondMoment>& moments,
-      const std::vector<KeyStatistics>& statistics) const {
-    std::vector<KeyBlock> blocks;
-    std::vector<ErrorFeedback<Real>> feedback;
-    for (std::size_t head = 0; head < kv_heads(); ++head) {
-      const QuerySubspace subspace = QuerySubspace::fit(
-          moments[head], config_.subspace_dim, config_.squat_lambda, config_.normalised_lambda);
-      BitAllocation bits = config_.adaptive_bits
-                               ? allocate_bits(subspace, statistics[head].squared_ranges(),
-                                               key_bits(), config_.backend)
-                               : even_bits(shape_.head_dim, key_bits());
-      feedback.emplace_back(subspace.reordered(bits.order), config_.quant_group_size);
-      blocks.emplace_back(shape_.head_dim, std::move(bits), config_);
-      blocks.back().set_expected(statistics[head].middles());
-    }
-    return std::make_unique<const KeyPlan<Scalar>>(std::move(blocks), std::move(feedback), config_);
-  }
-
   std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
 
   /// The fit of `entry` with `queries` taken in, from nothing if the sequence has no valid token;
   /// null where there is none to take in. Exact tokens do not count.
-  std::unique_ptr<Fit> refit(const Entry& entry, const MatrixView<Scalar>& queries,
-                             const Mask& mask) const {
+  std::unique_ptr<KeyFit<Scalar>> refit(const Entry& entry, const MatrixView<Scalar>& queries,
+                                        const Mask& mask) const {
     const Index d = shape_.head_dim;
-    auto fit = std::make_unique<Fit>();
+    auto fit = std::make_unique<KeyFit<Scalar>>();
     if (entry.tokens.has_valid() && entry.fit) {
       fit->moments = entry.fit->moments;
       fit->statistics = entry.fit->statistics;
@@ -397,8 +357,8 @@ class SQuatCache {
   ModelShape shape_;
   Config config_;
   Index sequences_;
-  std::vector<Entry> entries_;   // [layers, sequences]
-  std::vector<Fit> calibrated_;  // per layer, or empty
+  std::vector<Entry> entries_;              // [layers, sequences]
+  std::vector<KeyFit<Scalar>> calibrated_;  // per layer, or empty
   std::unique_ptr<const KeyPlan<Scalar>> blank_plan_;
   Executor* executor_ = &serial();
 };

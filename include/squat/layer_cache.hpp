@@ -2,7 +2,7 @@
 #pragma once
 
 #include <squat/block_row.hpp>
-#include <squat/key_quantizer.hpp>
+#include <squat/key_plan.hpp>
 #include <squat/memory.hpp>
 #include <squat/options.hpp>
 #include <squat/token_buffer.hpp>
@@ -10,29 +10,6 @@
 #include <vector>
 
 namespace squat {
-
-/// What keys of a layer are quantized with, an entry a kv head.
-template <class Scalar>
-struct KeyPlan {
-  std::shared_ptr<const std::vector<KeyBlock>> blocks;
-  std::vector<KeyQuantizer<Scalar>> quantizers;              ///< for these blocks
-  std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;  ///< channels in their order
-
-  KeyPlan(std::vector<KeyBlock> key_blocks, std::vector<ErrorFeedback<ComputeType<Scalar>>> tables,
-          const Config& config)
-      : blocks(std::make_shared<const std::vector<KeyBlock>>(std::move(key_blocks))),
-        feedback(std::move(tables)) {
-    quantizers.reserve(blocks->size());
-    for (const KeyBlock& block : *blocks) quantizers.emplace_back(block, config);
-  }
-
-  Index bytes() const {
-    Index sum = Index{sizeof(*this)};
-    for (const auto& table : feedback) sum += Index{sizeof(table)} + table.bytes();
-    for (const auto& quantizer : quantizers) sum += Index{sizeof(quantizer)};
-    return sum;
-  }
-};
 
 /// The tokens of one layer and sequence, oldest first. Keys [0, quantized_keys()) and values
 /// [0, quantized_values()) are packed in rows(); the newer ones are in residuals. There are never
