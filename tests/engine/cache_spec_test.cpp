@@ -53,6 +53,16 @@ TEST(CacheSpec, SquatTakesFields) {
   EXPECT_FALSE(squat.config.shared_svd);
 }
 
+TEST(CacheSpec, SquatPlusIsRecommended) {
+  const auto squat = std::get<SquatSpec>(
+      parse_cache_spec("squat+:3.25,exact_tokens=4,backend=unbiased,value_grid=min_max").format);
+  EXPECT_EQ(squat.config.key_bits, squat::Config::recommended(3.25).key_bits);
+  EXPECT_EQ(squat.config.value_bits, 3);
+  EXPECT_TRUE(squat.config.adaptive_bits);
+  EXPECT_EQ(squat.config.exact_tokens, 4);
+  EXPECT_EQ(squat.config.value_grid, squat::ValueGrid::min_max);
+}
+
 TEST(CacheSpec, KiviHasNoFeedback) {
   const auto kivi = std::get<SquatSpec>(parse_cache_spec("kivi:3").format);
   EXPECT_EQ(kivi.config.key_bits, 3);
@@ -63,9 +73,12 @@ TEST(CacheSpec, ErrorsListWhatIsKnown) {
   expect_error("q5_0", {"q5_0", "f16", "q4_0+hadamard", "turbo", "kivi", "squat", "squat_lambda"});
   expect_error("squat:5", {"'5'", "2, 3, 4, 8"});
   expect_error("squat", {"squat:BITS"});
+  expect_error("squat+:many", {"'many'", "squat+:2.5"});
+  expect_error("squat+:1", {"mean_bits is 1", "1.75 to 8"});
+  expect_error("squat:2,key_bits=2.5", {"key_bits", "2.5", "whole"});
   expect_error("turbo:9", {"'9'", "2, 3, 4"});
   expect_error("squat:2,lambda=1", {"'lambda'", "squat_lambda", "residual_length"});
-  expect_error("squat:2,backend=gptq", {"'gptq'", "quanto|hqq"});
+  expect_error("squat:2,backend=gptq", {"'gptq'", "quanto|hqq|unbiased"});
   expect_error("squat:2,squat_lambda=much", {"'much'", "NUMBER"});
   expect_error("squat:2,quant_group_size=1.5", {"'1.5'", "INTEGER"});
   expect_error("squat:2,residual_length", {"FIELD=VALUE"});

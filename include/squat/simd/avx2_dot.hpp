@@ -101,17 +101,10 @@ struct Avx2Dot : Avx2Registers {
         sums = sum_tiles8<Bits, Heads>(tile, count, operands, stride);
       else
         sums = sum_tiles16<Bits, Heads>(tile, count, operands, stride);
-      SQUAT_UNROLL
-      for (int h = 0; h < Heads; ++h) {
-        const __m256 alpha = _mm256_set1_ps(folded[h].alpha);
-        SQUAT_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          float* target = out + h * out_stride + 8 * half;
-          const __m256 base =
-              tiles.add ? _mm256_loadu_ps(target) : _mm256_set1_ps(folded[h].offset);
-          _mm256_storeu_ps(target, _mm256_fmadd_ps(alpha, sums.of[h][half], base));
-        }
-      }
+      if (tiles.add)
+        store_sums<true, Heads>(sums, folded, out, out_stride);
+      else
+        store_sums<false, Heads>(sums, folded, out, out_stride);
       if (--left_in_group == 0) {
         left_in_group = tiles.rows_per_group;
         operands += tiles.group_stride;
@@ -125,6 +118,21 @@ struct Avx2Dot : Avx2Registers {
   struct Sums {
     __m256 of[Heads][2];
   };
+
+  template <bool Add, int Heads>
+  SQUAT_AVX2_INLINE static void store_sums(const Sums<Heads>& sums, const Folded* folded,
+                                           float* out, Index out_stride) {
+    SQUAT_UNROLL
+    for (int h = 0; h < Heads; ++h) {
+      const __m256 alpha = _mm256_set1_ps(folded[h].alpha);
+      SQUAT_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        float* target = out + h * out_stride + 8 * half;
+        const __m256 base = Add ? _mm256_loadu_ps(target) : _mm256_set1_ps(folded[h].offset);
+        _mm256_storeu_ps(target, _mm256_fmadd_ps(alpha, sums.of[h][half], base));
+      }
+    }
+  }
 
   template <int Bits, int Heads>
   SQUAT_AVX2_INLINE static Sums<Heads> sum_tiles8(const std::uint8_t* tile, Index count,
