@@ -100,6 +100,17 @@ TEST(KeyStatistics, AreMeansOverBlocksWithoutMaskedTokens) {
   EXPECT_LE((statistics.middles() - (high + low) / 2).norm(), 1e-12);
 }
 
+TEST(KeyBlock, CountsWhatItKeepsBesideTheRecords) {
+  Config config;
+  EXPECT_EQ(KeyBlock(64, 2, config).header_bytes(), 0);
+  config.scale_bits = 8;
+  EXPECT_EQ(KeyBlock(64, 2, config).header_bytes(), 4 * 64);
+  BitAllocation allocation = even_bits(64, 2.5);
+  allocation.order.resize(64);
+  std::iota(allocation.order.begin(), allocation.order.end(), std::uint16_t{0});
+  EXPECT_EQ(KeyBlock(64, allocation, config).header_bytes(), 6 * 64 + 8);
+}
+
 TEST(KeyBlock, RefusesAnAllocationOfAnotherSize) {
   EXPECT_ERROR(KeyBlock(64, BitAllocation{{}, {2, 2, 2}}, Config{}), "allocation.bits", "3", "64");
   EXPECT_ERROR(KeyBlock(16, BitAllocation{{1, 0}, {2, 2}}, Config{}), "allocation.order", "2",

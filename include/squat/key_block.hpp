@@ -99,12 +99,14 @@ class KeyBlock {
           Eigen::half(static_cast<float>(std::clamp(middle, -65504.0, 65504.0))));
     }
   }
-  /// Bytes of what attention needs beside the records.
+  /// Bytes of what attention needs beside the records and the configuration.
   Index header_bytes() const {
-    return static_cast<Index>(4 * expected_.size() + 2 * order_.size() + bits_.size());
+    const std::size_t widths = is_ordered() ? 0 : bits_.size();
+    return static_cast<Index>(4 * expected_.size() + 2 * order_.size() + widths);
   }
   Index bookkeeping_bytes() const {
-    return Index{sizeof(*this)} + static_cast<Index>(runs_.size() * sizeof(Run));
+    const std::size_t widths = is_ordered() ? bits_.size() : 0;
+    return Index{sizeof(*this)} + static_cast<Index>(runs_.size() * sizeof(Run) + widths);
   }
 
   /// The tile of `plane` of the run that holds `position`.
