@@ -48,8 +48,8 @@ struct Avx2Encode : Avx2Groups {
       SQUAT_UNROLL
       for (int quad = 0; quad < 2; ++quad) {
         const std::uint8_t* row = codes + 4 * quad * tokens;
-        const __m128i c0 = load(row), c1 = load(row + tokens);
-        const __m128i c2 = load(row + 2 * tokens), c3 = load(row + 3 * tokens);
+        const __m128i c0 = load128(row), c1 = load128(row + tokens);
+        const __m128i c2 = load128(row + 2 * tokens), c3 = load128(row + 3 * tokens);
         const __m128i low01 = _mm_unpacklo_epi8(c0, c1), low23 = _mm_unpacklo_epi8(c2, c3);
         const __m128i high01 = _mm_unpackhi_epi8(c0, c1), high23 = _mm_unpackhi_epi8(c2, c3);
         quarters[2 * quad] =
@@ -124,10 +124,6 @@ struct Avx2Encode : Avx2Groups {
   }
 
  private:
-  SQUAT_AVX2_INLINE static __m128i load(const std::uint8_t* p) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  }
-
   SQUAT_AVX2_INLINE static void store(__m256 x, int scale_bits, std::byte* target) {
     if (scale_bits == 16)
       _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_cvtps_ph(x, 0));
