@@ -154,7 +154,7 @@ TEST_F(CacheErrors, QueriesWhoseSquaresOverflow) {
 
 TEST_F(CacheErrors, ArgumentsOfAttend) {
   EXPECT_ERROR(cache_.attend(0, queries_, out_, sequence(1)), "layer 0", "sequence 1", "is empty");
-  EXPECT_ERROR(cache_.attend(0, queries_.topRows(0), out_.topRows(0)), "queries", "0 rows", "100");
+  EXPECT_ERROR(cache_.attend(0, queries_.topRows(0), out_.topRows(0)), "queries", "no rows");
   const Tokens six(6, 3);
   Rows out = Rows::Zero(6, query_width);
   EXPECT_ERROR(cache_.attend(1, six.queries, out), "queries", "6 rows", "5 tokens");

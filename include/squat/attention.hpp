@@ -7,41 +7,40 @@
 namespace squat {
 
 /// A dequantized block at a time, for a tile of query rows at a time:
-/// softmax(Q K^T * softmax_scale) V for the newest queries.rows() tokens of `layer`, in the cache's
-/// compute type. Row i belongs to token size - rows + i and sees no later token and no padding; the
-/// row of a padding token is zero. queries and out: [rows, query_heads * head_dim].
+/// softmax(Q K^T * softmax_scale) V over `layer`, in the cache's compute type. A row sees no token
+/// after its own position and no padding; the row of a padding token is zero, and so is one that
+/// sees nothing. out: [rows, query_heads * head_dim].
 template <class Scalar>
 void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape,
-                  const MatrixView<Scalar>& queries, MutableMatrixView<Scalar>& out,
-                  float* log_sum_exp, Executor& executor) {
+                  const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out, float* log_sum_exp,
+                  Executor& executor) {
   using Real = ComputeType<Scalar>;
   constexpr Index query_tile = 64;
   const Index d = shape.head_dim, heads = shape.heads_per_kv();
-  const Index first_position = layer.size() - queries.rows();
   const Real scale = static_cast<Real>(
       shape.softmax_scale > 0 ? shape.softmax_scale : 1 / std::sqrt(static_cast<double>(d)));
-  const Index tiles = (queries.rows() + query_tile - 1) / query_tile;
+  const Index tiles = (rows.count() + query_tile - 1) / query_tile;
 
   const std::function<void(Index)> task = [&](Index index) {
     static thread_local OnlineSoftmax<Real> softmax;
     const Index kv_head = index / tiles, begin = index % tiles * query_tile;
-    const Index end = std::min(begin + query_tile, queries.rows());
+    const Index end = std::min(begin + query_tile, rows.count());
     softmax.start((end - begin) * heads, d);
     Index row = 0;
     for (Index i = begin; i < end; ++i)
       for (Index g = 0; g < heads; ++g, ++row) {
-        const Scalar* query = queries.row(i).data() + (kv_head * heads + g) * d;
+        const Scalar* query = rows.queries.row(i).data() + (kv_head * heads + g) * d;
         for (Index c = 0; c < d; ++c)
           softmax.queries()(row, c) = scale * static_cast<Real>(query[c]);
-        softmax.positions()[static_cast<std::size_t>(row)] = first_position + i;
+        softmax.positions()[static_cast<std::size_t>(row)] = rows.position(i);
       }
-    for_decoded_tokens(layer, kv_head, first_position + end,
+    for_decoded_tokens(layer, kv_head, rows.position(end),
                        [&](const DecodedTokens<Real>& tokens) { softmax.absorb(tokens); });
     row = 0;
     for (Index i = begin; i < end; ++i)
       for (Index g = 0; g < heads; ++g, ++row) {
         Scalar* result = out.row(i).data() + (kv_head * heads + g) * d;
-        const bool padding = !layer.is_valid(first_position + i);
+        const bool padding = rows.is_padding(layer, i);
         if (padding)
           std::fill_n(result, d, Scalar(0));
         else
@@ -61,18 +60,18 @@ void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape,
 /// attend_exact, or for few rows straight over the codes where `arithmetic` is fast.
 template <class Scalar>
 void attend(const LayerCache<Scalar>& layer, const ModelShape& shape, Arithmetic arithmetic,
-            const MatrixView<Scalar>& queries, MutableMatrixView<Scalar>& out, float* log_sum_exp,
+            const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out, float* log_sum_exp,
             Executor& executor) {
   // From about here on, dequantizing once for all rows is cheaper than folding for each.
   constexpr Index few = 8;
   using Decode = DecodeAttention<Scalar>;
   const bool fused = arithmetic == Arithmetic::fast && !std::is_same_v<Scalar, double> &&
-                     queries.rows() <= few &&
-                     queries.rows() * shape.heads_per_kv() <= Decode::Fused::max_rows;
+                     rows.count() <= few &&
+                     rows.count() * shape.heads_per_kv() <= Decode::Fused::max_rows;
   if (fused)
-    Decode::run(layer, shape, queries, out, log_sum_exp, executor);
+    Decode::run(layer, shape, rows, out, log_sum_exp, executor);
   else
-    attend_exact(layer, shape, queries, out, log_sum_exp, executor);
+    attend_exact(layer, shape, rows, out, log_sum_exp, executor);
 }
 
 }  // namespace squat

@@ -100,22 +100,31 @@ class SQuatCache {
   }
 
   /// Causal attention of the newest queries.rows() tokens of the layer over all of it: row i
-  /// belongs to token size - rows + i. Quantized tokens count as dequantized, the residual as it
-  /// is. queries, out: [rows, query_heads * head_dim]. The row of a padding token is zero. The
-  /// cache knows padding; options.mask [rows] only allows its queries to hold anything.
+  /// belongs to token size - rows + i, or to options.position + i. Quantized tokens count as
+  /// dequantized, the residual as it is. queries, out: [rows, query_heads * head_dim]. The row of a
+  /// padding token is zero, and so is one that sees nothing. The cache knows its own padding:
+  /// options.mask [rows] allows those queries to hold anything.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const {
     const Entry& source = entry(layer, options.sequence);
-    require(source.tokens.size() > 0, "attend: layer ", layer, " of sequence ", options.sequence,
-            " is empty");
-    require(queries.rows() >= 1 && queries.rows() <= source.tokens.size(), "queries have ",
-            queries.rows(), " rows; layer ", layer, " of sequence ", options.sequence, " has ",
-            source.tokens.size(), " tokens");
+    const Index size = source.tokens.size();
+    constexpr Index last_position = Index{1} << 48;
+    require(options.position >= -1 && options.position <= last_position, "options.position is ",
+            options.position, "; it must be 0 to ", last_position,
+            ", or -1 for the newest tokens'");
+    require(queries.rows() >= 1, "queries have no rows");
+    if (options.position == -1) {
+      require(size > 0, "attend: layer ", layer, " of sequence ", options.sequence, " is empty");
+      require(queries.rows() <= size, "queries have ", queries.rows(), " rows; layer ", layer,
+              " of sequence ", options.sequence, " has ", size, " tokens");
+    }
     require(options.mask.empty() || options.mask.size() == queries.rows(), "options.mask has ",
             options.mask.size(), " entries; queries have ", queries.rows(), " rows");
     check_matrix("queries", queries, shape_.query_heads, unlimited, options.mask);
     check_output(queries, out);
-    squat::attend(source.tokens, shape_, config_.arithmetic, queries, out, options.log_sum_exp,
+    const Index first = options.position == -1 ? size - queries.rows() : options.position;
+    squat::attend(source.tokens, shape_, config_.arithmetic,
+                  QueryRows<Scalar>{queries, first, options.mask}, out, options.log_sum_exp,
                   *executor_);
   }
 

@@ -4,33 +4,34 @@
 #include <memory>
 #include <squat/executor.hpp>
 #include <squat/fused_attention.hpp>
+#include <squat/query_rows.hpp>
 
 namespace squat {
 
-/// Causal attention of the newest queries.rows() tokens, as attend_exact computes it but straight
-/// over the packed codes. Work is cut into tasks, one a kv head and range of `segment_tokens`
-/// tokens, merged in the order of tokens: the result does not depend on who runs them. Needs rows *
-/// heads_per_kv <= FusedAttention::max_rows.
+/// Causal attention as attend_exact computes it, but straight over the packed codes. Work is cut
+/// into tasks, one a kv head and range of `segment_tokens` tokens, merged in the order of tokens:
+/// the result does not depend on who runs them. Needs rows * heads_per_kv <=
+/// FusedAttention::max_rows.
 template <class Scalar>
 class DecodeAttention {
  public:
   using Fused = FusedAttention<Scalar>;
   using Layer = LayerCache<Scalar>;
 
-  static void run(const Layer& layer, const ModelShape& shape, const MatrixView<Scalar>& queries,
+  static void run(const Layer& layer, const ModelShape& shape, const QueryRows<Scalar>& rows,
                   MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
     // Memory of a thread is kept from call to call, so that only the first one allocates.
     // The reference is what tasks on other threads capture; the variable itself would be theirs.
     static thread_local DecodeAttention own;
     DecodeAttention& attention = own;
-    attention.prepare(layer, shape, queries);
+    attention.prepare(layer, shape, rows);
     const std::function<void(Index)> task = [&](Index i) { attention.run_task(layer, i); };
     // Errors in the choice of kernels belong to the caller's thread.
     simd::vector_kernels();
     simd::dot_kernels(2);
     simd::encode_kernels();
     executor.run(attention.tasks(), std::ref(task));
-    attention.merge(layer, queries.rows(), out, log_sum_exp);
+    attention.merge(layer, rows, out, log_sum_exp);
   }
 
  private:
@@ -45,7 +46,8 @@ class DecodeAttention {
   Index tasks() const { return kv_heads_ * segments(); }
   Index segments() const { return static_cast<Index>(segments_.size()); }
 
-  void prepare(const Layer& layer, const ModelShape& shape, const MatrixView<Scalar>& queries) {
+  void prepare(const Layer& layer, const ModelShape& shape, const QueryRows<Scalar>& rows) {
+    const MatrixView<Scalar>& queries = rows.queries;
     kv_heads_ = shape.kv_heads;
     heads_ = shape.heads_per_kv();
     head_dim_ = shape.head_dim;
@@ -53,11 +55,11 @@ class DecodeAttention {
     rows_ = queries.rows() * heads_;
 
     segments_.clear();
-    const Index rows = static_cast<Index>(layer.rows().size());
+    const Index blocks = static_cast<Index>(layer.rows().size());
     const Index segment_rows = segment_tokens / layer.value_block().tokens();
     Index token = 0;
-    for (Index row = 0; row == 0 || row < rows; row += segment_rows) {
-      const Index last = std::min(row + segment_rows, rows);
+    for (Index row = 0; row == 0 || row < blocks; row += segment_rows) {
+      const Index last = std::min(row + segment_rows, blocks);
       segments_.push_back({row, last, token});
       for (Index r = row; r < last; ++r) token += layer.rows()[static_cast<std::size_t>(r)].tokens;
     }
@@ -74,7 +76,7 @@ class DecodeAttention {
               static_cast<float>(scale * static_cast<double>(static_cast<ComputeType<Scalar>>(
                                              queries(i, kv_head * heads_ * head_dim_ + c))));
     for (Index i = 0; i < rows_; ++i)
-      positions_[static_cast<std::size_t>(i)] = layer.size() - queries.rows() + i / heads_;
+      positions_[static_cast<std::size_t>(i)] = rows.position(i / heads_);
     partials_.resize(static_cast<std::size_t>(tasks() * rows_ * (stride_ + 2)));
   }
 
@@ -92,14 +94,15 @@ class DecodeAttention {
                positions_.data(), rows_, stride_, partial(task));
   }
 
-  void merge(const Layer& layer, Index tokens, MutableMatrixView<Scalar>& out, float* log_sum_exp) {
+  void merge(const Layer& layer, const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out,
+             float* log_sum_exp) {
     for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
       for (Index i = 0; i < rows_; ++i) {
         const Index token = i / heads_, query_head = kv_head * heads_ + i % heads_;
         Scalar* result = out.row(token).data() + query_head * head_dim_;
         const Index first = kv_head * segments();
         float highest = -std::numeric_limits<float>::infinity();
-        if (layer.is_valid(layer.size() - tokens + token))
+        if (!rows.is_padding(layer, token))
           for (Index s = 0; s < segments(); ++s)
             highest = std::max(highest, partial(first + s).highest[i]);
         float sum = 0;

@@ -36,6 +36,11 @@ struct CallOptions {
   Index sequence = 0;
   Mask mask = {};
   FitQueries fit = FitQueries::first_update;
+  /// attend: position of the first query, where the layer's first token has position 0; the next
+  /// rows follow. They see tokens up to their own position. With the layer's size or more the
+  /// queries' own tokens are elsewhere (in another cache that holds what follows), they see all of
+  /// this one, and `mask` says which of them are padding. -1: the newest tokens'.
+  Index position = -1;
   /// attend and attention write log(sum(exp(score))) of every row and query head here
   /// [rows, query_heads], if it is not null: what merging with attention over other tokens takes.
   /// Minus infinity for padding.
