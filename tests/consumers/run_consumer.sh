@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Usage: run_consumer.sh NAME DIRECTORY
 # Builds the consumer NAME in DIRECTORY, which is emptied first, and runs it. CTest sets CXX,
-# EIGEN_INCLUDE, Eigen3_DIR and SQUAT_BUILD (the build tree that find_package installs from).
+# EIGEN_INCLUDE, Eigen3_DIR, SQUAT_BUILD (the build tree that is installed from) and SQUAT_VERSION.
 set -euo pipefail
 consumers=$(cd "$(dirname "$0")" && pwd)
 name=$1
@@ -23,10 +23,21 @@ compile() {
 case $name in
   find_package)
     cmake --install "$SQUAT_BUILD" --prefix "$directory/prefix"
-    build_with_cmake -DCMAKE_PREFIX_PATH="$directory/prefix" -DCMAKE_BUILD_TYPE=Release
+    others=$(find prefix/include -type f ! -name '*.hpp')
+    [[ -z $others ]] || { echo "Installed as headers: $others" >&2; exit 1; }
+    build_with_cmake -DCMAKE_PREFIX_PATH="$directory/prefix"
     ;;
   fetch_content)
     build_with_cmake
+    ;;
+  pkg_config)
+    cmake --install "$SQUAT_BUILD" --prefix "$directory/installed"
+    mv installed moved  # its paths follow
+    export PKG_CONFIG_PATH=$directory/moved/share/pkgconfig
+    pkg-config --print-errors --exact-version="$SQUAT_VERSION" squat
+    read -ra flags < <(pkg-config --cflags squat)
+    "$CXX" -std=c++17 "${flags[@]}" "$consumers/main.cpp" -o consumer
+    ./consumer
     ;;
   plain_include)
     compile "$consumers/main.cpp"
