@@ -4,6 +4,7 @@
 #include <memory>
 #include <squat/executor.hpp>
 #include <squat/fused_attention.hpp>
+#include <squat/merged_attention.hpp>
 #include <squat/query_rows.hpp>
 
 namespace squat {
@@ -101,27 +102,17 @@ class DecodeAttention {
         const Index token = i / heads_, query_head = kv_head * heads_ + i % heads_;
         Scalar* result = out.row(token).data() + query_head * head_dim_;
         const Index first = kv_head * segments();
-        float highest = -std::numeric_limits<float>::infinity();
-        if (!rows.is_padding(layer, token))
-          for (Index s = 0; s < segments(); ++s)
-            highest = std::max(highest, partial(first + s).highest[i]);
-        float sum = 0;
+        SoftmaxSum<float> total;
         merged_.assign(static_cast<std::size_t>(head_dim_), 0.0f);
-        for (Index s = 0; s < segments(); ++s) {
-          const PartialAttention part = partial(first + s);
-          if (part.highest[i] == -std::numeric_limits<float>::infinity() ||
-              highest < part.highest[i])
-            continue;
-          const float weight = std::exp(part.highest[i] - highest);
-          sum += weight * part.sum[i];
-          for (Index c = 0; c < head_dim_; ++c)
-            merged_[static_cast<std::size_t>(c)] += weight * part.sum_values[i * stride_ + c];
-        }
-        const float factor = sum > 0 ? 1 / sum : 0.0f;
-        for (Index c = 0; c < head_dim_; ++c)
-          result[c] = static_cast<Scalar>(merged_[static_cast<std::size_t>(c)] * factor);
+        if (!rows.is_padding(layer, token))
+          for (Index s = 0; s < segments(); ++s) {
+            const PartialAttention part = partial(first + s);
+            total.add({part.highest[i], part.sum[i]}, part.sum_values + i * stride_, head_dim_,
+                      merged_.data());
+          }
+        total.write(merged_.data(), head_dim_, result);
         if (log_sum_exp != nullptr)
-          log_sum_exp[token * kv_heads_ * heads_ + query_head] = highest + std::log(sum);
+          log_sum_exp[token * kv_heads_ * heads_ + query_head] = total.log_sum_exp();
       }
   }
 
