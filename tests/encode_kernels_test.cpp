@@ -1,6 +1,9 @@
 // The encoding kernels of every instruction set against the portable ones.
 #include <gtest/gtest.h>
 
+#include <array>
+#include <limits>
+#include <squat/affine_table.hpp>
 #include <squat/simd/encode.hpp>
 #include <vector>
 
@@ -89,6 +92,72 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
         EXPECT_EQ(codes, want) << n << " numbers, " << bits << " bits";
       }
     }
+}
+
+/// What is read back, and codes, whatever they were made of.
+void expect_in_range(const Affine<float>& affine, const Bytes& codes, int bits, int scale_bits) {
+  const float most = scale_bits == 8 ? 61440.0f : largest_stored(scale_bits);
+  EXPECT_GE(affine.scale, 0);
+  EXPECT_LE(affine.scale, most);
+  EXPECT_TRUE(std::isfinite(affine.zero)) << affine.zero;
+  if (scale_bits != 8) {
+    EXPECT_LE(std::abs(affine.zero), most);
+  }
+  EXPECT_LT(*std::max_element(codes.begin(), codes.end()), 1 << bits);
+}
+
+TEST_P(Encode, WhateverComesInIsReadBackFinite) {
+  const float infinity = std::numeric_limits<float>::infinity(), none = std::nanf("");
+  const float odd[] = {none,   infinity, -infinity, 3e38f,  -3e38f, 65504,
+                       -65504, 1e18f,    -1e18f,    1e-45f, 1.5e6f};
+  const Index n = 32;
+  Matrix<float> inner = random_matrix<float>(8, 8, 3);
+  const float expected[8] = {0, 65504, 0, -65504, 2, 0, 0, 7};
+  for (std::size_t kind = 0; kind < 3 * std::size(odd); ++kind) {
+    const float x0 = odd[kind / 3], x1 = kind % 3 == 0 ? 1.0f : kind % 3 == 1 ? -x0 : x0;
+    Matrix<float> x = random_matrix<float>(8, n, 1);
+    x.col(0).setConstant(x0);
+    if (kind % 3 > 0) x.rightCols(n - 1).setConstant(x1);
+    if (kind % 2 > 0) inner(7, 0) = x0;
+    for (int bits = 1; bits <= 8; ++bits)
+      for (const int scale_bits : {8, 16, 32}) {
+        SCOPED_TRACE(::testing::Message() << bits << " bits, scales of " << scale_bits << ", of "
+                                          << x0 << " and " << x1);
+        Bytes codes(static_cast<std::size_t>(n)), all(static_cast<std::size_t>(8 * n));
+        for (const bool unbiased : {false, true}) {
+          const GroupFormat format{bits, scale_bits, unbiased};
+          Affine<float> affine[8];
+          Matrix<float> keys = x;
+          kernels<2>().octet(keys.data(), n, inner.data(), format, expected, affine, all.data());
+          for (const Affine<float>& one : affine) expect_in_range(one, all, bits, scale_bits);
+          affine[0] = kernels<2>().group(x.data(), n, format, codes.data());
+          expect_in_range(affine[0], codes, bits, scale_bits);
+        }
+        const float scale = kernels<2>().symmetric(x.data(), n, bits, scale_bits, codes.data());
+        expect_in_range({scale, 0}, codes, bits, scale_bits);
+        Config config;
+        config.scale_bits = scale_bits;
+        for (const Backend backend : {Backend::quanto, Backend::hqq, Backend::unbiased}) {
+          config.backend = backend;
+          const Matrix<double> wide = x.cast<double>();
+          const Affine<double> affine =
+              encode_group(wide.data(), n, bits, config, expected[1] + 0.0, codes.data());
+          expect_in_range({static_cast<float>(affine.scale), static_cast<float>(affine.zero)},
+                          codes, bits, scale_bits);
+        }
+        if (scale_bits == 8) continue;
+        std::array<std::byte, 32> scales, zeros;
+        alignas(32) std::array<std::uint8_t, 128> tiles[2];
+        Matrix<float> tokens = x.transpose();
+        kernels<2>().keys(tokens.data(), 8, n, scale_bits, scales.data(), zeros.data(),
+                          tiles[0].data(), 128);
+        const AffineTable table(8, scale_bits, false);
+        for (Index i = 0; i < 8; ++i)
+          expect_in_range({table.get<float>(scales.data(), i, 0, 0).scale,
+                           table.get<float>(zeros.data(), i, 0, 0).scale},
+                          {0}, bits, scale_bits);
+      }
+  }
 }
 
 template <int Bits>

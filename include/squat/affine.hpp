@@ -51,10 +51,15 @@ inline int scale_to_byte(float x) {
 /// what the group is expected to lie around, in 32nds of the range.
 inline constexpr int middle_steps = 32, largest_middle = 127;
 
-/// `x` as it reads back from `scale_bits` bits.
+/// Largest magnitude of a stored scale or zero point of 16 or 32 bits: whatever is quantized, a
+/// number that no arithmetic can have kept finite included, is read back finite.
+inline float largest_stored(int scale_bits) { return scale_bits == 16 ? 65504.0f : 1e20f; }
+
+/// `x` as it reads back from `scale_bits` bits. Not a number becomes the largest there is.
 template <class Real>
 Real as_stored(Real x, int scale_bits) {
-  const float single = static_cast<float>(x);
+  const Real most = static_cast<Real>(largest_stored(scale_bits));
+  const float single = static_cast<float>(std::max(-most, std::min(most, x)));
   return static_cast<Real>(scale_bits == 16 ? static_cast<float>(Eigen::half(single)) : single);
 }
 
@@ -77,7 +82,8 @@ Real nearest_integer(Real x) {
   return (x + magic) - magic;
 }
 
-/// The code of x: nearest, ties to even, within [0, levels].
+/// The code of x: nearest, ties to even, within [0, levels]. Here and wherever x is held within
+/// limits, x comes last: of two numbers one of which is none, std::min and std::max take the first.
 template <class Real>
 Real nearest_code(Real x, const Affine<Real>& affine, Real inverse_scale, Real levels) {
   // Double is what results are compared in across implementations, so it divides as they do.
@@ -86,7 +92,7 @@ Real nearest_code(Real x, const Affine<Real>& affine, Real inverse_scale, Real l
     code = affine.scale == 0 ? 0 : (x - affine.zero) / affine.scale;
   else
     code = (x - affine.zero) * inverse_scale;
-  return nearest_integer(std::min(std::max(code, Real(0)), levels));
+  return nearest_integer(std::min(levels, std::max(Real(0), code)));
 }
 
 template <class Real>
@@ -100,7 +106,7 @@ Real zero_of_middle(Real middle, Real scale, Real levels, Real expected) {
   if (scale == 0) return expected;
   const Real limit = largest_middle, per_range = middle_steps / levels;
   const Real steps = nearest_integer((middle - expected) * (1 / scale) * per_range);
-  return expected + std::min(std::max(steps, -limit), limit) * (scale * (levels / middle_steps)) -
+  return expected + std::min(limit, std::max(-limit, steps)) * (scale * (levels / middle_steps)) -
          scale * (levels / 2);
 }
 
@@ -143,8 +149,8 @@ Affine<Real> min_max(const Real* x, Index count, Real levels, int scale_bits, Re
   // Feedback can push a channel beyond what storage holds, though no key lies there; the limit
   // makes that a large rounding error, which feedback carries on like any other.
   const Real limit = static_cast<Real>(largest_storable(scale_bits));
-  low = std::min(std::max(low, -limit), limit);
-  high = std::min(std::max(high, -limit), limit);
+  low = std::min(limit, std::max(-limit, low));
+  high = std::min(limit, std::max(-limit, high));
   return stored_range(low, high, levels, scale_bits, expected);
 }
 
@@ -174,7 +180,7 @@ Affine<Real> half_quadratic(const Real* x, Index count, Real levels, int scale_b
           size > 0 ? std::max(size - std::pow(size, p - 1) / beta, Real(0)) : Real(0);
       zero += x[t] - std::copysign(shrunk, residual) - unshifted;
     }
-    if (error >= best_error) break;
+    if (!(error < best_error)) break;
     best_error = error;
     best = current;
     zero /= static_cast<Real>(count);

@@ -15,7 +15,7 @@ Real sum_lanes(const Real lanes[8]) {
 /// The code of x on a grid around zero.
 template <class Real>
 Real grid_code(Real x, Real inverse_step, Real middle, Real levels) {
-  return nearest_integer(std::min(std::max(x * inverse_step + middle, Real(0)), levels));
+  return nearest_integer(std::min(levels, std::max(Real(0), x * inverse_step + middle)));
 }
 
 /// The step of an evenly spaced grid of 2^bits levels around zero that suits a normal distribution
@@ -29,9 +29,10 @@ inline float normal_step(int bits) {
 /// How many steps symmetric_codes() tries.
 inline constexpr int symmetric_steps = 4;
 
-/// A scale as it is stored.
+/// A scale as it is stored; one below zero, which sums beyond what Real holds can give, as zero.
 template <class Real>
 SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
+  scale = std::max(scale, Real(0));
   if (scale_bits == 8)
     return static_cast<Real>(scale_from_byte(scale_to_byte(static_cast<float>(scale))));
   return as_stored(scale, scale_bits);
@@ -155,8 +156,8 @@ Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits
     low = std::min(low, x[t]);
     high = std::max(high, x[t]);
   }
-  low = std::min(std::max(low, -limit), limit);
-  high = std::min(std::max(high, -limit), limit);
+  low = std::min(limit, std::max(-limit, low));
+  high = std::min(limit, std::max(-limit, high));
   const Real middle = (low + high) * Real(0.5), step = (high - low) * (1 / levels);
   if (!(step > std::numeric_limits<float>::min())) {
     std::fill_n(codes, count, std::uint8_t{0});

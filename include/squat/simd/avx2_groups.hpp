@@ -95,6 +95,8 @@ struct Avx2Groups : Avx2Registers {
   };
 
   SQUAT_AVX2_INLINE static __m256 as_stored(__m256 x, int scale_bits) {
+    x = _mm256_min_ps(
+        x, _mm256_set1_ps(largest_stored(scale_bits)));  // nothing comes in below minus that
     return scale_bits == 16 ? _mm256_cvtph_ps(_mm256_cvtps_ph(x, 0)) : x;
   }
 
@@ -126,8 +128,8 @@ struct Avx2Groups : Avx2Registers {
       return range;
     }
     const float limit = static_cast<float>(largest_storable(8));
-    affine = stored_range(std::min(std::max(_mm256_cvtss_f32(low), -limit), limit),
-                          std::min(std::max(_mm256_cvtss_f32(high), -limit), limit), levels, 8,
+    affine = stored_range(std::min(limit, std::max(-limit, _mm256_cvtss_f32(low))),
+                          std::min(limit, std::max(-limit, _mm256_cvtss_f32(high))), levels, 8,
                           expected);
     return {_mm256_set1_ps(affine.scale), _mm256_set1_ps(affine.zero),
             _mm256_set1_ps(inverse_scale(affine))};
@@ -160,8 +162,8 @@ struct Avx2Groups : Avx2Registers {
     const float levels = static_cast<float>((1 << format.bits) - 1);
     if (format.unbiased) {
       const float limit = static_cast<float>(largest_storable(format.scale_bits));
-      const float least = std::min(std::max(_mm256_cvtss_f32(low), -limit), limit);
-      const float most = std::min(std::max(_mm256_cvtss_f32(high), -limit), limit);
+      const float least = std::min(limit, std::max(-limit, _mm256_cvtss_f32(low)));
+      const float most = std::min(limit, std::max(-limit, _mm256_cvtss_f32(high)));
       const float step = (most - least) * (1 / levels);
       if (step > std::numeric_limits<float>::min())
         return unbiased(x, n, format, expected, (least + most) * 0.5f, step, codes);
