@@ -60,7 +60,7 @@ TEST(QueryMoments, FilesOfAnotherShapeAreRefused) {
   EXPECT_ERROR(loaded(bytes, {3, 4, 2, 16}), "layers = 2", "3");
   EXPECT_ERROR(loaded(bytes, {2, 4, 4, 16}), "kv_heads = 2", "4");
   EXPECT_ERROR(loaded(bytes, {2, 4, 2, 24}), "head_dim = 16", "24");
-  EXPECT_ERROR(loaded("SQUATQM2" + bytes.substr(8)), "SQUATQM1");
+  EXPECT_ERROR(loaded("SQUATQM1" + bytes.substr(8)), "SQUATQM2");
 }
 
 TEST(Calibrate, ReplacesTheFitOfThePrompt) {

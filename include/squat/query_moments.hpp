@@ -2,11 +2,28 @@
 #pragma once
 
 #include <array>
-#include <istream>
-#include <ostream>
+#include <squat/byte_stream.hpp>
 #include <squat/query_subspace.hpp>
 
 namespace squat {
+
+/// In a file: uint64 queries, float64 sum[head_dim (head_dim + 1) / 2], its lower triangle, row by
+/// row.
+inline void write(ByteWriter& writer, const SecondMoment& moment) {
+  writer.number(moment.count());
+  for (Index i = 0; i < moment.head_dim(); ++i) writer.array(moment.sum().row(i).data(), i + 1);
+}
+
+/// Fails on what no queries can have given.
+inline SecondMoment read_moment(ByteReader& reader, Index head_dim) {
+  const Index count = reader.count("queries", Index{1} << 62);
+  Matrix<double> sum(head_dim, head_dim);
+  for (Index i = 0; i < head_dim; ++i) {
+    reader.array(sum.row(i).data(), i + 1);
+    for (Index j = 0; j < i; ++j) sum(j, i) = sum(i, j);
+  }
+  return SecondMoment(std::move(sum), count);
+}
 
 /// What a cache needs to know of a model's queries, per layer and kv head: E[q^T q], gathered from
 /// text of one's own choice and saved, so that no prompt has to fit it.
@@ -40,26 +57,19 @@ class QueryMoments {
     std::move(sums.begin(), sums.end(), moments_.begin() + first);
   }
 
-  /// Writes a file of version 1, little-endian:
+  /// Writes a file of version 2, little-endian:
   ///
-  ///     char magic[8] = "SQUATQM1"
+  ///     char magic[8] = "SQUATQM2"
   ///     uint64 layers, kv_heads, head_dim
-  ///     per layer and kv head: uint64 queries, float64 sum[head_dim (head_dim + 1) / 2] (its lower
-  ///                            triangle, row by row)
-  ///     uint64 checksum of all before (FNV-1a)
+  ///     per layer and kv head: a moment, as write() below puts it
+  ///     uint64 checksum of all before (Checksum)
   void save(std::ostream& out) const {
-    Writer writer{out};
-    writer.bytes(magic.data(), magic.size());
+    ByteWriter writer(out);
+    writer.array(magic.data(), 8);
     for (const Index number : {shape_.layers, shape_.kv_heads, shape_.head_dim})
-      writer.number(static_cast<std::uint64_t>(number));
-    for (const SecondMoment& moment : moments_) {
-      writer.number(static_cast<std::uint64_t>(moment.count()));
-      for (Index i = 0; i < shape_.head_dim; ++i)
-        for (Index j = 0; j <= i; ++j) writer.number(bits_of(moment.sum()(i, j)));
-    }
-    writer.number(writer.checksum.value);
-    out.flush();
-    require(out.good(), "the moments could not be written");
+      writer.number(number);
+    for (const SecondMoment& moment : moments_) write(writer, moment);
+    writer.finish();
   }
 
   /// Reads what save() wrote for a model of `shape`. Fails on a file that is cut short, altered, of
@@ -67,11 +77,11 @@ class QueryMoments {
   /// alone.
   static QueryMoments load(std::istream& in, const ModelShape& shape) {
     QueryMoments loaded(shape);
-    Reader reader{in};
-    std::array<char, 8> found{};
-    reader.bytes(found.data(), found.size());
+    ByteReader reader(in);
+    std::array<char, 8> found;
+    reader.array(found.data(), 8);
     require(found == magic,
-            "the file does not begin with SQUATQM1: it holds no query moments of "
+            "the file does not begin with SQUATQM2: it holds no query moments of "
             "this version");
     const std::pair<const char*, Index> expected[] = {
         {"layers", shape.layers}, {"kv_heads", shape.kv_heads}, {"head_dim", shape.head_dim}};
@@ -80,72 +90,13 @@ class QueryMoments {
       require(number == static_cast<std::uint64_t>(value), "the file is for ", name, " = ", number,
               "; the model has ", value);
     }
-    for (SecondMoment& moment : loaded.moments_) {
-      const std::uint64_t count = reader.number();
-      Matrix<double> sum(shape.head_dim, shape.head_dim);
-      for (Index i = 0; i < shape.head_dim; ++i)
-        for (Index j = 0; j <= i; ++j) sum(i, j) = sum(j, i) = double_of(reader.number());
-      require(count <= std::uint64_t{1} << 62, "the file counts ", count, " queries");
-      moment = SecondMoment(std::move(sum), static_cast<Index>(count));
-    }
-    const std::uint64_t computed = reader.checksum.value;
-    require(reader.number() == computed, "the file's checksum does not match: it was altered");
+    for (SecondMoment& moment : loaded.moments_) moment = read_moment(reader, shape.head_dim);
+    reader.finish();
     return loaded;
   }
 
  private:
-  static constexpr std::array<char, 8> magic = {'S', 'Q', 'U', 'A', 'T', 'Q', 'M', '1'};
-
-  struct Checksum {
-    std::uint64_t value = 14695981039346656037u;
-    void add(const char* data, std::size_t size) {
-      for (std::size_t i = 0; i < size; ++i)
-        value = (value ^ static_cast<unsigned char>(data[i])) * 1099511628211u;
-    }
-  };
-
-  struct Writer {
-    std::ostream& out;
-    Checksum checksum = {};
-    void bytes(const char* data, std::size_t size) {
-      checksum.add(data, size);
-      out.write(data, static_cast<std::streamsize>(size));
-    }
-    void number(std::uint64_t x) {
-      char data[8];
-      for (int i = 0; i < 8; ++i) data[i] = static_cast<char>(x >> (8 * i) & 255);
-      bytes(data, 8);
-    }
-  };
-
-  struct Reader {
-    std::istream& in;
-    Checksum checksum = {};
-    void bytes(char* data, std::size_t size) {
-      in.read(data, static_cast<std::streamsize>(size));
-      require(in.gcount() == static_cast<std::streamsize>(size), "the file is cut short");
-      checksum.add(data, size);
-    }
-    std::uint64_t number() {
-      char data[8];
-      bytes(data, 8);
-      std::uint64_t x = 0;
-      for (int i = 0; i < 8; ++i)
-        x |= std::uint64_t{static_cast<unsigned char>(data[i])} << (8 * i);
-      return x;
-    }
-  };
-
-  static std::uint64_t bits_of(double x) {
-    std::uint64_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits;
-  }
-  static double double_of(std::uint64_t bits) {
-    double x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-  }
+  static constexpr std::array<char, 8> magic = {'S', 'Q', 'U', 'A', 'T', 'Q', 'M', '2'};
 
   std::size_t index(Index layer, Index kv_head) const {
     require(layer >= 0 && layer < shape_.layers && kv_head >= 0 && kv_head < shape_.kv_heads,
