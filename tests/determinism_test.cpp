@@ -11,9 +11,11 @@ namespace squat::testing {
 namespace {
 
 /// Everything that a run of calls puts out.
-std::vector<Rows> run_calls(Executor* executor) {
+std::vector<Rows> run_calls(Executor* executor, RopePairing pairing = RopePairing::none) {
   const Tokens prompt(4500, 16), decoded(40, 17);
-  Cache cache(shape, strong_feedback());
+  ModelShape turning = shape;
+  turning.rope.pairing = pairing;
+  Cache cache(turning, strong_feedback());
   if (executor != nullptr) cache.set_executor(*executor);
   std::vector<Rows> outputs;
   update(cache, prompt);
@@ -56,7 +58,8 @@ class ThreadForEachTask : public Executor {
 
 TEST(Determinism, GivesTheSameBytesOnManyThreads) {
   ThreadForEachTask executor;
-  EXPECT_TRUE(same_all(run_calls(&executor), run_calls(nullptr)));
+  for (const RopePairing pairing : {RopePairing::halves, RopePairing::none})
+    EXPECT_TRUE(same_all(run_calls(&executor, pairing), run_calls(nullptr, pairing)));
   EXPECT_GT(executor.most_tasks, shape.kv_heads);  // tokens were divided too
 }
 

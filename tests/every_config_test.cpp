@@ -4,6 +4,7 @@
 #include <random>
 
 #include "dense_attention.hpp"
+#include "rotated.hpp"
 #include "small_cache.hpp"
 
 namespace squat::testing {
@@ -45,6 +46,16 @@ class Draw {
     return {1, kv_heads * of<Index>({1, 2, 5}), kv_heads, of<Index>({8, 16, 24, 40, 64, 80, 128})};
   }
 
+  /// Half of them turn nothing.
+  Rope rope() {
+    Rope rope;
+    rope.pairing =
+        of({RopePairing::none, RopePairing::none, RopePairing::halves, RopePairing::interleaved});
+    rope.dims = of<Index>({0, 2, 6, 8});
+    rope.base = of({10000.0, 500.0});
+    return rope;
+  }
+
  private:
   std::mt19937 random_;
 };
@@ -52,14 +63,17 @@ class Draw {
 template <class Scalar>
 void expect_agreement(unsigned seed) {
   Draw draw(seed);
-  const ModelShape shape = draw.shape();
-  const Config config = draw.config();
+  ModelShape shape = draw.shape();
+  Config config = draw.config();
+  shape.rope = draw.rope();
+  if (shape.rope.pairing != RopePairing::none)
+    config.subspace_queries = draw.of({SubspaceQueries::after_rope, SubspaceQueries::before_rope});
   SCOPED_TRACE(::testing::Message()
                << "seed " << seed << ", head_dim " << shape.head_dim << ", backend "
                << static_cast<int>(config.backend) << ", step " << config.quant_group_size
                << ", key bits " << config.key_bits << ", value bits " << config.value_bits
-               << ", scale bits " << config.scale_bits << ", groups of "
-               << config.token_group_size);
+               << ", scale bits " << config.scale_bits << ", groups of " << config.token_group_size
+               << ", pairing " << static_cast<int>(shape.rope.pairing));
   const Index tokens = 330, width = shape.kv_heads * shape.head_dim;
   const auto queries = correlated_matrix<Scalar>(tokens, shape.query_heads * shape.head_dim, seed);
   const auto keys = correlated_matrix<Scalar>(tokens, width, seed + 1);
@@ -86,9 +100,12 @@ void expect_agreement(unsigned seed) {
   const Matrix<Scalar> newest = queries.bottomRows(2);
   Matrix<Scalar> out(2, newest.cols());
   cache.attend(0, newest, out);
+  const Matrix<double> turned = rotated<Scalar>(shape, newest, tokens - 2);
   const Matrix<double> expected =
-      dense_attention<Scalar>(shape, newest, stored_keys, stored_values, valid);
-  const Matrix<double> full = dense_attention<Scalar>(shape, newest, keys, values, valid);
+      dense_attention<double>(shape, turned, rotated<Scalar>(shape, stored_keys),
+                              stored_values.template cast<double>(), valid);
+  const Matrix<double> full = dense_attention<double>(shape, turned, rotated<Scalar>(shape, keys),
+                                                      values.template cast<double>(), valid);
   // Arithmetic is not what limits quality.
   const double allowed = std::max(0.15 * (expected - full).norm(), 0.02 * expected.norm());
   EXPECT_LE((out.template cast<double>() - expected).norm(), allowed);

@@ -37,7 +37,7 @@ Index allocated_bytes() {
 #endif
 }
 
-constexpr ModelShape large{2, 4, 4, 64};
+const ModelShape large{2, 4, 4, 64};
 constexpr Index width = 4 * 64;
 
 /// Appends `count` tokens to every layer and flushes.
@@ -51,11 +51,11 @@ void feed(Cache& cache, Index count) {
   }
 }
 
-constexpr Index heads = large.layers * large.kv_heads;
+const Index heads = large.layers * large.kv_heads;
 constexpr Index token_codes = 64 * 2 / 8;  ///< of the key or the value of one token and head
 /// A scale and a zero of 2 bytes for 32 numbers: of 32 tokens (keys), of 32 channels (values).
 constexpr Index token_scales = 64 / 32 * 2 * 2;
-constexpr Index row_bytes = heads * 32 * 2 * (token_codes + token_scales);
+const Index row_bytes = heads * 32 * 2 * (token_codes + token_scales);
 
 /// Keys and values of all heads are packed for this many tokens each.
 void expect_packed(const MemoryUsage& usage, Index keys, Index values) {

@@ -8,10 +8,10 @@
 namespace squat::testing {
 namespace {
 
-constexpr Index tokens = 100;
-
 class Position : public ::testing::TestWithParam<Arithmetic> {
  protected:
+  static constexpr Index tokens = 100;
+
   Position() : cache_(shape, config()) {
     update(cache_, given_);
     cache_.flush(0);

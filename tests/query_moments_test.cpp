@@ -10,7 +10,7 @@
 namespace squat::testing {
 namespace {
 
-constexpr ModelShape two_layers{2, 4, 2, 16};
+const ModelShape two_layers{2, 4, 2, 16};
 
 QueryMoments some_moments() {
   QueryMoments moments(two_layers);

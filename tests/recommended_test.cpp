@@ -13,7 +13,7 @@
 namespace squat::testing {
 namespace {
 
-constexpr ModelShape wide{1, 4, 2, 64};
+const ModelShape wide{1, 4, 2, 64};
 
 struct RandomTokens {
   Rows queries, keys, values;

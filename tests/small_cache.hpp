@@ -11,7 +11,7 @@ namespace squat::testing {
 using Cache = SQuatCache<float, 2>;
 using Rows = Matrix<float>;
 
-inline constexpr ModelShape shape{1, 4, 2, 16};
+inline const ModelShape shape{1, 4, 2, 16};
 inline constexpr Index key_width = 2 * 16, query_width = 4 * 16;
 
 /// Under which feedback moves every code it can.

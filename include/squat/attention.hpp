@@ -1,17 +1,20 @@
 // Causal attention over a layer.
 #pragma once
 
+#include <optional>
 #include <squat/decode_attention.hpp>
 #include <squat/online_softmax.hpp>
+#include <squat/rotary.hpp>
 
 namespace squat {
 
 /// A dequantized block at a time, for a tile of query rows at a time:
 /// softmax(Q K^T * softmax_scale) V over `layer`, in the cache's compute type. A row sees no token
 /// after its own position and no padding; the row of a padding token is zero, and so is one that
-/// sees nothing. out: [rows, query_heads * head_dim].
+/// sees nothing. out: [rows, query_heads * head_dim]. Where `rope` is not null, queries and
+/// dequantized keys turn to their positions.
 template <class Scalar>
-void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape,
+void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape, const RopeTable* rope,
                   const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out, float* log_sum_exp,
                   Executor& executor) {
   using Real = ComputeType<Scalar>;
@@ -34,8 +37,15 @@ void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape,
           softmax.queries()(row, c) = scale * static_cast<Real>(query[c]);
         softmax.positions()[static_cast<std::size_t>(row)] = rows.position(i);
       }
-    for_decoded_tokens(layer, kv_head, rows.position(end),
-                       [&](const DecodedTokens<Real>& tokens) { softmax.absorb(tokens); });
+    std::optional<RopeWalk<Real>> walk;
+    if (rope != nullptr) {
+      walk.emplace(*rope);
+      walk->rotate(rows.position(begin), softmax.queries().data(), end - begin, heads * d);
+    }
+    for_decoded_tokens(layer, kv_head, rows.position(end), [&](DecodedTokens<Real>& tokens) {
+      if (walk) walk->rotate(tokens.first, tokens.keys.data(), tokens.count, d);
+      softmax.absorb(tokens);
+    });
     row = 0;
     for (Index i = begin; i < end; ++i)
       for (Index g = 0; g < heads; ++g, ++row) {
@@ -57,21 +67,22 @@ void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape,
   executor.run(shape.kv_heads * tiles, std::ref(task));
 }
 
-/// attend_exact, or for few rows straight over the codes where `arithmetic` is fast.
+/// attend_exact, or for few rows straight over the codes where `arithmetic` is fast. Codes cannot
+/// turn: with `rope` the keys of every call are dequantized.
 template <class Scalar>
-void attend(const LayerCache<Scalar>& layer, const ModelShape& shape, Arithmetic arithmetic,
-            const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out, float* log_sum_exp,
-            Executor& executor) {
+void attend(const LayerCache<Scalar>& layer, const ModelShape& shape, const RopeTable* rope,
+            Arithmetic arithmetic, const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out,
+            float* log_sum_exp, Executor& executor) {
   // From about here on, dequantizing once for all rows is cheaper than folding for each.
   constexpr Index few = 8;
   using Decode = DecodeAttention<Scalar>;
-  const bool fused = arithmetic == Arithmetic::fast && !std::is_same_v<Scalar, double> &&
-                     rows.count() <= few &&
+  const bool fused = arithmetic == Arithmetic::fast && rope == nullptr &&
+                     !std::is_same_v<Scalar, double> && rows.count() <= few &&
                      rows.count() * shape.heads_per_kv() <= Decode::Fused::max_rows;
   if (fused)
     Decode::run(layer, shape, rows, out, log_sum_exp, executor);
   else
-    attend_exact(layer, shape, rows, out, log_sum_exp, executor);
+    attend_exact(layer, shape, rope, rows, out, log_sum_exp, executor);
 }
 
 }  // namespace squat

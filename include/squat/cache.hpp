@@ -11,8 +11,8 @@ namespace squat {
 /// The keys and values of every layer of a transformer, quantized as SQuat does (arXiv 2503.24358).
 ///
 /// Matrices are row-major [tokens, heads * head_dim]; a row is a token; queries and keys come after
-/// position embedding. They are taken as Eigen::Ref with an outer stride: an engine's buffer goes
-/// in through Eigen::Map without a copy.
+/// position embedding unless ModelShape::rope says that the cache applies it. They are taken as
+/// Eigen::Ref with an outer stride: an engine's buffer goes in through Eigen::Map without a copy.
 ///
 /// Newest tokens are in a residual in full precision. A key leaves it with the whole block when
 /// residual_length tokens are complete, a value once residual_length newer ones are there; each is
@@ -36,9 +36,10 @@ class SQuatCache {
 
   explicit SQuatCache(const ModelShape& shape, const Config& config = {}, Index sequences = 1)
       : shape_(shape), config_(config), sequences_(sequences) {
-    check(shape);
-    check(config);
+    check(shape, config);
     require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
+    if (shape.rope.pairing != RopePairing::none)
+      rope_ = std::make_shared<const RopeTable>(shape.rope, shape.head_dim);
     clear();
   }
 
@@ -46,9 +47,9 @@ class SQuatCache {
   void set_executor(Executor& executor) { executor_ = &executor; }
 
   /// From now on keys of all sequences are quantized under the metric of `moments`, and no prompt
-  /// fits one, until clear(). Bits per channel are still chosen by the keys of the first sequence
-  /// that fills a block. Fails on another shape, moments without queries, or a cache that holds
-  /// tokens.
+  /// fits one, until clear(). The moments are of queries as Config::subspace_queries wants them.
+  /// Bits per channel are still chosen by the keys of the first sequence that fills a block. Fails
+  /// on another shape, moments without queries, or a cache that holds tokens.
   void calibrate(const QueryMoments& moments) {
     const ModelShape& shape = moments.shape();
     require(shape.layers == shape_.layers && shape.kv_heads == shape_.kv_heads &&
@@ -123,7 +124,7 @@ class SQuatCache {
     check_matrix("queries", queries, shape_.query_heads, unlimited, options.mask);
     check_output(queries, out);
     const Index first = options.position == -1 ? size - queries.rows() : options.position;
-    squat::attend(source.tokens, shape_, config_.arithmetic,
+    squat::attend(source.tokens, shape_, rope_.get(), config_.arithmetic,
                   QueryRows<Scalar>{queries, first, options.mask}, out, options.log_sum_exp,
                   *executor_);
   }
@@ -146,6 +147,7 @@ class SQuatCache {
   }
 
   /// All keys of the layer as attention sees them [tokens, kv_heads * head_dim]; padding is zero.
+  /// Where shape().rope is applied by the cache they are as stored, before it.
   Matrix<Scalar> keys(Index layer, const CallOptions& options = {}) const {
     return decoded(layer, options.sequence, &DecodedTokens<Real>::keys);
   }
@@ -165,6 +167,7 @@ class SQuatCache {
     MemoryUsage usage;
     usage.bookkeeping = Index{sizeof(*this)} +
                         static_cast<Index>((entries_.capacity() - entries_.size()) * sizeof(Entry));
+    if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
     for (const Entry& entry : entries_) usage += entry.memory();
     for (const KeyFit<Scalar>& fit : calibrated_)
       usage.subspace += Index{sizeof(KeyFit<Scalar>)} + fit.bytes();
@@ -298,9 +301,17 @@ class SQuatCache {
     if (config_.query_decay > 0)
       for (SecondMoment& moment : fit->moments)
         moment.fade(std::pow(config_.query_decay, static_cast<double>(counted)));
-    for (Index head = 0; head < shape_.query_heads; ++head)
-      fit->moments[static_cast<std::size_t>(head / shape_.heads_per_kv())].template add<Scalar>(
-          queries.middleCols(head * d, d), counts);
+    for (Index head = 0; head < shape_.query_heads; ++head) {
+      SecondMoment& moment = fit->moments[static_cast<std::size_t>(head / shape_.heads_per_kv())];
+      const auto own = queries.middleCols(head * d, d);
+      if (rope_ && config_.subspace_queries == SubspaceQueries::after_rope) {
+        Matrix<Real> rotated = own.template cast<Real>();
+        RopeWalk<Real>(*rope_).rotate(entry.tokens.size(), rotated.data(), rotated.rows(), d);
+        moment.add<Real>(rotated, counts);
+      } else {
+        moment.add<Scalar>(own, counts);
+      }
+    }
     if (fit->moments.front().count() == 0) return nullptr;
     return fit;
   }
@@ -369,6 +380,7 @@ class SQuatCache {
   std::vector<Entry> entries_;              // [layers, sequences]
   std::vector<KeyFit<Scalar>> calibrated_;  // per layer, or empty
   std::unique_ptr<const KeyPlan<Scalar>> blank_plan_;
+  std::shared_ptr<const RopeTable> rope_;  // null where positions are the caller's affair
   Executor* executor_ = &serial();
 };
 

@@ -3,6 +3,7 @@
 
 #include <squat/error.hpp>
 #include <squat/matrix.hpp>
+#include <squat/rotary.hpp>
 
 namespace squat {
 
@@ -13,6 +14,11 @@ struct ModelShape {
   Index kv_heads = 0;        ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
   Index head_dim = 0;        ///< a multiple of 8, at most 512
   double softmax_scale = 0;  ///< factor on query-key products; 0 stands for 1 / sqrt(head_dim)
+  /// With pairing none queries and keys come after position embedding. Otherwise both come before
+  /// it: keys are stored so, and attention turns them, and the queries, to their slots in the
+  /// sequence, padding included. Only differences of positions matter, so that padding on the left
+  /// changes nothing.
+  Rope rope = {};
 
   Index heads_per_kv() const { return query_heads / kv_heads; }
 };
@@ -31,6 +37,12 @@ enum class ValueGrid {
   /// Around zero, without a zero point: codes are those nearest in angle, and the scale is such
   /// that the error has no part along the value, so that errors average out over tokens.
   symmetric,
+};
+
+/// Which queries fit the metric where ModelShape::rope turns them.
+enum class SubspaceQueries {
+  after_rope,   ///< turned to their positions
+  before_rope,  ///< as they come
 };
 
 /// How attention over packed codes computes.
@@ -86,6 +98,8 @@ struct Config {
   /// Queries of every update shape the metric of the keys that leave the residual next, older ones
   /// fading by this factor a token; 0: those of the prompt alone (see FitQueries).
   double query_decay = 0;
+  /// Before RoPE is allowed where ModelShape::rope turns queries, and only there.
+  SubspaceQueries subspace_queries = SubspaceQueries::after_rope;
 
   Arithmetic arithmetic = Arithmetic::fast;
 
@@ -128,6 +142,7 @@ inline void check(const ModelShape& shape) {
           "shape.head_dim is ", shape.head_dim, "; it must be a multiple of 8 from 8 to 512");
   require(std::isfinite(shape.softmax_scale) && shape.softmax_scale >= 0, "shape.softmax_scale is ",
           shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
+  check(shape.rope, shape.head_dim);
 }
 
 inline void check(const Config& config) {
@@ -169,9 +184,22 @@ inline void check(const Config& config) {
           config.exact_tokens, "; it must be 0 to 1024");
   require(config.query_decay >= 0 && config.query_decay <= 1, "config.query_decay is ",
           config.query_decay, "; it must be 0 to 1");
+  require(config.subspace_queries == SubspaceQueries::after_rope ||
+              config.subspace_queries == SubspaceQueries::before_rope,
+          "config.subspace_queries is ", static_cast<int>(config.subspace_queries),
+          "; it must be after_rope (0) or before_rope (1)");
   require(config.arithmetic == Arithmetic::fast || config.arithmetic == Arithmetic::exact,
           "config.arithmetic is ", static_cast<int>(config.arithmetic),
           "; it must be fast (0) or exact (1)");
+}
+
+/// What a cache of both needs, each and together.
+inline void check(const ModelShape& shape, const Config& config) {
+  check(shape);
+  check(config);
+  require(config.subspace_queries == SubspaceQueries::after_rope ||
+              shape.rope.pairing != RopePairing::none,
+          "config.subspace_queries is before_rope; without shape.rope it must be after_rope");
 }
 
 }  // namespace squat

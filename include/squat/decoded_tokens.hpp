@@ -16,7 +16,8 @@ struct DecodedTokens {
   bool has_padding = false;
 };
 
-/// Calls visit(const DecodedTokens&) for blocks of kv head `head` that begin before token `end`.
+/// Calls visit(DecodedTokens&), which may spoil them, for blocks of kv head `head` that begin
+/// before token `end`.
 template <class Scalar, class Visit>
 void for_decoded_tokens(const LayerCache<Scalar>& layer, Index head, Index end, Visit&& visit) {
   using Real = ComputeType<Scalar>;
