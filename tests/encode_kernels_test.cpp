@@ -78,14 +78,18 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
       const Matrix<float> x = random_matrix<float>(1, n, static_cast<unsigned>(n + bits));
       Bytes codes(static_cast<std::size_t>(n)), want = codes;
       for (const int scale_bits : {8, 16, 32})
-        for (const bool unbiased : {false, true}) {
-          const GroupFormat format{bits, scale_bits, unbiased};
-          const Affine<float> got = kernels<2>().group(x.data(), n, format, codes.data());
-          const Affine<float> wanted = portable.group(x.data(), n, format, want.data());
-          EXPECT_EQ(codes, want);
-          EXPECT_EQ(got.scale, wanted.scale);
-          EXPECT_EQ(got.zero, wanted.zero);
-        }
+        for (const bool unbiased : {false, true})
+          for (const Index length : {32, 64, 512}) {
+            const GroupFormat format{bits, scale_bits, unbiased};
+            Affine<float> got[16] = {}, wanted[16] = {};
+            kernels<2>().groups(x.data(), n, length, format, got, codes.data());
+            portable.groups(x.data(), n, length, format, wanted, want.data());
+            EXPECT_EQ(codes, want);
+            for (int group = 0; group < 16; ++group) {
+              EXPECT_EQ(got[group].scale, wanted[group].scale);
+              EXPECT_EQ(got[group].zero, wanted[group].zero);
+            }
+          }
       for (const int scale_bits : {8, 16, 32}) {
         EXPECT_EQ(kernels<2>().symmetric(x.data(), n, bits, scale_bits, codes.data()),
                   portable.symmetric(x.data(), n, bits, scale_bits, want.data()));
@@ -130,7 +134,7 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
           Matrix<float> keys = x;
           kernels<2>().octet(keys.data(), n, inner.data(), format, expected, affine, all.data());
           for (const Affine<float>& one : affine) expect_in_range(one, all, bits, scale_bits);
-          affine[0] = kernels<2>().group(x.data(), n, format, codes.data());
+          kernels<2>().groups(x.data(), n, n, format, affine, codes.data());
           expect_in_range(affine[0], codes, bits, scale_bits);
         }
         const float scale = kernels<2>().symmetric(x.data(), n, bits, scale_bits, codes.data());
@@ -193,6 +197,15 @@ TEST_P(Encode, CodesGoToTheirTiles) {
   expect_tiles<3>(kernels<3>());
   expect_tiles<4>(kernels<4>());
   expect_tiles<8>(kernels<8>());
+}
+
+TEST_P(Encode, Transposes) {
+  const Matrix<float> wide = random_matrix<float>(32, 48, 8);
+  for (const Index columns : {8, 24, 40}) {
+    Matrix<float> out = Matrix<float>::Zero(columns, wide.rows());
+    kernels<2>().transpose(wide.data() + 8, wide.cols(), wide.rows(), columns, out.data());
+    EXPECT_EQ(out, wide.middleCols(8, columns).transpose());
+  }
 }
 
 TEST_P(Encode, RotationIsOrthonormalAndItsOwnInverse) {

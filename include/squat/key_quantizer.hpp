@@ -67,6 +67,17 @@ class KeyQuantizer {
   /// replaced by the valid token before them, or else the first valid one.
   Matrix<Real> working_copy(const MatrixView<Scalar>& keys, const Mask& mask,
                             bool token_major) const {
+    if constexpr (std::is_same_v<Scalar, float>) {
+      if (!token_major && (mask.empty() || is_full(mask))) {
+        Matrix<float> natural(keys.cols(), keys.rows());
+        simd::encode_kernels().transpose(keys.data(), keys.outerStride(), keys.rows(), keys.cols(),
+                                         natural.data());
+        if (block_.is_ordered()) return natural;
+        Matrix<float> x(keys.cols(), keys.rows());
+        for (Index p = 0; p < keys.cols(); ++p) x.row(p) = natural.row(block_.channel_at(p));
+        return x;
+      }
+    }
     Index stand_in = 0;
     while (stand_in < keys.rows() - 1 && !mask[stand_in]) ++stand_in;
     Matrix<Real> x(token_major ? keys.rows() : keys.cols(),
@@ -82,6 +93,12 @@ class KeyQuantizer {
           x(p, token) = static_cast<Real>(key[block_.channel_at(p)]);
     }
     return x;
+  }
+
+  static bool is_full(const Mask& mask) {
+    for (Index token = 0; token < mask.size(); ++token)
+      if (!mask[token]) return false;
+    return true;
   }
 
   /// Codes of the channels at [first, first + count), x [tokens, head_dim]; their keys in x become

@@ -28,15 +28,16 @@ class ValueQuantizer {
     require(token >= 0 && token < block_.tokens(), "token is ", token, "; a block has ",
             block_.tokens());
     const Index head_dim = block_.head_dim();
+    using Row = Eigen::Map<const Eigen::Matrix<Scalar, 1, Eigen::Dynamic>>;
     Real x[512];  // the largest head_dim
-    for (Index channel = 0; channel < head_dim; ++channel)
-      x[channel] = static_cast<Real>(value[channel]);
+    Eigen::Map<Eigen::Matrix<Real, 1, Eigen::Dynamic>>(x, head_dim) =
+        Row(value, head_dim).template cast<Real>();
     if (block_.is_rotated()) rotate(x);
     std::uint8_t codes[512];
-    for (Index group = 0; group < block_.groups(); ++group) {
-      const Index begin = block_.group_begin(group), count = block_.group_end(group) - begin;
-      block_.set_affine(record, token, group, encode(x + begin, count, codes + begin));
-    }
+    Affine<Real> affine[512 / 32];  // groups have at least 32 channels
+    encode(x, affine, codes);
+    for (Index group = 0; group < block_.groups(); ++group)
+      block_.set_affine(record, token, group, affine[group]);
     simd::encode_kernels(bits_).put(codes, head_dim, block_.tile(record, token, 0),
                                     block_.tile_stride(), token % 8);
   }
@@ -49,19 +50,30 @@ class ValueQuantizer {
       hadamard(x, block_.head_dim());
   }
 
-  /// Codes of one group, and their affine as it is stored.
-  Affine<Real> encode(const Real* x, Index count, std::uint8_t* codes) const {
-    if (config_.value_grid == ValueGrid::symmetric) {
-      if constexpr (std::is_same_v<Real, float>)
-        return {simd::encode_kernels().symmetric(x, count, bits_, config_.scale_bits, codes), 0};
-      else
-        return {symmetric_codes(x, count, bits_, config_.scale_bits, codes), 0};
+  /// Codes of x [head_dim], and the affine of every group as it is stored.
+  void encode(const Real* x, Affine<Real>* affine, std::uint8_t* codes) const {
+    if constexpr (std::is_same_v<Real, float>) {
+      if (config_.value_grid == ValueGrid::min_max && config_.backend != Backend::hqq) {
+        simd::encode_kernels().groups(
+            x, block_.head_dim(), block_.group_end(0),
+            {bits_, config_.scale_bits, config_.backend == Backend::unbiased}, affine, codes);
+        return;
+      }
     }
+    for (Index group = 0; group < block_.groups(); ++group) {
+      const Index begin = block_.group_begin(group), count = block_.group_end(group) - begin;
+      affine[group] = encode_group(x + begin, count, codes + begin);
+    }
+  }
+
+  /// Codes of one group, and their affine as it is stored.
+  Affine<Real> encode_group(const Real* x, Index count, std::uint8_t* codes) const {
+    if (config_.value_grid == ValueGrid::min_max)
+      return squat::encode_group(x, count, bits_, config_, Real(0), codes);
     if constexpr (std::is_same_v<Real, float>)
-      if (config_.backend != Backend::hqq)
-        return simd::encode_kernels().group(
-            x, count, {bits_, config_.scale_bits, config_.backend == Backend::unbiased}, codes);
-    return encode_group(x, count, bits_, config_, Real(0), codes);
+      return {simd::encode_kernels().symmetric(x, count, bits_, config_.scale_bits, codes), 0};
+    else
+      return {symmetric_codes(x, count, bits_, config_.scale_bits, codes), 0};
   }
 
   Config config_;

@@ -101,6 +101,13 @@ struct Avx2Encode : Avx2Groups {
     }
   }
 
+  SQUAT_AVX2 static void transpose(const float* x, Index stride, Index rows, Index columns,
+                                   float* out) {
+    for (Index row = 0; row < rows; row += 8)
+      for (Index c = 0; c < columns; c += 8)
+        transpose8(x + row * stride + c, stride, out + c * rows + row, rows);
+  }
+
   SQUAT_AVX2 static void add_products(const float* a, Index a_stride, const float* b,
                                       Index b_stride, float* out, Index out_stride, Index rows,
                                       Index n, Index columns) {
@@ -119,8 +126,8 @@ struct Avx2Encode : Avx2Groups {
 
   template <int Bits>
   static constexpr EncodeKernels kernels() {
-    return {keys<Bits>, pack_channels<Bits>, put_codes<Bits>, octet,
-            group,      symmetric,           rotate,          add_products};
+    return {keys<Bits>, pack_channels<Bits>, put_codes<Bits>, octet, groups, symmetric,
+            rotate,     transpose,           add_products};
   }
 
  private:
@@ -129,6 +136,30 @@ struct Avx2Encode : Avx2Groups {
       _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_cvtps_ph(x, 0));
     else
       _mm256_storeu_ps(reinterpret_cast<float*>(target), x);
+  }
+
+  SQUAT_AVX2_INLINE static void transpose8(const float* x, Index stride, float* out,
+                                           Index out_stride) {
+    // Rows i and i + 4 side by side, so that what is left stays within halves.
+    __m256 low[4], high[4];
+    SQUAT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float *first = x + i * stride, *second = x + (i + 4) * stride;
+      low[i] = _mm256_set_m128(_mm_loadu_ps(second), _mm_loadu_ps(first));
+      high[i] = _mm256_set_m128(_mm_loadu_ps(second + 4), _mm_loadu_ps(first + 4));
+    }
+    transpose4(low, out, out_stride);
+    transpose4(high, out + 4 * out_stride, out_stride);
+  }
+
+  /// Four rows, each [columns 0-3 of row i | the same columns of row i + 4].
+  SQUAT_AVX2_INLINE static void transpose4(const __m256 (&rows)[4], float* out, Index out_stride) {
+    const __m256 a = _mm256_unpacklo_ps(rows[0], rows[1]), b = _mm256_unpackhi_ps(rows[0], rows[1]);
+    const __m256 c = _mm256_unpacklo_ps(rows[2], rows[3]), d = _mm256_unpackhi_ps(rows[2], rows[3]);
+    _mm256_storeu_ps(out, _mm256_shuffle_ps(a, c, 0x44));
+    _mm256_storeu_ps(out + out_stride, _mm256_shuffle_ps(a, c, 0xee));
+    _mm256_storeu_ps(out + 2 * out_stride, _mm256_shuffle_ps(b, d, 0x44));
+    _mm256_storeu_ps(out + 3 * out_stride, _mm256_shuffle_ps(b, d, 0xee));
   }
 
   /// Codes of eight numbers, which become their errors.

@@ -10,9 +10,17 @@ namespace squat::simd {
 
 /// What EncodeKernels does with one group at a time.
 struct Avx2Groups : Avx2Registers {
-  SQUAT_AVX2 static Affine<float> group(const float* x, Index n, const GroupFormat& format,
-                                        std::uint8_t* codes) {
-    return encode_group(x, n, format, 0, codes);
+  SQUAT_AVX2 static void groups(const float* x, Index n, Index length, const GroupFormat& format,
+                                Affine<float>* affine, std::uint8_t* codes) {
+    if (format.unbiased || format.scale_bits == 8) {
+      for (Index i = 0; i < n; i += length)
+        *affine++ = encode_group(x + i, std::min(length, n - i), format, 0, codes + i);
+      return;
+    }
+    // Ranges of eight groups at once: dividing is what takes time.
+    for (Index first = 0; first < n; first += 8 * length, affine += 8)
+      encode_eight(x + first, std::min(8 * length, n - first), length, format, affine,
+                   codes + first);
   }
 
   SQUAT_AVX2 static float symmetric(const float* x, Index n, int bits, int scale_bits,
@@ -44,8 +52,8 @@ struct Avx2Groups : Avx2Registers {
       const __m256 xi = _mm256_loadu_ps(x + i);
       SQUAT_UNROLL
       for (int k = 0; k < symmetric_steps; ++k) {
-        const __m256 code = _mm256_sub_ps(
-            _mm256_cvtepi32_ps(grid_codes(xi, inverses[k], middles, levels)), middles);
+        const __m256 code =
+            _mm256_sub_ps(rounded(on_grid(xi, inverses[k], middles, levels)), middles);
         products[k] = add_product(products[k], code, xi);
         sizes[k] = _mm256_fmadd_ps(code, code, sizes[k]);  // exact
       }
@@ -78,13 +86,27 @@ struct Avx2Groups : Avx2Registers {
       y = butterfly(_mm256_permute2f128_ps(y, y, 1), y, 0xf0);
       _mm256_storeu_ps(x + i, y);
     }
-    for (Index stride = 8; stride < block; stride *= 2)
-      for (Index first = 0; first < n; first += 2 * stride)
+    // Two strides at a time, then the one that may be left.
+    Index stride = 8;
+    for (; 4 * stride <= block; stride *= 4)
+      for (Index first = 0; first < n; first += 4 * stride)
         for (Index i = first; i < first + stride; i += 8) {
           const __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + i + stride);
-          _mm256_storeu_ps(x + i, _mm256_add_ps(a, b));
-          _mm256_storeu_ps(x + i + stride, _mm256_sub_ps(a, b));
+          const __m256 c = _mm256_loadu_ps(x + i + 2 * stride);
+          const __m256 d = _mm256_loadu_ps(x + i + 3 * stride);
+          const __m256 ab = _mm256_add_ps(a, b), cd = _mm256_add_ps(c, d);
+          const __m256 a_b = _mm256_sub_ps(a, b), c_d = _mm256_sub_ps(c, d);
+          _mm256_storeu_ps(x + i, _mm256_add_ps(ab, cd));
+          _mm256_storeu_ps(x + i + stride, _mm256_add_ps(a_b, c_d));
+          _mm256_storeu_ps(x + i + 2 * stride, _mm256_sub_ps(ab, cd));
+          _mm256_storeu_ps(x + i + 3 * stride, _mm256_sub_ps(a_b, c_d));
         }
+    for (Index first = 0; stride < block && first < n; first += 2 * stride)
+      for (Index i = first; i < first + stride; i += 8) {
+        const __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + i + stride);
+        _mm256_storeu_ps(x + i, _mm256_add_ps(a, b));
+        _mm256_storeu_ps(x + i + stride, _mm256_sub_ps(a, b));
+      }
   }
 
  protected:
@@ -141,11 +163,16 @@ struct Avx2Groups : Avx2Registers {
         _mm256_min_ps(_mm256_max_ps(code, _mm256_setzero_ps()), _mm256_set1_ps(levels)));
   }
 
+  SQUAT_AVX2_INLINE static __m256 on_grid(__m256 x, __m256 inverse, __m256 middle, float levels) {
+    return _mm256_min_ps(_mm256_max_ps(add_product(middle, x, inverse), _mm256_setzero_ps()),
+                         _mm256_set1_ps(levels));
+  }
+  SQUAT_AVX2_INLINE static __m256 rounded(__m256 x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
   SQUAT_AVX2_INLINE static __m256i grid_codes(__m256 x, __m256 inverse, __m256 middle,
                                               float levels) {
-    return _mm256_cvtps_epi32(
-        _mm256_min_ps(_mm256_max_ps(add_product(middle, x, inverse), _mm256_setzero_ps()),
-                      _mm256_set1_ps(levels)));
+    return _mm256_cvtps_epi32(on_grid(x, inverse, middle, levels));
   }
 
   /// Codes of x[0..n) and their affine.
@@ -173,6 +200,36 @@ struct Avx2Groups : Avx2Registers {
     for (Index i = 0; i < n; i += 8)
       store64(codes + i, to_codes(_mm256_loadu_ps(x + i), range, levels));
     return affine;
+  }
+
+  /// Up to eight groups by min-max.
+  SQUAT_AVX2_INLINE static void encode_eight(const float* x, Index n, Index length,
+                                             const GroupFormat& format, Affine<float>* affine,
+                                             std::uint8_t* codes) {
+    alignas(32) float lows[8] = {}, highs[8] = {}, scales[8], zeros[8], inverses[8];
+    for (Index first = 0, group = 0; first < n; first += length, ++group) {
+      const Index end = std::min(first + length, n);
+      __m256 low = _mm256_loadu_ps(x + first), high = low;
+      for (Index i = first + 8; i < end; i += 8) {
+        low = _mm256_min_ps(low, _mm256_loadu_ps(x + i));
+        high = _mm256_max_ps(high, _mm256_loadu_ps(x + i));
+      }
+      lows[group] = _mm256_cvtss_f32(horizontal<true>(low));
+      highs[group] = _mm256_cvtss_f32(horizontal<false>(high));
+    }
+    const float levels = static_cast<float>((1 << format.bits) - 1);
+    const Range ranges =
+        fit_eight(_mm256_load_ps(lows), _mm256_load_ps(highs), levels, format.scale_bits);
+    _mm256_store_ps(scales, ranges.scale);
+    _mm256_store_ps(zeros, ranges.zero);
+    _mm256_store_ps(inverses, ranges.inverse);
+    for (Index first = 0, group = 0; first < n; first += length, ++group) {
+      affine[group] = {scales[group], zeros[group]};
+      const Range range = {_mm256_set1_ps(scales[group]), _mm256_set1_ps(zeros[group]),
+                           _mm256_set1_ps(inverses[group])};
+      for (Index i = first; i < std::min(first + length, n); i += 8)
+        store64(codes + i, to_codes(_mm256_loadu_ps(x + i), range, levels));
+    }
   }
 
   /// unbiased_codes, once the middle and the step of the whole range are known.
@@ -205,7 +262,7 @@ struct Avx2Groups : Avx2Registers {
       squares = add_product(squares, y, y);
       SQUAT_UNROLL
       for (int k = 0; k < Candidates; ++k) {
-        const __m256 code = _mm256_cvtepi32_ps(grid_codes(y, inverses[k], halves, levels));
+        const __m256 code = rounded(on_grid(y, inverses[k], halves, levels));
         cs[k] = _mm256_add_ps(cs[k], code);
         sizes[k] = _mm256_fmadd_ps(code, code, sizes[k]);  // exact
         products[k] = add_product(products[k], code, y);

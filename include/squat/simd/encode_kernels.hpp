@@ -36,13 +36,18 @@ struct EncodeKernels {
   /// and codes [8][tokens]; x becomes error, stored - x, x as it was before it moved.
   void (*octet)(float* x, Index tokens, const float* inner, const GroupFormat& format,
                 const float* expected, Affine<float>* affine, std::uint8_t* codes);
-  /// Affine and codes of x[0..n).
-  Affine<float> (*group)(const float* x, Index n, const GroupFormat& format, std::uint8_t* codes);
+  /// Affine and codes of the groups of x[0..n), at most 512 numbers, `length` to a group but
+  /// perhaps for the last.
+  void (*groups)(const float* x, Index n, Index length, const GroupFormat& format,
+                 Affine<float>* affine, std::uint8_t* codes);
   /// symmetric_codes of x[0..n).
   float (*symmetric)(const float* x, Index n, int bits, int scale_bits, std::uint8_t* codes);
   /// hadamard of x[0..n), which versions may round otherwise.
   void (*rotate)(float* x, Index n);
 
+  /// out [columns, rows] = x [rows, columns] transposed; rows and columns are multiples of 8, the
+  /// rows of x are `stride` apart.
+  void (*transpose)(const float* x, Index stride, Index rows, Index columns, float* out);
   /// out [rows, columns] += a [rows, n] b [n, columns]; rows and columns are multiples of 8,
   /// strides are those of rows. Here versions may differ in rounding.
   void (*add_products)(const float* a, Index a_stride, const float* b, Index b_stride, float* out,
@@ -119,9 +124,15 @@ struct PortableEncode {
     }
   }
 
-  static Affine<float> group(const float* x, Index n, const GroupFormat& format,
-                             std::uint8_t* codes) {
-    return encode(x, n, format, 0, codes);
+  static void groups(const float* x, Index n, Index length, const GroupFormat& format,
+                     Affine<float>* affine, std::uint8_t* codes) {
+    for (Index i = 0; i < n; i += length)
+      *affine++ = encode(x + i, std::min(length, n - i), format, 0, codes + i);
+  }
+
+  static void transpose(const float* x, Index stride, Index rows, Index columns, float* out) {
+    for (Index row = 0; row < rows; ++row)
+      for (Index c = 0; c < columns; ++c) out[c * rows + row] = x[row * stride + c];
   }
 
   static void add_products(const float* a, Index a_stride, const float* b, Index b_stride,
@@ -134,8 +145,8 @@ struct PortableEncode {
 
   template <int Bits>
   static constexpr EncodeKernels kernels() {
-    return {keys<Bits>, pack<Bits>,      put<Bits>,       octet,
-            group,      symmetric_codes, hadamard<float>, add_products};
+    return {keys<Bits>,      pack<Bits>,      put<Bits>, octet,       groups,
+            symmetric_codes, hadamard<float>, transpose, add_products};
   }
 };
 
