@@ -15,7 +15,7 @@
 namespace squat::testing {
 namespace {
 
-constexpr ModelShape shape{1, 4, 2, 32};
+const ModelShape shape{1, 4, 2, 32};
 constexpr Index key_width = 2 * 32, query_width = 4 * 32;
 
 /// Tokens of one sequence, some of them padding.
