@@ -37,6 +37,19 @@ double Quality::mean_divergence() const {
   return sum / count();
 }
 
+std::array<double, 4> Quality::mean_divergence_by_quarter(int window) const {
+  std::array<double, 4> sums{}, counts{};
+  const std::size_t length = static_cast<std::size_t>(window);
+  for (std::size_t i = 0; i < divergences_.size(); ++i) {
+    const std::size_t quarter = i % length * 4 / length;
+    sums[quarter] += divergences_[i];
+    counts[quarter] += 1;
+  }
+  for (std::size_t quarter = 0; quarter < 4; ++quarter)
+    sums[quarter] /= std::max(counts[quarter], 1.0);
+  return sums;
+}
+
 double Quality::divergence_at(double quantile) const {
   std::vector<double> sorted = divergences_;
   std::sort(sorted.begin(), sorted.end());

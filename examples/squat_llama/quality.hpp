@@ -1,6 +1,7 @@
 // How far a quantized cache moves what a model predicts.
 #pragma once
 
+#include <array>
 #include <squat/matrix.hpp>
 #include <vector>
 
@@ -21,6 +22,8 @@ class Quality {
   double count() const { return static_cast<double>(divergences_.size()); }  ///< tokens seen
   double mean_divergence() const;               ///< mean of KL(expected || actual), in nats
   double divergence_at(double quantile) const;  ///< 0.99: what one token in a hundred exceeds
+  /// Means over four parts of windows of `window` tokens, first to last: whether errors add up.
+  std::array<double, 4> mean_divergence_by_quarter(int window) const;
   double top1_agreement() const;       ///< share of tokens with the same likeliest next token
   double perplexity() const;           ///< of the actual predictions
   double expected_perplexity() const;  ///< of the expected ones

@@ -100,6 +100,8 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
         {"bits_per_element", result.bytes.bits_per_element()},
         {"mean_kl_divergence", quality.mean_divergence()},
         {"kl_divergence_99_percent", quality.divergence_at(0.99)},
+        {"mean_kl_divergence_by_quarter",
+         quality.mean_divergence_by_quarter(protocol.decode_tokens)},
         {"top1_agreement", quality.top1_agreement()},
         {"perplexity", quality.perplexity()},
         {"perplexity_full_precision", quality.expected_perplexity()},

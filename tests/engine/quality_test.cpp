@@ -28,5 +28,18 @@ TEST(Quality, LogitsMayBeLarge) {
   EXPECT_EQ(quality.perplexity(), 1);
 }
 
+TEST(Quality, ByQuarterOfTwoWindows) {
+  Quality quality;
+  const Eigen::Vector2f even(1, 1), skewed(std::log(3.0f), 0);
+  const double divergence = 0.75 * std::log(1.5) + 0.25 * std::log(0.5);
+  for (int window = 0; window < 2; ++window)
+    for (int token = 0; token < 8; ++token)
+      quality.add(token < 2 * window ? even : skewed, even, 0);  // none, then the first quarter
+  const auto quarters = quality.mean_divergence_by_quarter(8);
+  EXPECT_NEAR(quarters[0], divergence / 2, 1e-6);
+  for (std::size_t quarter = 1; quarter < 4; ++quarter)
+    EXPECT_NEAR(quarters[quarter], divergence, 1e-6);
+}
+
 }  // namespace
 }  // namespace squat_llama
