@@ -27,7 +27,7 @@ class Interleaving {
   void run(int calls) {
     for (int call = 0; call < calls && !::testing::Test::HasFailure(); ++call) {
       const Index sequence = below(cache_.sequences());
-      const Index choice = below(20);
+      const Index choice = below(22);
       if (choice < 13)
         update(below(shape_.layers), sequence, 1 + below(choice < 6 ? 3 : choice < 11 ? 40 : 150));
       else if (choice < 16)
@@ -36,6 +36,8 @@ class Interleaving {
         truncate(sequence);
       else if (choice < 19)
         attend(below(shape_.layers), sequence);
+      else if (choice < 21)
+        fork(sequence, below(cache_.sequences()));
       else if (below(4) == 0)
         clear();
       compare();
@@ -102,6 +104,14 @@ class Interleaving {
     cache_.truncate(size, of(sequence));
     for (Index layer = 0; layer < shape_.layers; ++layer)
       reference_.layer(layer, sequence).truncate(size);
+  }
+
+  void fork(Index from, Index to) {
+    log("fork sequence " + std::to_string(from) + " to " + std::to_string(to));
+    cache_.fork(from, to);
+    reference_.fork(from, to);
+    for (Index layer = 0; layer < shape_.layers && !cache_.config().shared_svd; ++layer)
+      still_prompt(layer, to) = still_prompt(layer, from);
   }
 
   /// Changes nothing, which compare() sees.

@@ -150,6 +150,15 @@ class ReferenceCache {
     layer(layer_index, sequence).flush(fit.sequence == -1 ? none : fit.feedback);
   }
 
+  void fork(Index from, Index to) {
+    for (Index l = 0; l < shape_.layers; ++l) {
+      layer(l, to) = Layer(layer(l, from));
+      if (config_.shared_svd) continue;
+      fit(l, to) = Fit(fit(l, from));
+      if (fit(l, to).sequence != -1) fit(l, to).sequence = to;
+    }
+  }
+
   void clear() {
     layers_.assign(static_cast<std::size_t>(shape_.layers * sequences_), Layer(shape_, config_));
     fits_.assign(layers_.size(), Fit());

@@ -162,15 +162,16 @@ class SQuatCache {
     return entry(layer, options.sequence).tokens.size();
   }
 
-  /// Bytes allocated by the whole cache.
+  /// Bytes allocated by the whole cache. What several sequences share counts once.
   MemoryUsage memory() const {
     MemoryUsage usage;
+    Counted counted;
     usage.bookkeeping = Index{sizeof(*this)} +
                         static_cast<Index>((entries_.capacity() - entries_.size()) * sizeof(Entry));
     if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
-    for (const Entry& entry : entries_) usage += entry.memory();
+    for (const Entry& entry : entries_) usage += entry.memory(counted);
     for (const KeyFit<Scalar>& fit : calibrated_)
-      usage.subspace += Index{sizeof(KeyFit<Scalar>)} + fit.bytes();
+      usage.subspace += Index{sizeof(KeyFit<Scalar>)} + fit.bytes(counted);
     return usage;
   }
 
@@ -184,6 +185,27 @@ class SQuatCache {
               entry(layer, options.sequence).tokens.size(), " tokens");
     for (Index layer = 0; layer < shape_.layers; ++layer)
       entry(layer, options.sequence).tokens.truncate(size);
+  }
+
+  /// Makes sequence `to` a copy of sequence `from` in every layer, in place of whatever it held:
+  /// for a prefix that several continuations have in common, for beams, for parallel samples. What
+  /// is quantized is shared, at the cost of a few bytes a block; residual and exact tokens are
+  /// copied. Neither sequence ever shows what happens to the other. With shared_svd the
+  /// subspace of a layer stays with the sequence that fitted it; without, `to` goes on under a copy
+  /// of that of `from`. When memory runs out (std::bad_alloc) `to` is as it was.
+  void fork(Index from, Index to) {
+    check_sequence("from", from);
+    check_sequence("to", to);
+    if (from == to) return;
+    std::vector<Entry> copies;
+    copies.reserve(static_cast<std::size_t>(shape_.layers));
+    for (Index layer = 0; layer < shape_.layers; ++layer)
+      copies.push_back(entry(layer, from).fork());
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      Entry& copy = copies[static_cast<std::size_t>(layer)];
+      if (config_.shared_svd) copy.fit = std::move(entry(layer, to).fit);
+      entry(layer, to) = std::move(copy);
+    }
   }
 
   /// Empties every sequence and forgets every subspace.
@@ -201,10 +223,14 @@ class SQuatCache {
   struct Entry {
     Entry(const ModelShape& shape, const Config& config, const KeyBlock& key_block, int value_bits)
         : tokens(shape, config, key_block, value_bits) {}
+    Entry(LayerCache<Scalar> tokens, std::unique_ptr<KeyFit<Scalar>> fit)
+        : tokens(std::move(tokens)), fit(std::move(fit)) {}
 
-    MemoryUsage memory() const {
-      MemoryUsage usage = tokens.memory();
-      if (fit) usage.subspace = Index{sizeof(KeyFit<Scalar>)} + fit->bytes();
+    Entry fork() const { return {tokens, fit ? std::make_unique<KeyFit<Scalar>>(*fit) : nullptr}; }
+
+    MemoryUsage memory(Counted& counted) const {
+      MemoryUsage usage = tokens.memory(counted);
+      if (fit) usage.subspace = Index{sizeof(KeyFit<Scalar>)} + fit->bytes(counted);
       usage.bookkeeping += Index{sizeof(Entry)} - Index{sizeof(tokens)};
       return usage;
     }
@@ -221,11 +247,15 @@ class SQuatCache {
   static constexpr Index calibration = -2;  // owner of a metric that no sequence fitted
   static constexpr double unlimited = std::numeric_limits<double>::infinity();
 
+  void check_sequence(const char* name, Index sequence) const {
+    require(sequence >= 0 && sequence < sequences_, name, " is ", sequence,
+            "; the cache has sequences 0 to ", sequences_ - 1);
+  }
+
   std::size_t index(Index layer, Index sequence) const {
     require(layer >= 0 && layer < shape_.layers, "layer is ", layer, "; the cache has layers 0 to ",
             shape_.layers - 1);
-    require(sequence >= 0 && sequence < sequences_, "options.sequence is ", sequence,
-            "; the cache has sequences 0 to ", sequences_ - 1);
+    check_sequence("options.sequence", sequence);
     return static_cast<std::size_t>(layer * sequences_ + sequence);
   }
   Entry& entry(Index layer, Index sequence) { return entries_[index(layer, sequence)]; }

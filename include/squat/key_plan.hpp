@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <squat/key_quantizer.hpp>
+#include <squat/memory.hpp>
 
 namespace squat {
 
@@ -36,7 +37,7 @@ template <class Scalar>
 struct KeyFit {
   std::vector<SecondMoment> moments;      // per kv head, while there may be more queries
   std::vector<KeyStatistics> statistics;  // per kv head, of the keys packed since the fit began
-  std::unique_ptr<const KeyPlan<Scalar>> plan;  // null until keys leave, and when it is outdated
+  std::shared_ptr<const KeyPlan<Scalar>> plan;  // null until keys leave, and when it is outdated
 
   void forget() {
     moments.clear();
@@ -45,8 +46,9 @@ struct KeyFit {
     statistics.shrink_to_fit();
   }
 
-  Index bytes() const {
-    Index sum = plan ? plan->bytes() : 0;
+  /// `counted` says what other sequences share.
+  Index bytes(Counted& counted) const {
+    Index sum = plan && counted.insert(plan.get()).second ? plan->bytes() : 0;
     for (const SecondMoment& moment : moments) sum += Index{sizeof(moment)} + moment.bytes();
     for (const KeyStatistics& one : statistics) sum += Index{sizeof(one)} + one.bytes();
     return sum;
@@ -56,7 +58,7 @@ struct KeyFit {
 /// The plan that `config` makes of second moments of queries and statistics of keys, an entry a kv
 /// head each. `key_bits` is the width, or the mean width, of a key code.
 template <class Scalar>
-std::unique_ptr<const KeyPlan<Scalar>> make_key_plan(const std::vector<SecondMoment>& moments,
+std::shared_ptr<const KeyPlan<Scalar>> make_key_plan(const std::vector<SecondMoment>& moments,
                                                      const std::vector<KeyStatistics>& statistics,
                                                      double key_bits, const Config& config) {
   std::vector<KeyBlock> blocks;
@@ -73,7 +75,7 @@ std::unique_ptr<const KeyPlan<Scalar>> make_key_plan(const std::vector<SecondMom
     blocks.emplace_back(head_dim, std::move(bits), config);
     blocks.back().set_expected(statistics[head].middles());
   }
-  return std::make_unique<const KeyPlan<Scalar>>(std::move(blocks), std::move(feedback), config);
+  return std::make_shared<const KeyPlan<Scalar>>(std::move(blocks), std::move(feedback), config);
 }
 
 }  // namespace squat

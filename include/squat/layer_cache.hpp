@@ -1,13 +1,11 @@
 // One layer of one sequence: packed blocks, then a residual in full precision.
 #pragma once
 
-#include <squat/block_row.hpp>
+#include <squat/block_rows.hpp>
 #include <squat/key_plan.hpp>
-#include <squat/memory.hpp>
 #include <squat/options.hpp>
 #include <squat/token_buffer.hpp>
 #include <squat/value_quantizer.hpp>
-#include <vector>
 
 namespace squat {
 
@@ -28,9 +26,8 @@ class LayerCache {
       : kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
         config_(config),
-        key_bytes_(key_block.bytes()),
-        key_code_bytes_(key_block.code_bytes()),
         values_quantizer_(shape.head_dim, value_bits, config),
+        rows_(kv_heads_, key_block, values_quantizer_.block()),
         keys_(kv_heads_ * head_dim_),
         values_(kv_heads_ * head_dim_),
         valid_(1),
@@ -38,13 +35,18 @@ class LayerCache {
         exact_values_(kv_heads_ * head_dim_),
         exact_positions_(1) {}
 
+  /// A copy shares what is packed; what either does later never shows on the other.
+  LayerCache(const LayerCache&) = default;
+  LayerCache(LayerCache&&) noexcept = default;
+  LayerCache& operator=(LayerCache&&) noexcept = default;
+
   Index size() const { return quantized_keys_ + keys_.size(); }
   Index quantized_keys() const { return quantized_keys_; }
   Index quantized_values() const { return quantized_values_; }
   bool has_valid() const { return valid_tokens_ > 0; }
 
   const ValueBlock& value_block() const { return values_quantizer_.block(); }
-  const std::vector<BlockRow>& rows() const { return rows_; }
+  const std::vector<BlockRow>& rows() const { return rows_.all(); }
   /// Residual key of `token` [kv_heads * head_dim]; token >= quantized_keys(). Padding is zero.
   const Scalar* key(Index token) const { return keys_.row(token - quantized_keys_); }
   /// Residual value of `token` [kv_heads * head_dim]; token >= quantized_values().
@@ -58,7 +60,7 @@ class LayerCache {
   /// Whether `token` is not padding.
   bool is_valid(Index token) const {
     if (token >= quantized_keys_) return *valid_.row(token - quantized_keys_) != 0;
-    std::size_t row = rows_.size() - 1;
+    Index row = rows_.size() - 1;
     Index first = quantized_keys_ - rows_[row].tokens;
     while (token < first) first -= rows_[--row].tokens;
     return rows_[row].is_valid(token - first);
@@ -122,7 +124,8 @@ class LayerCache {
   void flush(const KeyPlan<Scalar>& plan) {
     const Index leaving_keys = this->leaving_keys();
     const Index leaving_values = std::max(values_.size() - config_.residual_length, Index{0});
-    RowsGuard guard(rows_);
+    if (leaving_keys + leaving_values > 0) rows_.own(value_row_);
+    BlockRows::Guard guard(rows_);
     if (leaving_keys > 0) pack_keys(leaving_keys, plan);
     if (leaving_values > 0) pack_values(leaving_values);
     guard.keep();
@@ -149,7 +152,7 @@ class LayerCache {
     values_.truncate(size - quantized_values_);
     if (!rows_.empty())
       rows_.back().value_tokens = std::min(rows_.back().value_tokens, rows_.back().tokens);
-    value_row_ = std::min(value_row_, static_cast<Index>(rows_.size()));
+    value_row_ = std::min(value_row_, rows_.size());
     Index exact = exact_tokens();
     while (exact > 0 && exact_position(exact - 1) >= size) --exact;
     exact_keys_.truncate(exact);
@@ -157,75 +160,17 @@ class LayerCache {
     exact_positions_.truncate(exact);
   }
 
-  MemoryUsage memory() const {
-    MemoryUsage usage;
-    const Slab* counted = nullptr;
-    const std::vector<KeyBlock>* described = nullptr;
-    for (const BlockRow& row : rows_) {
-      if (row.slab.get() != counted) {
-        counted = row.slab.get();
-        usage.reserved += counted->bytes();
-        usage.bookkeeping += Index{sizeof(Slab)};
-      }
-      if (row.key_blocks.get() != described) {
-        described = row.key_blocks.get();
-        for (const KeyBlock& block : *described) {
-          usage.headers += block.header_bytes();
-          usage.bookkeeping += block.bookkeeping_bytes();
-        }
-      }
-      // Values come one by one, so a part of their record may still wait.
-      const Index waiting = row.tokens - row.value_tokens;
-      const auto used = [&](Index bytes) {
-        return bytes - bytes * waiting / config_.token_group_size;
-      };
-      const Index codes = kv_heads_ * (key_code_bytes_ + used(value_block().code_bytes()));
-      const Index records = kv_heads_ * (key_bytes_ + used(value_block().bytes()));
-      usage.codes += codes;
-      usage.scales += records - codes;
-      usage.reserved -= records;
-    }
+  /// Bytes; `counted` says what other sequences share.
+  MemoryUsage memory(Counted& counted) const {
+    MemoryUsage usage = rows_.memory(counted);
     usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes() + exact_keys_.bytes() +
                      exact_values_.bytes() + exact_positions_.bytes();
-    usage.bookkeeping +=
-        Index{sizeof(*this)} + static_cast<Index>(rows_.capacity() * sizeof(BlockRow));
+    usage.bookkeeping += Index{sizeof(*this)};
     return usage;
   }
 
  private:
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-
-  /// Drops rows added since it was made, unless told to keep them.
-  class RowsGuard {
-   public:
-    explicit RowsGuard(std::vector<BlockRow>& rows) : rows_(rows), size_(rows.size()) {}
-    ~RowsGuard() { rows_.resize(std::min(size_, rows_.size())); }
-    RowsGuard(const RowsGuard&) = delete;
-    RowsGuard& operator=(const RowsGuard&) = delete;
-    void keep() { size_ = rows_.size(); }
-
-   private:
-    std::vector<BlockRow>& rows_;
-    std::size_t size_;
-  };
-
-  /// An empty row behind the last one, in the last slab if it has room. Slabs grow with the cache,
-  /// so that at most an eighth of them, and 32 rows, waits for tokens; `coming` rows are sure to.
-  BlockRow next_row(Index coming) const {
-    BlockRow row;
-    if (!rows_.empty() && rows_.back().slot + 1 < rows_.back().slab->rows()) {
-      row.slab = rows_.back().slab;
-      row.slot = rows_.back().slot + 1;
-    } else {
-      const Index eighth = static_cast<Index>(rows_.size()) / 8;
-      row.slab = std::make_shared<Slab>(std::clamp(std::max(eighth, coming), Index{1}, Index{32}),
-                                        kv_heads_, key_bytes_, value_block().bytes());
-    }
-    // Slots for values to come count as zero until they do.
-    for (Index head = 0; head < kv_heads_; ++head)
-      std::fill_n(row.values(head), value_block().bytes(), std::byte{0});
-    return row;
-  }
 
   /// Which of a block of residual keys from `first` on are valid and not exact; returns whether
   /// some are exact.
@@ -253,7 +198,7 @@ class LayerCache {
   void pack_keys(Index count, const KeyPlan<Scalar>& plan) {
     const Index tokens = config_.token_group_size;
     for (Index first = 0; first < count; first += tokens) {
-      BlockRow row = next_row((count - first) / tokens);
+      BlockRow& row = rows_.add((count - first) / tokens);
       row.key_blocks = plan.blocks;
       row.tokens = static_cast<std::int32_t>(tokens);
       const std::uint8_t* valid = valid_.row(first);
@@ -264,7 +209,6 @@ class LayerCache {
       for (Index head = 0; head < kv_heads_; ++head)
         plan.quantizers[at(head)].quantize(residual_keys(first, head), plan.feedback[at(head)],
                                            row.keys(head), Mask(counts, tokens));
-      rows_.push_back(std::move(row));
     }
   }
 
@@ -280,7 +224,7 @@ class LayerCache {
   /// says so. There are rows for them all: no value leaves its residual before its key does.
   void pack_values(Index count) {
     for (Index done = 0, r = value_row_; done < count; ++r) {
-      BlockRow& row = rows_[at(r)];
+      BlockRow& row = rows_[r];
       const Index here = std::min(Index{row.tokens - row.value_tokens}, count - done);
       for (Index token = 0; token < here; ++token) {
         if (row.has_exact && is_exact(quantized_values_ + done + token)) continue;
@@ -300,7 +244,7 @@ class LayerCache {
 
   void take_values(Index count) noexcept {
     for (Index left = count; left > 0;) {
-      BlockRow& row = rows_[at(value_row_)];
+      BlockRow& row = rows_[value_row_];
       const Index here = std::min(Index{row.tokens - row.value_tokens}, left);
       row.value_tokens += static_cast<std::int32_t>(here);
       left -= here;
@@ -314,10 +258,8 @@ class LayerCache {
   Index kv_heads_;
   Index head_dim_;
   Config config_;
-  Index key_bytes_;
-  Index key_code_bytes_;
   ValueQuantizer<Scalar> values_quantizer_;
-  std::vector<BlockRow> rows_;
+  BlockRows rows_;
   Index quantized_keys_ = 0;
   Index quantized_values_ = 0;
   Index value_row_ = 0;  // the first row that still takes values

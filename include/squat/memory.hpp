@@ -2,8 +2,12 @@
 #pragma once
 
 #include <squat/matrix.hpp>
+#include <unordered_set>
 
 namespace squat {
+
+/// What has been counted already, of what several sequences share.
+using Counted = std::unordered_set<const void*>;
 
 /// Bytes allocated, by what they hold.
 struct MemoryUsage {

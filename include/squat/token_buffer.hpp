@@ -14,6 +14,12 @@ template <class T>
 class TokenBuffer {
  public:
   explicit TokenBuffer(Index width) : width_(width) {}
+  TokenBuffer(const TokenBuffer& other) : width_(other.width_) {
+    reserve(other.size_);
+    if (other.size_ > 0) std::copy(other.row(0), other.row(other.size_), append(other.size_));
+  }
+  TokenBuffer(TokenBuffer&&) noexcept = default;
+  TokenBuffer& operator=(TokenBuffer&&) noexcept = default;
 
   Index size() const { return size_; }
   Index bytes() const { return capacity_ * width_ * Index{sizeof(T)}; }

@@ -1,6 +1,7 @@
 // A cache that runs out of memory in the middle of a call is as it was before.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <new>
 #include <string>
@@ -19,36 +20,52 @@ const Tokens& tokens() {
   return all;
 }
 
+/// A cache of two sequences, each with a subspace of its own.
+Cache make_cache() {
+  Config config = strong_feedback();
+  config.shared_svd = false;
+  return Cache(shape, config, 2);
+}
+
 /// What a cache holds and answers.
 struct Contents {
-  explicit Contents(const Cache& cache) : keys(cache.keys(0)), values(cache.values(0)) {
-    if (keys.rows() > 0) out = attend(cache, tokens().queries.topRows(1));
+  explicit Contents(const Cache& cache) {
+    for (Index s = 0; s < cache.sequences(); ++s) {
+      parts.push_back(cache.keys(0, sequence(s)));
+      parts.push_back(cache.values(0, sequence(s)));
+      if (cache.size(0, sequence(s)) > 0)
+        parts.push_back(attend(cache, tokens().queries.topRows(1), sequence(s)));
+    }
   }
   bool operator==(const Contents& other) const {
-    return same(keys, other.keys) && same(values, other.values) && same(out, other.out);
+    return std::equal(parts.begin(), parts.end(), other.parts.begin(), other.parts.end(),
+                      [](const Rows& a, const Rows& b) { return same(a, b); });
   }
-  Rows keys, values, out;
+  std::vector<Rows> parts;
 };
 
 /// Contents of a cache after `calls`.
 Contents contents_after(const std::vector<Call>& calls) {
-  Cache cache(shape, strong_feedback());
+  Cache cache = make_cache();
   for (const Call& call : calls) call(cache);
   return Contents(cache);
 }
 
 /// Packs, so that the subspace shows.
 void flush(Cache& cache) { cache.flush(0); }
+void flush_all(Cache& cache) {
+  for (Index s = 0; s < cache.sequences(); ++s) cache.flush(0, sequence(s));
+}
 
 /// Lets `call` run out of memory at its first allocation, at its second, and so on until it has
 /// enough. Returns how often it ran out.
 int run_out_of_memory(const Call& prepare, const Call& call) {
-  const Contents before = contents_after({prepare}), flushed = contents_after({prepare, flush});
-  const Contents after = contents_after({prepare, call, flush});
+  const Contents before = contents_after({prepare}), flushed = contents_after({prepare, flush_all});
+  const Contents after = contents_after({prepare, call, flush_all});
   for (int failures = 0; failures < 10000; ++failures)
     for (const bool again : {false, true}) {
       SCOPED_TRACE("after " + std::to_string(failures) + " allocations");
-      Cache cache(shape, strong_feedback());
+      Cache cache = make_cache();
       prepare(cache);
       bool failed = false;
       allow_allocations(failures);
@@ -62,7 +79,7 @@ int run_out_of_memory(const Call& prepare, const Call& call) {
         EXPECT_TRUE(Contents(cache) == before);
         if (again) call(cache);
       }
-      flush(cache);
+      flush_all(cache);
       EXPECT_TRUE(Contents(cache) == (failed && !again ? flushed : after));
       if (!failed || ::testing::Test::HasFailure()) return failures;
     }
@@ -93,6 +110,25 @@ TEST(AllocationFailure, LeavesAccumulationUndone) {
 }
 
 TEST(AllocationFailure, LeavesFlushUndone) { EXPECT_GT(run_out_of_memory(prompt, flush), 20); }
+
+TEST(AllocationFailure, LeavesForkUndone) {
+  const auto two = [](Cache& cache) {
+    prompt(cache);
+    flush(cache);
+    update(cache, tokens(), 200, 50, sequence(1));
+  };
+  EXPECT_GT(run_out_of_memory(two, [](Cache& cache) { cache.fork(0, 1); }), 5);
+}
+
+TEST(AllocationFailure, LeavesWhatForksShareUndone) {
+  const auto forked = [](Cache& cache) {
+    prompt(cache);
+    flush(cache);
+    cache.fork(0, 1);
+    update(cache, tokens(), 200, 150, sequence(1));
+  };
+  EXPECT_GT(run_out_of_memory(forked, [](Cache& cache) { cache.flush(0, sequence(1)); }), 20);
+}
 
 TEST(AllocationFailure, NeverStopsTruncation) {
   Cache cache(shape);

@@ -1,0 +1,122 @@
+// The packed rows of a layer, and the slabs they lie in.
+#pragma once
+
+#include <algorithm>
+#include <squat/block_row.hpp>
+#include <squat/memory.hpp>
+#include <squat/value_block.hpp>
+#include <vector>
+
+namespace squat {
+
+/// The rows of one layer and sequence, oldest first. A copy shares their records, until one of both
+/// writes to them.
+class BlockRows {
+ public:
+  /// All key records have the size of `key_block`'s.
+  BlockRows(Index kv_heads, const KeyBlock& key_block, const ValueBlock& value_block)
+      : kv_heads_(kv_heads),
+        tokens_(value_block.tokens()),
+        key_bytes_(key_block.bytes()),
+        key_code_bytes_(key_block.code_bytes()),
+        value_bytes_(value_block.bytes()),
+        value_code_bytes_(value_block.code_bytes()) {}
+
+  const std::vector<BlockRow>& all() const { return rows_; }
+  Index size() const { return static_cast<Index>(rows_.size()); }
+  bool empty() const { return rows_.empty(); }
+  BlockRow& operator[](Index row) { return rows_[static_cast<std::size_t>(row)]; }
+  const BlockRow& operator[](Index row) const { return rows_[static_cast<std::size_t>(row)]; }
+  BlockRow& back() { return rows_.back(); }
+
+  /// Adds an empty row, the first of `coming`. It lies behind the last one if there is room. Slabs
+  /// grow with the cache, so that at most an eighth of them, and 32 rows, waits for tokens.
+  BlockRow& add(Index coming) {
+    const Index eighth = size() / 8;
+    BlockRow row;
+    row.slot = free_slot(size() - 1, std::clamp(std::max(eighth, coming), Index{1}, Index{32}));
+    // Slots for values to come count as zero until they do.
+    for (Index head = 0; head < kv_heads_; ++head)
+      std::fill_n(row.values(head), value_bytes_, std::byte{0});
+    rows_.push_back(std::move(row));
+    return rows_.back();
+  }
+
+  void pop_back() { rows_.pop_back(); }
+
+  /// Before records of rows from `first` on are written to: those that another sequence has too
+  /// move to copies.
+  void own(Index first) {
+    for (Index r = first; r < size(); ++r) {
+      BlockRow& row = (*this)[r];
+      if (!row.slot.is_shared()) continue;
+      SlabSlot copy = free_slot(r - 1, size() - r);
+      for (Index head = 0; head < kv_heads_; ++head) {
+        std::copy_n(row.keys(head), key_bytes_, copy.keys(head));
+        std::copy_n(row.values(head), value_bytes_, copy.values(head));
+      }
+      row.slot = std::move(copy);
+    }
+  }
+
+  /// Drops rows added since it was made, unless told to keep them.
+  class Guard {
+   public:
+    explicit Guard(BlockRows& rows) : rows_(rows.rows_), size_(rows_.size()) {}
+    ~Guard() { rows_.resize(std::min(size_, rows_.size())); }
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+    void keep() { size_ = rows_.size(); }
+
+   private:
+    std::vector<BlockRow>& rows_;
+    std::size_t size_;
+  };
+
+  /// Of records, what their blocks share, and the rows; `counted` says what other sequences share.
+  MemoryUsage memory(Counted& counted) const {
+    MemoryUsage usage;
+    usage.bookkeeping = static_cast<Index>(rows_.capacity() * sizeof(BlockRow));
+    for (const BlockRow& row : rows_) {
+      const Slab& slab = row.slot.slab();
+      if (counted.insert(&slab).second) {
+        usage.reserved += slab.bytes();
+        usage.bookkeeping += slab.bookkeeping_bytes();
+      }
+      if (counted.insert(row.key_blocks.get()).second)
+        for (const KeyBlock& block : *row.key_blocks) {
+          usage.headers += block.header_bytes();
+          usage.bookkeeping += block.bookkeeping_bytes();
+        }
+      if (!counted.insert(row.keys(0)).second) continue;
+      // Values come one by one, so a part of their record may still wait.
+      const Index waiting = row.tokens - row.value_tokens;
+      const auto used = [&](Index bytes) { return bytes - bytes * waiting / tokens_; };
+      const Index codes = kv_heads_ * (key_code_bytes_ + used(value_code_bytes_));
+      const Index records = kv_heads_ * (key_bytes_ + used(value_bytes_));
+      usage.codes += codes;
+      usage.scales += records - codes;
+      usage.reserved -= records;
+    }
+    return usage;
+  }
+
+ private:
+  /// A slot behind that of `row`, or else the first one of a new slab of `slots`.
+  SlabSlot free_slot(Index row, Index slots) const {
+    SlabSlot slot;
+    if (row >= 0) slot = (*this)[row].slot.next();
+    if (slot) return slot;
+    return SlabSlot::first_of(std::make_shared<Slab>(slots, kv_heads_, key_bytes_, value_bytes_));
+  }
+
+  Index kv_heads_;
+  Index tokens_;  // of a block
+  Index key_bytes_;
+  Index key_code_bytes_;
+  Index value_bytes_;
+  Index value_code_bytes_;
+  std::vector<BlockRow> rows_;
+};
+
+}  // namespace squat
