@@ -15,16 +15,16 @@
 namespace squat::testing {
 namespace {
 
-const ModelShape shape{1, 4, 2, 32};
-constexpr Index key_width = 2 * 32, query_width = 4 * 32;
+const ModelShape model{1, 4, 2, 32};
+constexpr Index kv_width = 2 * 32, q_width = 4 * 32;
 
 /// Tokens of one sequence, some of them padding.
 template <class Scalar>
 struct Sequence {
   Sequence(Index tokens, bool padded, unsigned seed)
-      : queries(random_matrix<Scalar>(tokens, query_width, seed)),
-        keys(random_matrix<Scalar>(tokens, key_width, seed + 1000)),
-        values(random_matrix<Scalar>(tokens, key_width, seed + 2000)),
+      : queries(random_matrix<Scalar>(tokens, q_width, seed)),
+        keys(random_matrix<Scalar>(tokens, kv_width, seed + 1000)),
+        values(random_matrix<Scalar>(tokens, kv_width, seed + 2000)),
         valid(static_cast<std::size_t>(tokens), 1) {
     std::mt19937 random(seed);
     if (padded)
@@ -49,7 +49,7 @@ class Shards {
          const QueryMoments* moments = nullptr)
       : sequence_(sequence), ends_(ends) {
     for (std::size_t i = 0; i < ends.size(); ++i) {
-      caches.emplace_back(shape, config);
+      caches.emplace_back(model, config);
       if (moments != nullptr) caches.back().calibrate(*moments);
       if (first(i) < ends[i]) append(caches.back(), first(i), ends[i]);
     }
@@ -76,21 +76,21 @@ class Shards {
   /// The newest `rows` tokens' attention to all of them.
   Attended<Scalar> attend(Index rows) const {
     const Index position = sequence_.tokens() - rows;
-    MergedAttention<Scalar> merged(shape, rows);
+    MergedAttention<Scalar> merged(model, rows);
     for (std::size_t i = 0; i < caches.size(); ++i) {
       // Rows of tokens before the shard see none of it.
       const Index blind = std::clamp(first(i) - position, Index{0}, rows), seeing = rows - blind;
-      Attended<Scalar> part(shape, rows);
+      Attended<Scalar> part(model, rows);
       CallOptions options;
       options.position = position + blind - first(i);
       options.mask = sequence_.mask(position + blind, seeing);
-      options.log_sum_exp = part.log_sum_exp.data() + blind * shape.query_heads;
+      options.log_sum_exp = part.log_sum_exp.data() + blind * model.query_heads;
       if (seeing > 0)
         caches[i].attend(0, sequence_.queries.bottomRows(seeing), part.out.bottomRows(seeing),
                          options);
       merged.add(part.out, part.log_sum_exp);
     }
-    Attended<Scalar> all(shape, rows);
+    Attended<Scalar> all(model, rows);
     merged.write(all.out, all.log_sum_exp.data());
     return all;
   }
@@ -104,7 +104,7 @@ class Shards {
   Index first(std::size_t shard) const { return shard == 0 ? 0 : ends_[shard - 1]; }
 
   Matrix<Scalar> joined(Matrix<Scalar> (Cache::*what)(Index, const CallOptions&) const) const {
-    Matrix<Scalar> all(sequence_.tokens(), key_width);
+    Matrix<Scalar> all(sequence_.tokens(), kv_width);
     for (std::size_t i = 0; i < caches.size(); ++i)
       all.middleRows(first(i), ends_[i] - first(i)) = (caches[i].*what)(0, {});
     return all;
@@ -116,8 +116,8 @@ class Shards {
 
 double longest(const Matrix<double>& rows) {
   double longest = 0;
-  for (Index c = 0; c < rows.cols(); c += shape.head_dim)
-    longest = std::max(longest, rows.middleCols(c, shape.head_dim).rowwise().norm().maxCoeff());
+  for (Index c = 0; c < rows.cols(); c += model.head_dim)
+    longest = std::max(longest, rows.middleCols(c, model.head_dim).rowwise().norm().maxCoeff());
   return longest;
 }
 
@@ -129,7 +129,7 @@ double longest(const Matrix<double>& rows) {
 template <class Scalar>
 double exact_error(const Matrix<Scalar>& queries, const Matrix<Scalar>& keys, double largest_log) {
   constexpr double u = roundoff<ComputeType<Scalar>>(), stored = roundoff<Scalar>();
-  const double d = static_cast<double>(shape.head_dim), tokens = static_cast<double>(keys.rows());
+  const double d = static_cast<double>(model.head_dim), tokens = static_cast<double>(keys.rows());
   const double scores = ((d + 4) * u + stored) * longest(queries.template cast<double>()) *
                         longest(keys.template cast<double>()) / std::sqrt(d);
   return 2 * (scores + largest_log * roundoff<float>()) + (tokens + 16) * u + 3 * stored;
@@ -164,12 +164,12 @@ class ShardsOf : public ::testing::Test {
     const Matrix<Scalar> keys = shards.keys(), values = shards.values();
     Matrix<double> expected_log;
     const Matrix<double> expected =
-        dense_attention<Scalar>(shape, queries, keys, values, sequence.valid, &expected_log);
+        dense_attention<Scalar>(model, queries, keys, values, sequence.valid, &expected_log);
     const One actual = shards.attend(rows);
     if (arithmetic == Arithmetic::fast) {
       // May lose a tenth of what the codes lose, as in one cache.
       const Matrix<double> original =
-          dense_attention<Scalar>(shape, queries, sequence.keys, sequence.values, sequence.valid);
+          dense_attention<Scalar>(model, queries, sequence.keys, sequence.values, sequence.valid);
       EXPECT_LE((actual.out.template cast<double>() - expected).norm(),
                 0.1 * (expected - original).norm());
       expect_near(actual.log_sum_exp, expected_log, 2e-2);
@@ -206,7 +206,7 @@ TYPED_TEST(ShardsOf, AttendAsOneSequence) {
 /// Blocks that do not cross shards, one metric: the shards hold the codes of the one cache.
 TYPED_TEST(ShardsOf, ThatAreSealedEqualOneCache) {
   const Sequence<TypeParam> sequence(320, false, 5);
-  QueryMoments moments(shape);
+  QueryMoments moments(model);
   moments.add<TypeParam>(0, sequence.queries);
   for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::exact}) {
     Config config;
