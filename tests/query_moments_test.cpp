@@ -63,6 +63,28 @@ TEST(QueryMoments, FilesOfAnotherShapeAreRefused) {
   EXPECT_ERROR(loaded("SQUATQM1" + bytes.substr(8)), "SQUATQM2");
 }
 
+TEST(QueryMoments, ThoseOfPartsAddUp) {
+  const Rows queries = correlated_matrix<float>(512, 4 * 16, 1);
+  QueryMoments whole(two_layers), sum(two_layers), second_half(two_layers);
+  for (Index layer = 0; layer < 2; ++layer) {
+    whole.add<float>(layer, queries);
+    sum.add<float>(layer,
+                   queries.topRows(256));  // the chunk that a moment sums in single precision
+    second_half.add<float>(layer, queries.bottomRows(256));
+  }
+  sum.add(second_half);
+  EXPECT_EQ(saved(sum), saved(whole));
+  for (const ModelShape& other : {ModelShape{1, 4, 2, 16}, {2, 4, 1, 16}, {2, 4, 2, 8}})
+    EXPECT_ERROR(sum.add(QueryMoments(other)), "other moments", "2, 2 of 16");
+  EXPECT_EQ(saved(sum), saved(whole));
+  const SecondMoment huge(Matrix<double>::Constant(4, 4, 1e308), 1);
+  SecondMoment twice = huge;
+  EXPECT_ERROR(twice.add(huge), "not finite");
+  EXPECT_ERROR(twice.add(SecondMoment(8)), "head_dim 8", "4");
+  EXPECT_EQ(twice.sum(), huge.sum());
+  EXPECT_EQ(twice.count(), 1);
+}
+
 TEST(Calibrate, ReplacesTheFitOfThePrompt) {
   const Tokens prompt(200, 3), other(200, 4);
   const ModelShape one{1, 4, 2, 16};

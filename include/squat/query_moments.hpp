@@ -57,6 +57,20 @@ class QueryMoments {
     std::move(sums.begin(), sums.end(), moments_.begin() + first);
   }
 
+  /// Adds what `other` gathered elsewhere: from other texts, or on another machine. Fails, adding
+  /// nothing, on another shape, or a sum that is not finite.
+  void add(const QueryMoments& other) {
+    const ModelShape& theirs = other.shape_;
+    require(theirs.layers == shape_.layers && theirs.kv_heads == shape_.kv_heads &&
+                theirs.head_dim == shape_.head_dim,
+            "the other moments are for ", theirs.layers, " layers, ", theirs.kv_heads,
+            " kv heads of ", theirs.head_dim, "; these for ", shape_.layers, ", ", shape_.kv_heads,
+            " of ", shape_.head_dim);
+    std::vector<SecondMoment> sums = moments_;
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i].add(other.moments_[i]);
+    moments_ = std::move(sums);
+  }
+
   /// Writes a file of version 2, little-endian:
   ///
   ///     char magic[8] = "SQUATQM2"

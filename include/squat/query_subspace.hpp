@@ -48,6 +48,17 @@ class SecondMoment {
     count_ = count;
   }
 
+  /// Adds the queries of `other`. Fails, adding nothing, on another width, or a sum that is not
+  /// finite.
+  void add(const SecondMoment& other) {
+    require(other.head_dim() == head_dim(), "the other moment is of head_dim ", other.head_dim(),
+            "; this one of ", head_dim());
+    Matrix<double> sum = sum_ + other.sum_;
+    require(sum.allFinite(), "the sum of the moments is not finite");
+    sum_ = std::move(sum);
+    count_ += other.count_;
+  }
+
   Index head_dim() const { return sum_.rows(); }
   Index count() const { return count_; }              ///< queries added
   const Matrix<double>& sum() const { return sum_; }  ///< [head_dim, head_dim]
