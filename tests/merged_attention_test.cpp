@@ -39,8 +39,8 @@ Attended<Scalar> merge(const ModelShape& shape, const std::vector<Attended<Scala
 
 template <class Scalar>
 class MergedAttentionOf : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(MergedAttentionOf, Scalars, );
+using MergedScalars = ::testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
+TYPED_TEST_SUITE(MergedAttentionOf, MergedScalars, );
 
 /// Each row over all tokens that `belongs` has, in double; where there are none NaN, and minus
 /// infinity.
