@@ -55,6 +55,21 @@ class AffineTable {
     return affine;
   }
 
+  /// Whether all is finite and no scale negative, as set() leaves it.
+  bool is_valid(const std::byte* table) const {
+    const float most = largest_stored(scale_bits_);
+    for (Index i = 0; i < entries_; ++i) {
+      if (scale_bits_ == 8) {
+        if (byte(table, i) > largest_scale_byte) return false;
+        continue;
+      }
+      const float scale = load<float>(table, i);
+      if (!(scale >= 0 && scale <= most)) return false;
+      if (has_zeros_ && !(std::abs(load<float>(table, entries_ + i)) <= most)) return false;
+    }
+    return true;
+  }
+
   /// `affine` must hold values as stored_range() gives them, so that nothing is lost here.
   template <class Real>
   void set(std::byte* table, Index entry, const Affine<Real>& affine, Real levels,

@@ -17,7 +17,7 @@ struct UnitUpperFactor {
   explicit UnitUpperFactor(const Matrix<double>& metric) : u(metric), d(metric.rows()) {
     for (Index j = u.rows() - 1; j >= 0; --j) {
       d[j] = u(j, j);
-      require(d[j] > 0, "metric is not positive definite at channel ", j);
+      require(d[j] > 0 && std::isfinite(d[j]), "metric is not positive definite at channel ", j);
       for (Index i = 0; i < j; ++i) {
         const double factor = u(i, j) / d[j];
         for (Index k = i; k < j; ++k) u(i, k) -= factor * u(k, j);
@@ -34,6 +34,10 @@ class KeyStatistics {
   explicit KeyStatistics(Index head_dim)
       : squared_ranges_(Eigen::VectorXd::Zero(head_dim)),
         middles_(Eigen::VectorXd::Zero(head_dim)) {}
+
+  /// From its parts: sums over `blocks` blocks, each [head_dim].
+  KeyStatistics(Eigen::VectorXd squared_ranges, Eigen::VectorXd middles, double blocks)
+      : squared_ranges_(std::move(squared_ranges)), middles_(std::move(middles)), blocks_(blocks) {}
 
   /// Adds a block of keys [tokens, head_dim]; tokens that `mask` leaves out do not count.
   template <class Keys>
@@ -57,6 +61,10 @@ class KeyStatistics {
   /// Means over the blocks [head_dim].
   Eigen::VectorXd squared_ranges() const { return squared_ranges_ / std::max(blocks_, 1.0); }
   Eigen::VectorXd middles() const { return middles_ / std::max(blocks_, 1.0); }
+  /// The parts.
+  const Eigen::VectorXd& sum_of_squared_ranges() const { return squared_ranges_; }
+  const Eigen::VectorXd& sum_of_middles() const { return middles_; }
+  double blocks() const { return blocks_; }
 
  private:
   Eigen::VectorXd squared_ranges_;

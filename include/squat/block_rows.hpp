@@ -42,6 +42,15 @@ class BlockRows {
     return rows_.back();
   }
 
+  /// Adds an empty row that has the records and blocks of `other`.
+  BlockRow& share(const BlockRow& other) {
+    BlockRow row;
+    row.slot = other.slot;
+    row.key_blocks = other.key_blocks;
+    rows_.push_back(std::move(row));
+    return rows_.back();
+  }
+
   void pop_back() { rows_.pop_back(); }
 
   /// Before records of rows from `first` on are written to: those that another sequence has too

@@ -3,7 +3,7 @@
 
 #include <memory>
 #include <squat/attention.hpp>
-#include <squat/query_moments.hpp>
+#include <squat/snapshot_reader.hpp>
 #include <utility>
 
 namespace squat {
@@ -210,13 +210,49 @@ class SQuatCache {
 
   /// Empties every sequence and forgets every subspace.
   void clear() {
-    const KeyBlock key_block = even_block();
-    std::vector<Entry> entries;
-    entries.reserve(static_cast<std::size_t>(shape_.layers * sequences_));
-    for (Index i = 0; i < shape_.layers * sequences_; ++i)
-      entries.emplace_back(shape_, config_, key_block, value_bits());
-    entries_ = std::move(entries);
+    entries_ = empty_entries(sequences_);
     calibrated_.clear();
+  }
+
+  /// Writes all sequences, to be loaded again: a prompt that was read once, or work that goes on
+  /// another day. The file (SnapshotFormat) has the same bytes on every machine; what several
+  /// sequences share is written once. Fails where the stream does.
+  void save(std::ostream& out) const { save(out, 0, sequences_); }
+
+  /// Writes one sequence, and what its keys are quantized with, as a cache of its own.
+  void save(std::ostream& out, Index sequence) const {
+    check_sequence("sequence", sequence);
+    save(out, sequence, 1);
+  }
+
+  /// Goes on where a saved cache stopped, in place of all that is held: the same keys, values and
+  /// attention, bit for bit, and the same codes for what is appended later. Reads no further than
+  /// the file goes. Fails on a file of another Scalar, shape, configuration or number of sequences,
+  /// naming what differs, and on one that is cut short or altered; whoever made the file, what is
+  /// loaded is sound. When it fails, std::bad_alloc included, the cache is as it was.
+  void load(std::istream& in) {
+    Loaded file = read(in, sequences_);
+    entries_ = std::move(file.entries);
+    calibrated_ = std::move(file.calibrated);
+  }
+
+  /// The same for one sequence, from a file that holds one, in place of what `sequence` holds. What
+  /// is appended later is quantized as in the file, unless the cache is calibrated or, with
+  /// shared_svd, goes by the subspace of another sequence.
+  void load(std::istream& in, Index sequence) {
+    check_sequence("sequence", sequence);
+    Loaded file = read(in, 1);
+    for (std::size_t layer = 0; layer < file.calibrated.size(); ++layer)
+      file.entries[layer].fit = std::make_unique<KeyFit<Scalar>>(std::move(file.calibrated[layer]));
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      const Index owner = calibrated_.empty() ? fitted_by(layer, sequence) : calibration;
+      Entry& source = file.entries[static_cast<std::size_t>(layer)];
+      Entry& target = entry(layer, sequence);
+      target.tokens = std::move(source.tokens);
+      if (owner != -1 && owner != sequence) continue;
+      // Others may go by a subspace that the file has nothing to put in place of.
+      if (source.fit || !config_.shared_svd || sequences_ == 1) target.fit = std::move(source.fit);
+    }
   }
 
  private:
@@ -237,6 +273,12 @@ class SQuatCache {
 
     LayerCache<Scalar> tokens;
     std::unique_ptr<KeyFit<Scalar>> fit;
+  };
+
+  /// What a file holds.
+  struct Loaded {
+    std::vector<Entry> entries;              // [layers, sequences]
+    std::vector<KeyFit<Scalar>> calibrated;  // per layer, or empty
   };
 
   static Executor& serial() {
@@ -272,6 +314,58 @@ class SQuatCache {
   int value_bits() const { return config_.value_bits == 0 ? ValueBits : config_.value_bits; }
   double key_bits() const { return config_.key_bits == 0 ? KeyBits : config_.key_bits; }
 
+  /// The configuration with the widths that result.
+  Config stored_config() const {
+    Config config = config_;
+    config.key_bits = key_bits();
+    config.value_bits = value_bits();
+    return config;
+  }
+
+  std::vector<Entry> empty_entries(Index sequences) const {
+    const KeyBlock key_block = even_block();
+    std::vector<Entry> entries;
+    entries.reserve(static_cast<std::size_t>(shape_.layers * sequences));
+    for (Index i = 0; i < shape_.layers * sequences; ++i)
+      entries.emplace_back(shape_, config_, key_block, value_bits());
+    return entries;
+  }
+
+  void save(std::ostream& out, Index first, Index count) const {
+    SnapshotWriter<Scalar> file(out, shape_, stored_config(), count, !calibrated_.empty());
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      file.begin_layer();
+      if (!calibrated_.empty()) file.fit(&calibrated_[static_cast<std::size_t>(layer)]);
+      for (Index sequence = first; sequence < first + count; ++sequence) {
+        file.tokens(entry(layer, sequence).tokens);
+        // A sequence alone takes along what it is quantized with, whosever it is.
+        const Index owner = count == 1 ? fitted_by(layer, sequence) : sequence;
+        file.fit(owner == -1 ? nullptr : entry(layer, owner).fit.get());
+      }
+    }
+    file.finish();
+  }
+
+  Loaded read(std::istream& in, Index sequences) const {
+    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences);
+    Loaded loaded{empty_entries(sequences), {}};
+    auto entry = loaded.entries.begin();
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      file.begin_layer();
+      if (file.calibrated()) {
+        std::unique_ptr<KeyFit<Scalar>> fit = file.fit();
+        require(fit != nullptr, "the file is calibrated but for layer ", layer);
+        loaded.calibrated.push_back(std::move(*fit));
+      }
+      for (Index sequence = 0; sequence < sequences; ++sequence, ++entry) {
+        file.tokens(entry->tokens);
+        entry->fit = file.fit();
+      }
+    }
+    file.finish();
+    return loaded;
+  }
+
   /// A block of keys of which nothing is known.
   KeyBlock even_block() const {
     return KeyBlock(shape_.head_dim, even_bits(shape_.head_dim, key_bits()), config_);
@@ -303,7 +397,7 @@ class SQuatCache {
 
   /// For a flush that packs no key.
   static const KeyPlan<Scalar>& unused_plan() {
-    static const KeyPlan<Scalar> none({}, {}, Config{});
+    static const KeyPlan<Scalar> none(std::vector<KeyBlock>(), {}, Config{});
     return none;
   }
 

@@ -1,6 +1,7 @@
 // Hands the error of quantized channels to the channels that are still to come.
 #pragma once
 
+#include <array>
 #include <squat/bit_allocation.hpp>
 #include <squat/simd/encode.hpp>
 
@@ -68,6 +69,9 @@ class ErrorFeedback {
   Index bytes() const {
     return (correction_.size() + gain_.size() + inner_.size()) * Index{sizeof(Real)};
   }
+  /// All that is known of a metric, for a file. Sizes follow from head_dim, step and rank.
+  std::array<const Matrix<Real>*, 3> tables() const { return {&correction_, &gain_, &inner_}; }
+  std::array<Matrix<Real>*, 3> tables() { return {&correction_, &gain_, &inner_}; }
   bool has_inner() const { return inner_.size() > 0; }
   /// Feedback inside channels [first, first + 8): channel first + k moves by the sum over i < k of
   /// inner(first)[8 k + i] times the error (stored - corrected) of channel first + i.

@@ -57,8 +57,7 @@ class KeyBlock {
     require(order_.empty() || static_cast<Index>(order_.size()) == head_dim,
             "allocation.order has ", order_.size(), " entries; head_dim is ", head_dim);
     if (config.scale_bits == 8) expected_.assign(static_cast<std::size_t>(head_dim), 0.0f);
-    Index offset = round_up(affine_.bytes(), 16);
-    const Index table_bytes = offset;
+    Index offset = code_offset();
     for (Index first = 0; first < head_dim;) {
       const int bits = bits_at(first);
       Index last = first + 8;
@@ -71,12 +70,13 @@ class KeyBlock {
       runs_.push_back(run);
       first = last;
     }
-    code_bytes_ = offset - table_bytes;
+    code_bytes_ = offset - code_offset();
     bytes_ = round_up(offset, record_alignment);
   }
 
   Index head_dim() const { return head_dim_; }
   Index tokens() const { return tokens_; }
+  Index code_offset() const { return round_up(affine_.bytes(), 16); }  ///< from a record's begin
   Index code_bytes() const { return code_bytes_; }
   Index bytes() const { return bytes_; }
   const AffineTable& table() const { return affine_; }

@@ -16,8 +16,11 @@ struct KeyPlan {
 
   KeyPlan(std::vector<KeyBlock> key_blocks, std::vector<ErrorFeedback<ComputeType<Scalar>>> tables,
           const Config& config)
-      : blocks(std::make_shared<const std::vector<KeyBlock>>(std::move(key_blocks))),
-        feedback(std::move(tables)) {
+      : KeyPlan(std::make_shared<const std::vector<KeyBlock>>(std::move(key_blocks)),
+                std::move(tables), config) {}
+  KeyPlan(std::shared_ptr<const std::vector<KeyBlock>> key_blocks,
+          std::vector<ErrorFeedback<ComputeType<Scalar>>> tables, const Config& config)
+      : blocks(std::move(key_blocks)), feedback(std::move(tables)) {
     quantizers.reserve(blocks->size());
     for (const KeyBlock& block : *blocks) quantizers.emplace_back(block, config);
   }

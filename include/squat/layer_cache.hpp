@@ -40,6 +40,46 @@ class LayerCache {
   LayerCache(LayerCache&&) noexcept = default;
   LayerCache& operator=(LayerCache&&) noexcept = default;
 
+  /// What a layer holds. All else that it knows of its tokens follows from this.
+  struct Contents {
+    Contents(Index kv_heads, Index head_dim, const KeyBlock& key_block,
+             const ValueBlock& value_block)
+        : rows(kv_heads, key_block, value_block),
+          keys(kv_heads * head_dim),
+          values(kv_heads * head_dim),
+          exact_keys(kv_heads * head_dim),
+          exact_values(kv_heads * head_dim) {}
+
+    BlockRows rows;
+    TokenBuffer<Scalar> keys, values;  // residual
+    TokenBuffer<std::uint8_t> valid{1};
+    TokenBuffer<Scalar> exact_keys, exact_values;
+    TokenBuffer<Index> exact_positions{1};
+  };
+
+  /// Takes the contents that a file had, in place of those of an empty layer.
+  void restore(Contents contents) noexcept {
+    rows_ = std::move(contents.rows);
+    keys_ = std::move(contents.keys);
+    values_ = std::move(contents.values);
+    valid_ = std::move(contents.valid);
+    exact_keys_ = std::move(contents.exact_keys);
+    exact_values_ = std::move(contents.exact_values);
+    exact_positions_ = std::move(contents.exact_positions);
+    for (Index r = 0; r < rows_.size(); ++r) {
+      BlockRow& row = rows_[r];
+      for (Index i = 0; i < exact_tokens(); ++i) {
+        const Index token = exact_position(i) - quantized_keys_;
+        row.has_exact |= token >= 0 && token < row.tokens;
+      }
+      for (Index token = 0; token < row.tokens; ++token) valid_tokens_ += row.is_valid(token);
+      quantized_keys_ += row.tokens;
+      quantized_values_ += row.value_tokens;
+      value_row_ += row.value_tokens == row.tokens;
+    }
+    for (Index token = 0; token < valid_.size(); ++token) valid_tokens_ += *valid_.row(token);
+  }
+
   Index size() const { return quantized_keys_ + keys_.size(); }
   Index quantized_keys() const { return quantized_keys_; }
   Index quantized_values() const { return quantized_values_; }

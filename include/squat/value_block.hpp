@@ -38,8 +38,9 @@ class ValueBlock {
   Index groups() const { return groups_; }
   Index group_begin(Index group) const { return group * group_size_; }
   Index group_end(Index group) const { return std::min((group + 1) * group_size_, head_dim_); }
+  Index code_offset() const { return round_up(affine_.bytes(), 16); }  ///< from a record's begin
   Index code_bytes() const { return round_up(head_dim_, 16) * tokens_ * bits_ / 8; }
-  Index bytes() const { return round_up(table_bytes() + code_bytes(), record_alignment); }
+  Index bytes() const { return round_up(code_offset() + code_bytes(), record_alignment); }
   const AffineTable& table() const { return affine_; }
 
   std::uint8_t* tile(std::byte* record, Index token, Index channel) const {
@@ -92,9 +93,8 @@ class ValueBlock {
   Real levels() const {
     return static_cast<Real>((1 << bits_) - 1);
   }
-  Index table_bytes() const { return round_up(affine_.bytes(), 16); }
   Index tile_offset(Index token, Index channel) const {
-    return table_bytes() + (channel / 16 * (tokens_ / 8) + token / 8) * 16 * bits_;
+    return code_offset() + (channel / 16 * (tokens_ / 8) + token / 8) * 16 * bits_;
   }
 
   Index head_dim_;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../saved_cache.hpp"
 #include "../small_cache.hpp"
 #include "failing_allocator.hpp"
 
@@ -128,6 +129,46 @@ TEST(AllocationFailure, LeavesWhatForksShareUndone) {
     update(cache, tokens(), 200, 150, sequence(1));
   };
   EXPECT_GT(run_out_of_memory(forked, [](Cache& cache) { cache.flush(0, sequence(1)); }), 20);
+}
+
+/// A file of what `call` leaves in a cache of two sequences.
+std::string file_after(const Call& call) {
+  Cache cache = make_cache();
+  call(cache);
+  return saved(cache);
+}
+
+TEST(AllocationFailure, LeavesLoadUndone) {
+  const std::string file = file_after([](Cache& cache) {
+    update(cache, tokens(), 100, 150);
+    flush(cache);
+    cache.fork(0, 1);
+    update(cache, tokens(), 200, 150, sequence(1));
+  });
+  EXPECT_GT(run_out_of_memory(prompt, [&](Cache& cache) { load(cache, file); }), 20);
+}
+
+TEST(Allocation, OfLoadFollowsWhatHasBeenRead) {
+  const std::string file = file_after([](Cache& cache) {
+    prompt(cache);
+    flush(cache);
+    update(cache, tokens(), 200, 150, sequence(1));
+  });
+  Cache cache = make_cache();
+  const auto used_by = [&](const std::string& bytes) {
+    std::istringstream in(bytes);
+    const std::size_t before = allocated_bytes();
+    EXPECT_THROW(cache.load(in), Error);
+    return allocated_bytes() - before;
+  };
+  const std::size_t least = used_by(file.substr(0, 600));
+  for (std::size_t end = 600; end < file.size(); end += 8) {
+    // Whatever the last number was, it promises a lot that never comes.
+    std::string promising = file.substr(0, end);
+    promising.replace(end - 8, 8, std::string(4, '\0') + '\x40' + std::string(3, '\0'));
+    // Rows are read one by one, but a slab of 32 is made at a time.
+    ASSERT_LE(used_by(promising), least + 32 * 1024 + 12 * end) << end;
+  }
 }
 
 TEST(AllocationFailure, NeverStopsTruncation) {

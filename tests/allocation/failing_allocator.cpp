@@ -6,8 +6,11 @@
 namespace {
 
 long allocations_left = -1;
+std::size_t bytes = 0;
 
-bool is_exhausted() {
+/// Whether an allocation of `size` bytes fails.
+bool is_exhausted(std::size_t size) {
+  bytes += size;
   if (allocations_left > 0) --allocations_left;
   return allocations_left == 0;
 }
@@ -18,20 +21,22 @@ void squat::testing::allow_allocations(long count) {
   allocations_left = count < 0 ? -1 : count + 1;
 }
 
+std::size_t squat::testing::allocated_bytes() { return bytes; }
+
 extern "C" void* __real_malloc(std::size_t size);
 extern "C" void* __wrap_malloc(std::size_t size) {
-  return is_exhausted() ? nullptr : __real_malloc(size);
+  return is_exhausted(size) ? nullptr : __real_malloc(size);
 }
 
 void* operator new(std::size_t size) {
-  void* memory = is_exhausted() ? nullptr : __real_malloc(size > 0 ? size : 1);
+  void* memory = is_exhausted(size) ? nullptr : __real_malloc(size > 0 ? size : 1);
   return memory != nullptr ? memory : throw std::bad_alloc();
 }
 
 void* operator new(std::size_t size, std::align_val_t alignment) {
   const auto unit = static_cast<std::size_t>(alignment);
   void* memory =
-      is_exhausted() ? nullptr : std::aligned_alloc(unit, (size + unit - 1) / unit * unit);
+      is_exhausted(size) ? nullptr : std::aligned_alloc(unit, (size + unit - 1) / unit * unit);
   return memory != nullptr ? memory : throw std::bad_alloc();
 }
 
