@@ -23,12 +23,12 @@ inline const std::vector<FuzzedCache>& fuzzed_caches() {
     recommended.config.token_group_size = recommended.config.residual_length = 32;
     recommended.config.subspace_dim = 2;
 
-    FuzzedCache published{{2, 4, 2, 16}, {}, 1};
+    FuzzedCache published{{2, 2, 1, 16}, {}, 1};
     published.config.quant_group_size = 8;
 
-    FuzzedCache wide{{1, 2, 2, 24}, {}, 2};
+    FuzzedCache wide{{1, 2, 2, 8}, {}, 2};
     wide.config.backend = Backend::hqq;
-    wide.config.token_group_size = wide.config.residual_length = 128;
+    wide.config.token_group_size = wide.config.residual_length = 64;
     wide.config.scale_bits = 32;
     wide.config.key_bits = 5.5;
     wide.config.adaptive_bits = true;
