@@ -51,6 +51,10 @@ TEST(Config, RefusesWhatIsNotAllowed) {
   EXPECT_ERROR(check_with(&Config::token_group_size, 64), "config.residual_length is 32",
                "token_group_size (64)");
   EXPECT_ERROR(check_with(&Config::scale_bits, 12), "config.scale_bits is 12", "8, 16 or 32");
+  EXPECT_ERROR(check_with(&Config::subspace_queries, 2), "config.subspace_queries is 2",
+               "after_rope (0) or before_rope (1)");
+  EXPECT_ERROR(check_with(&Config::subspace_method, 2), "config.subspace_method is 2",
+               "eigen (0) or power (1)");
   EXPECT_ERROR(check_with(&Config::arithmetic, 7), "config.arithmetic is 7", "0", "1");
 }
 

@@ -35,6 +35,7 @@ class Draw {
     config.rotate_values = of({true, false});
     config.exact_tokens = of<Index>({0, 1, 5});
     config.query_decay = of({0.0, 0.99, 1.0});
+    config.subspace_method = of({SubspaceMethod::eigen, SubspaceMethod::power});
     return config;
   }
 

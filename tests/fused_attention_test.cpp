@@ -2,27 +2,17 @@
 // set that SQUAT_SIMD names (CTest runs these tests with each).
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <squat/squat.hpp>
 #include <string>
 #include <vector>
 
 #include "dense_attention.hpp"
+#include "layer20.hpp"
 
 namespace squat::testing {
 namespace {
 
-constexpr Index file_tokens = 1280, file_kv_heads = 3, file_heads_per_kv = 3, file_channels = 64;
-
-/// States of a real model (examples/data): [tokens, heads * 64].
-Matrix<float> read_states(char which, Index heads) {
-  std::ifstream file(std::string(SQUAT_EXAMPLE_DATA) + "/layer20." + which + ".f16",
-                     std::ios::binary);
-  Matrix<Eigen::half> states(file_tokens, heads * file_channels);
-  file.read(reinterpret_cast<char*>(states.data()), states.size() * 2);
-  if (!file) throw std::runtime_error("cannot read the states of layer 20");
-  return states.cast<float>();
-}
+constexpr Index file_kv_heads = 3, file_heads_per_kv = 3, file_channels = 64;
 
 /// Queries, keys and values of one kv head.
 struct States {
@@ -32,9 +22,9 @@ struct States {
   /// Of the model, whose heads have 64 channels: wider ones are several of them side by side, and
   /// further query heads are those of earlier tokens.
   States(Index head_dim, Index heads) : shape{1, heads, 1, head_dim} {
-    static const Matrix<float> q = read_states('q', file_kv_heads * file_heads_per_kv);
-    static const Matrix<float> k = read_states('k', file_kv_heads);
-    static const Matrix<float> v = read_states('v', file_kv_heads);
+    static const Matrix<float> q = layer20('q');
+    static const Matrix<float> k = layer20('k');
+    static const Matrix<float> v = layer20('v');
     constexpr Index d = file_channels;
     queries.resize(tokens, heads * head_dim);
     keys.resize(tokens, head_dim);

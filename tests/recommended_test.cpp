@@ -2,12 +2,11 @@
 // bits.
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <stdexcept>
 #include <string>
 
 #include "dense_attention.hpp"
 #include "expect_error.hpp"
+#include "layer20.hpp"
 #include "small_cache.hpp"
 
 namespace squat::testing {
@@ -59,18 +58,8 @@ TEST(Recommended, TakesTheBitsThatItSays) {
   }
 }
 
-/// RandomTokens of a layer of a real model (examples/data).
-Rows layer20(char which, Index heads) {
-  std::ifstream file(std::string(SQUAT_EXAMPLE_DATA) + "/layer20." + which + ".f16",
-                     std::ios::binary);
-  Matrix<Eigen::half> states(1280, heads * 64);
-  file.read(reinterpret_cast<char*>(states.data()), states.size() * 2);
-  if (!file) throw std::runtime_error("cannot read the states of layer 20");
-  return states.cast<float>();
-}
-
 TEST(Recommended, ErrsFarLessThanThePublishedCacheOfTheSameSize) {
-  const Rows queries = layer20('q', 9), keys = layer20('k', 3), values = layer20('v', 3);
+  const Rows queries = layer20('q'), keys = layer20('k'), values = layer20('v');
   const ModelShape shape{1, 9, 3, 64};
   // Of the queries of 256 tokens that come after the prompt.
   const auto error = [&](const Config& config) {

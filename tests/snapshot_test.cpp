@@ -310,6 +310,8 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
          c.subspace_queries = SubspaceQueries::before_rope;
        },
        "0", "1"},
+      {"config.subspace_method", [](auto&, auto& c) { c.subspace_method = SubspaceMethod::power; },
+       "0", "1"},
       {"config.arithmetic", [](auto&, auto& c) { c.arithmetic = Arithmetic::exact; }, "0", "1"},
   };
   const std::vector<SnapshotField> fields = snapshot_fields({}, {});

@@ -67,8 +67,9 @@ std::shared_ptr<const KeyPlan<Scalar>> make_key_plan(const std::vector<SecondMom
   std::vector<KeyBlock> blocks;
   std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;
   for (std::size_t head = 0; head < moments.size(); ++head) {
-    const QuerySubspace subspace = QuerySubspace::fit(
-        moments[head], config.subspace_dim, config.squat_lambda, config.normalised_lambda);
+    const QuerySubspace subspace =
+        QuerySubspace::fit(moments[head], config.subspace_dim, config.squat_lambda,
+                           config.normalised_lambda, config.subspace_method);
     const Index head_dim = subspace.head_dim();
     BitAllocation bits =
         config.adaptive_bits

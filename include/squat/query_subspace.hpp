@@ -1,9 +1,9 @@
 // The subspace in which a kv head's queries live, and the metric that it gives to key errors.
 #pragma once
 
-#include <Eigen/Eigenvalues>
 #include <Eigen/SVD>
 #include <squat/config.hpp>
+#include <squat/leading_directions.hpp>
 #include <squat/options.hpp>
 #include <vector>
 
@@ -81,22 +81,21 @@ class QuerySubspace {
   /// With `normalised` squared singular values are divided by their mean over the channels, so that
   /// lambda means the same for every number and size of queries.
   static QuerySubspace fit(const SecondMoment& moment, Index rank, double lambda,
-                           bool normalised = false) {
+                           bool normalised = false, SubspaceMethod method = SubspaceMethod::eigen) {
     check_arguments(rank, lambda);
     const Index r = std::min(rank, moment.head_dim());
-    Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> eigen(moment.sum());
-    require(eigen.info() == Eigen::Success,
-            "the eigenvalues of the second moment did not converge");
+    const LeadingDirections leading = method == SubspaceMethod::power
+                                          ? iterate_powers(moment.sum(), r)
+                                          : decompose(moment.sum(), r);
     const double mean = moment.sum().trace() / static_cast<double>(moment.head_dim());
     const double unit = normalised && mean > 0 ? mean : 1;
     QuerySubspace subspace;
     subspace.lambda_ = lambda;
     subspace.qhat_.resize(r, moment.head_dim());
     for (Index i = 0; i < r; ++i) {
-      const Index from_top = moment.head_dim() - 1 - i;  // Eigen sorts upwards
       // Rounding can leave a null direction slightly negative.
-      const double s = std::sqrt(std::max(eigen.eigenvalues()[from_top], 0.0) / unit);
-      subspace.qhat_.row(i) = s * eigen.eigenvectors().col(from_top).transpose();
+      const double s = std::sqrt(std::max(leading.values[i], 0.0) / unit);
+      subspace.qhat_.row(i) = s * leading.vectors.col(i).transpose();
     }
     return subspace;
   }

@@ -63,7 +63,7 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
   const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
                token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, value_bits,
                value_group_size, value_grid, rotate_values, exact_tokens, query_decay,
-               subspace_queries, arithmetic] = config;
+               subspace_queries, subspace_method, arithmetic] = config;
   return {
       {"shape.layers", layers},
       {"shape.query_heads", query_heads},
@@ -92,6 +92,7 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
       {"config.exact_tokens", exact_tokens},
       {"config.query_decay", query_decay},
       {"config.subspace_queries", subspace_queries},
+      {"config.subspace_method", subspace_method},
       {"config.arithmetic", arithmetic},
   };
 }
