@@ -240,6 +240,27 @@ TEST(CacheBeforeRope, QueriesTurnToTheirPosition) {
   }
 }
 
+TEST(CacheBeforeRope, ForksGoOnWhereTheyBranched) {
+  const Case c;
+  const ModelShape turning = shape_with(RopePairing::interleaved);
+  SQuatCache<double, 2> cache(turning, strong_feedback(), 2);
+  cache.update(0, c.keys.topRows(100), c.values.topRows(100), c.queries.topRows(100));
+  cache.flush(0);
+  cache.fork(0, 1);
+  for (const Index first : {100, 150}) {  // another continuation each
+    const CallOptions options = sequence(first / 50 - 2);
+    const Matrix<double> queries = c.queries.middleRows(first, 50);
+    cache.update(0, c.keys.middleRows(first, 50), c.values.middleRows(first, 50), queries, options);
+    cache.flush(0, options);
+    Matrix<double> out(50, query_width);
+    cache.attend(0, queries, out, options);
+    const Matrix<double> expected =
+        dense_attention<double>(turning, rotated(turning, queries, 100),
+                                rotated(turning, cache.keys(0, options)), cache.values(0, options));
+    EXPECT_LE(max_error(out, expected), 1e-12);
+  }
+}
+
 TEST(CacheBeforeRope, PaddingOnTheLeftChangesNothing) {
   const Case c;
   const Index padding = 37;
