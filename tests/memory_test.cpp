@@ -2,40 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <memory>
 
+#include "allocated_bytes.hpp"
 #include "small_cache.hpp"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SQUAT_TESTS_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SQUAT_TESTS_ASAN 1
-#endif
-#endif
-
-#if defined(SQUAT_TESTS_ASAN)
-// Declared here because not every installation has sanitizer/allocator_interface.h.
-extern "C" std::size_t __sanitizer_get_current_allocated_bytes();
-#elif defined(__GLIBC__)
-#include <malloc.h>
-#endif
 
 namespace squat::testing {
 namespace {
-
-/// Bytes that the program has allocated and not freed; -1 where nobody counts them.
-Index allocated_bytes() {
-#if defined(SQUAT_TESTS_ASAN)
-  return static_cast<Index>(__sanitizer_get_current_allocated_bytes());
-#elif defined(__GLIBC__)
-  const auto info = mallinfo2();
-  return static_cast<Index>(info.uordblks + info.hblkhd);
-#else
-  return -1;
-#endif
-}
 
 const ModelShape large{2, 4, 4, 64};
 constexpr Index width = 4 * 64;
