@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "config_fields.hpp"
-#include "squat_cache.hpp"
 #include "turbo_cache.hpp"
 
 namespace squat_llama {
@@ -41,15 +40,14 @@ int parse_bits(const std::string& text, const std::vector<int>& known, const std
 }
 
 /// Sets what FIELD=VALUE parts from the second one on say.
-void set_fields(const std::vector<std::string>& parts, const std::string& spec,
-                squat::Config& config) {
+void set_fields(const std::vector<std::string>& parts, const std::string& spec, SquatSpec& squat) {
   for (std::size_t i = 1; i < parts.size(); ++i) {
     const std::size_t equals = parts[i].find('=');
     squat::require(equals != std::string::npos, "'", parts[i], "' in cache '", spec,
-                   "' is not FIELD=VALUE; known are ", config_field_names());
-    set_config_field(config, parts[i].substr(0, equals), parts[i].substr(equals + 1));
+                   "' is not FIELD=VALUE; known are ", squat_field_names());
+    set_squat_field(squat, parts[i].substr(0, equals), parts[i].substr(equals + 1));
   }
-  check(config);
+  check(squat.config);
 }
 
 /// KEYBITS or KEYBITS/VALUEBITS, then any number of ,FIELD=VALUE.
@@ -62,7 +60,7 @@ SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
   SquatSpec squat;
   squat.config.key_bits = parse_bits(bits.front(), known, spec);
   squat.config.value_bits = parse_bits(bits.back(), known, spec);
-  set_fields(parts, spec, squat.config);
+  set_fields(parts, spec, squat);
   return squat;
 }
 
@@ -75,7 +73,7 @@ SquatSpec parse_recommended(const std::string& arguments, const std::string& spe
   squat::require(!bits.empty() && *end == '\0', "mean bits are '", bits, "' in cache '", spec,
                  "'; they must be a number, as in squat+:2.5");
   SquatSpec squat{squat::Config::recommended(mean_bits)};
-  set_fields(parts, spec, squat.config);
+  set_fields(parts, spec, squat);
   return squat;
 }
 
@@ -96,7 +94,7 @@ std::string cache_spec_help() {
   return names +
          "turbo:BITS (2, 3, 4), kivi:BITS, squat:BITS, squat:KEYBITS/VALUEBITS,FIELD=VALUE,... "
          "(2, 3, 4, 8), squat+:MEANBITS,FIELD=VALUE,... (recommended) with the fields " +
-         config_field_names();
+         squat_field_names();
 }
 
 CacheSpec parse_cache_spec(const std::string& text) {
@@ -114,14 +112,14 @@ CacheSpec parse_cache_spec(const std::string& text) {
 }
 
 std::unique_ptr<KvCache> make_cache(const CacheSpec& spec, const ModelConfig& model,
-                                    int64_t capacity, int threads) {
+                                    const CacheOptions& options) {
   if (const auto* ggml = std::get_if<GgmlSpec>(&spec.format)) {
-    return std::make_unique<GgmlCache>(model, ggml->type, ggml->rotation, capacity);
+    return std::make_unique<GgmlCache>(model, ggml->type, ggml->rotation, options.capacity);
   }
   if (const auto* turbo = std::get_if<TurboSpec>(&spec.format)) {
-    return std::make_unique<TurboCache>(model, turbo->bits, threads);
+    return std::make_unique<TurboCache>(model, turbo->bits, options.threads);
   }
-  return make_squat_cache(model, std::get<SquatSpec>(spec.format).config, threads);
+  return make_squat_cache(model, std::get<SquatSpec>(spec.format), options);
 }
 
 }  // namespace squat_llama

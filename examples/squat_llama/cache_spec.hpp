@@ -2,12 +2,11 @@
 #pragma once
 
 #include <memory>
-#include <squat/config.hpp>
 #include <string>
 #include <variant>
 
 #include "ggml_cache.hpp"
-#include "kv_cache.hpp"
+#include "squat_cache.hpp"
 
 namespace squat_llama {
 
@@ -18,10 +17,6 @@ struct GgmlSpec {
 
 struct TurboSpec {
   int bits;
-};
-
-struct SquatSpec {
-  squat::Config config;
 };
 
 struct CacheSpec {
@@ -35,8 +30,8 @@ CacheSpec parse_cache_spec(const std::string& text);
 /// What parse_cache_spec() takes, one line a name, for --help.
 std::string cache_spec_help();
 
-/// An empty cache of at most `capacity` tokens.
+/// An empty cache.
 std::unique_ptr<KvCache> make_cache(const CacheSpec& spec, const ModelConfig& model,
-                                    int64_t capacity, int threads);
+                                    const CacheOptions& options);
 
 }  // namespace squat_llama

@@ -23,7 +23,8 @@ struct GenerateOptions {
   int batch = 1024;        ///< tokens of the prompt that are read in one pass
   double temperature = 0;  ///< 0 takes the likeliest token
   std::uint32_t seed = 1;
-  bool raw = false;  ///< without the model's chat template
+  bool raw = false;               ///< without the model's chat template
+  std::string moments_path = {};  ///< for caches with calibrated=true; empty for none
 };
 
 /// Answers a message on standard output, then says what the cache holds and how fast it was.
@@ -33,8 +34,9 @@ struct EvaluateOptions {
   std::vector<std::string> texts;  ///< paths
   std::vector<std::string> caches = {"squat:2"};
   Protocol protocol;
-  std::string json_path;  ///< empty for none
-  std::string plot_path;  ///< empty for none
+  std::string moments_path;  ///< for caches with calibrated=true; empty for none
+  std::string json_path;     ///< empty for none
+  std::string plot_path;     ///< empty for none
 };
 
 /// Prints a table of caches and writes the files that were asked for.
@@ -43,9 +45,10 @@ void evaluate_command(const ModelOptions& model, const EvaluateOptions& options)
 struct SpeedOptions {
   std::string text_path;
   std::vector<std::string> caches = {"f16", "q4_0", "squat:2", "squat:4", "llama.cpp:f16"};
-  int context = 8192;   ///< tokens that are cached in the end
-  int tokens = 8;       ///< decoded in one repetition
-  int repetitions = 9;  ///< of every cache, in turn
+  int context = 8192;             ///< tokens that are cached in the end
+  int tokens = 8;                 ///< decoded in one repetition
+  int repetitions = 9;            ///< of every cache, in turn
+  std::string moments_path = {};  ///< for caches with calibrated=true; empty for none
 };
 
 /// Prints how quickly each cache decodes; llama.cpp:TYPE is llama.cpp's own pass and cache.
@@ -61,6 +64,16 @@ struct CaptureOptions {
 /// Writes queries, keys (both after RoPE) and values of a text's first tokens: layerNN.{q,k,v}.f16
 /// are half precision, row-major [tokens, heads, head_dim].
 void capture(const ModelOptions& model, const CaptureOptions& options);
+
+struct MomentsOptions {
+  std::vector<std::string> texts;  ///< paths
+  std::string path;
+  int tokens = 1024;  ///< of every text
+  squat::SubspaceQueries queries = squat::SubspaceQueries::after_rope;
+};
+
+/// Writes the second moments of the queries of texts, for calibrated caches.
+void moments_command(const ModelOptions& model, const MomentsOptions& options);
 
 /// The bytes of a file; one that cannot be read is an error.
 std::string read_file(const std::string& path);

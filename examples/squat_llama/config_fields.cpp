@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <type_traits>
+#include <utility>
 
 namespace squat_llama {
 namespace {
@@ -30,6 +31,17 @@ bool parse(const std::string& text, squat::ValueGrid& grid) {
   return text == "symmetric" || text == "min_max";
 }
 
+bool parse(const std::string& text, squat::SubspaceQueries& queries) {
+  queries = text == "before_rope" ? squat::SubspaceQueries::before_rope
+                                  : squat::SubspaceQueries::after_rope;
+  return text == "before_rope" || text == "after_rope";
+}
+
+bool parse(const std::string& text, squat::SubspaceMethod& method) {
+  method = text == "power" ? squat::SubspaceMethod::power : squat::SubspaceMethod::eigen;
+  return text == "power" || text == "eigen";
+}
+
 bool parse(const std::string& text, squat::Arithmetic& arithmetic) {
   arithmetic = text == "exact" ? squat::Arithmetic::exact : squat::Arithmetic::fast;
   return text == "exact" || text == "fast";
@@ -40,6 +52,8 @@ constexpr const char* allowed() {
   if (std::is_same_v<Value, bool>) return "true|false";
   if (std::is_same_v<Value, squat::Backend>) return "quanto|hqq|unbiased";
   if (std::is_same_v<Value, squat::ValueGrid>) return "min_max|symmetric";
+  if (std::is_same_v<Value, squat::SubspaceQueries>) return "after_rope|before_rope";
+  if (std::is_same_v<Value, squat::SubspaceMethod>) return "eigen|power";
   if (std::is_same_v<Value, squat::Arithmetic>) return "fast|exact";
   return std::is_integral_v<Value> ? "INTEGER" : "NUMBER";
 }
@@ -47,14 +61,23 @@ constexpr const char* allowed() {
 struct Field {
   const char* name;
   const char* allowed;
-  bool (*set)(squat::Config& config, const std::string& value);
+  bool (*set)(SquatSpec& spec, const std::string& value);
 };
+
+template <class Value>
+Value& member_of(SquatSpec& spec, Value squat::Config::*member) {
+  return spec.config.*member;
+}
+template <class Value>
+Value& member_of(SquatSpec& spec, Value SquatSpec::*member) {
+  return spec.*member;
+}
 
 template <auto member>
 constexpr Field field(const char* name) {
-  using Value = std::decay_t<decltype(squat::Config{}.*member)>;
-  return {name, allowed<Value>(), [](squat::Config& config, const std::string& value) {
-            return parse(value, config.*member);
+  using Value = std::decay_t<decltype(member_of(std::declval<SquatSpec&>(), member))>;
+  return {name, allowed<Value>(), [](SquatSpec& spec, const std::string& value) {
+            return parse(value, member_of(spec, member));
           }};
 }
 
@@ -76,22 +99,26 @@ constexpr Field kFields[] = {
     field<&squat::Config::rotate_values>("rotate_values"),
     field<&squat::Config::exact_tokens>("exact_tokens"),
     field<&squat::Config::query_decay>("query_decay"),
+    field<&squat::Config::subspace_queries>("subspace_queries"),
+    field<&squat::Config::subspace_method>("subspace_method"),
     field<&squat::Config::arithmetic>("arithmetic"),
+    field<&SquatSpec::pre_rope>("pre_rope"),
+    field<&SquatSpec::calibrated>("calibrated"),
 };
 
 }  // namespace
 
-void set_config_field(squat::Config& config, const std::string& name, const std::string& value) {
+void set_squat_field(SquatSpec& spec, const std::string& name, const std::string& value) {
   for (const Field& field : kFields) {
     if (field.name != name) continue;
-    squat::require(field.set(config, value), "'", name, "' is '", value, "'; it must be ",
+    squat::require(field.set(spec, value), "'", name, "' is '", value, "'; it must be ",
                    field.allowed);
     return;
   }
-  squat::fail("a SQuat cache has no field '" + name + "'; known are " + config_field_names());
+  squat::fail("a SQuat cache has no field '" + name + "'; known are " + squat_field_names());
 }
 
-std::string config_field_names() {
+std::string squat_field_names() {
   std::string names;
   for (const Field& field : kFields) {
     names += (names.empty() ? "" : ", ") + std::string(field.name) + "=" + field.allowed;

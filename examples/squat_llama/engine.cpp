@@ -78,13 +78,18 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
   const size_t meta_bytes =
       max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false);
   const ggml_context_ptr context(ggml_init({meta_bytes, nullptr, /*no_alloc=*/true}));
-  Graph graph(context.get(), ggml_new_graph_custom(context.get(), max_nodes, false), cache.size(),
-              count);
-
   Inputs inputs{ggml_new_tensor_1d(context.get(), GGML_TYPE_I32, count),
                 ggml_new_tensor_1d(context.get(), GGML_TYPE_I32, count),
                 ggml_new_tensor_1d(context.get(), GGML_TYPE_I32, rows)};
   for (ggml_tensor* input : {inputs.tokens, inputs.positions, inputs.rows}) ggml_set_input(input);
+  const auto rotate = [&](ggml_tensor* states) {
+    const Rotary& r = model_.config().rotary;
+    return ggml_rope_ext(context.get(), states, inputs.positions, model_.rotary_factors(), r.dims,
+                         r.mode, r.original_context, r.base, r.scale, r.extrapolation,
+                         r.attention_factor, r.beta_fast, r.beta_slow);
+  };
+  Graph graph(context.get(), ggml_new_graph_custom(context.get(), max_nodes, false), cache.size(),
+              count, rotate);
   ggml_tensor* logits = build(graph, cache, inputs);
   ggml_set_output(logits);
   ggml_build_forward_expand(graph.nodes(), logits);
@@ -129,8 +134,8 @@ ggml_tensor* Engine::build(Graph& graph, KvCache& cache, const Inputs& inputs) c
   ggml_tensor* x = ggml_get_rows(context, model_.token_embedding(), inputs.tokens);
   for (int i = 0; i < model_.config().layers; ++i) {
     const Layer& layer = model_.layers()[static_cast<size_t>(i)];
-    ggml_tensor* mixed = attention_block(
-        graph, cache, i, rms_norm(context, x, layer.attention_norm, epsilon), inputs.positions);
+    ggml_tensor* mixed =
+        attention_block(graph, cache, i, rms_norm(context, x, layer.attention_norm, epsilon));
     if (i + 1 == model_.config().layers) {  // the rest of the last layer is per token
       mixed = ggml_get_rows(context, mixed, inputs.rows);
       x = ggml_get_rows(context, x, inputs.rows);
@@ -143,24 +148,23 @@ ggml_tensor* Engine::build(Graph& graph, KvCache& cache, const Inputs& inputs) c
   return apply(context, model_.output(), rms_norm(context, x, model_.output_norm(), epsilon));
 }
 
-ggml_tensor* Engine::attention_block(Graph& graph, KvCache& cache, int index, ggml_tensor* x,
-                                     ggml_tensor* positions) const {
+ggml_tensor* Engine::attention_block(Graph& graph, KvCache& cache, int index,
+                                     ggml_tensor* x) const {
   ggml_context* context = graph.context();
   const ModelConfig& config = model_.config();
   const Layer& layer = model_.layers()[static_cast<size_t>(index)];
-  const auto heads = [&](const Linear& linear, int count) {
-    return ggml_reshape_3d(context, apply(context, linear, x), config.head_dim, count, x->ne[1]);
+  const auto heads = [&](const Linear& linear, int count, ggml_tensor* norm = nullptr) {
+    ggml_tensor* states =
+        ggml_reshape_3d(context, apply(context, linear, x), config.head_dim, count, x->ne[1]);
+    return norm == nullptr ? states : rms_norm(context, states, norm, config.norm_epsilon);
   };
-  const auto rotate = [&](ggml_tensor* states, ggml_tensor* norm) {
-    if (norm != nullptr) states = rms_norm(context, states, norm, config.norm_epsilon);
-    const Rotary& r = config.rotary;
-    return ggml_rope_ext(context, states, positions, model_.rotary_factors(), r.dims, r.mode,
-                         r.original_context, r.base, r.scale, r.extrapolation, r.attention_factor,
-                         r.beta_fast, r.beta_slow);
-  };
-  ggml_tensor* query = rotate(heads(layer.query, config.query_heads), layer.query_norm);
-  ggml_tensor* key = rotate(heads(layer.key, config.kv_heads), layer.key_norm);
+  ggml_tensor* query = heads(layer.query, config.query_heads, layer.query_norm);
+  ggml_tensor* key = heads(layer.key, config.kv_heads, layer.key_norm);
   ggml_tensor* value = heads(layer.value, config.kv_heads);
+  if (!cache.applies_rope()) {
+    query = graph.rotated(query);
+    key = graph.rotated(key);
+  }
   return apply(context, layer.output, cache.attention(graph, index, query, key, value));
 }
 

@@ -34,8 +34,7 @@ class Engine {
   struct Inputs;
 
   ggml_tensor* build(Graph& graph, KvCache& cache, const Inputs& inputs) const;
-  ggml_tensor* attention_block(Graph& graph, KvCache& cache, int layer, ggml_tensor* x,
-                               ggml_tensor* positions) const;
+  ggml_tensor* attention_block(Graph& graph, KvCache& cache, int layer, ggml_tensor* x) const;
 
   struct ThreadpoolDeleter {
     void operator()(ggml_threadpool* pool) const;

@@ -4,6 +4,7 @@
 #include <squat/error.hpp>
 
 #include "commands.hpp"
+#include "moments.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "tokenizer.hpp"
@@ -24,22 +25,25 @@ void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& 
   const Model model(model_options.path, model_options.weights);
   const Tokenizer tokenizer(model_options.path);
   Engine engine(model, model_options.threads);
+  Protocol protocol = options.protocol;
+  const auto moments = load_moments(options.moments_path, model.config());
+  if (moments) protocol.moments = &*moments;
 
   const int leading = tokenizer.leading_token();
   std::vector<std::vector<Window>> windows;
   for (std::size_t text = 0; text < texts.size(); ++text) {
     std::vector<Token> tokens = tokenizer.encode(texts[text]);
     if (leading >= 0) tokens.erase(tokens.begin());  // every window gets its own
-    windows.push_back(cut_windows(tokens, options.protocol, leading, options.texts[text]));
+    windows.push_back(cut_windows(tokens, protocol, leading, options.texts[text]));
   }
 
   std::vector<CacheResult> results;
   {
     ProgressBar bar;
-    results = evaluate(engine, caches, windows, options.protocol,
+    results = evaluate(engine, caches, windows, protocol,
                        [&](double done, const std::string& cache) { bar.show(done, cache); });
   }
-  const Setting setting{model_options.path, options.texts, model_options.threads, options.protocol};
+  const Setting setting{model_options.path, options.texts, model_options.threads, protocol};
   print_table(std::cout, results, setting);
   if (!options.json_path.empty()) write_json(options.json_path, results, setting);
   if (!options.plot_path.empty()) write_plot(options.plot_path, results);

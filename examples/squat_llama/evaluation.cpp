@@ -64,10 +64,15 @@ std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& 
     const double of_run = (token + 1.0) / protocol.decode_tokens;
     if (on_progress) on_progress((finished_runs + of_run) / runs, cache);
   };
-  const int capacity = protocol.prompt_tokens + protocol.decode_tokens;
+  CacheOptions options;
+  options.capacity = protocol.prompt_tokens + protocol.decode_tokens;
+  options.threads = engine.threads();
+  options.sequences = protocol.one_cache ? static_cast<int>(windows) : 1;
+  options.moments = protocol.moments;
   const auto make = [&](const CacheSpec& spec) {
-    return make_cache(spec, engine.model().config(), capacity, engine.threads());
+    return make_cache(spec, engine.model().config(), options);
   };
+  std::vector<std::unique_ptr<KvCache>> shared(caches.size());  // of one_cache
 
   std::vector<CacheResult> results;
   for (const CacheSpec& cache : caches) {
@@ -87,7 +92,12 @@ std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& 
     for (std::size_t c = 0; c < caches.size(); ++c) {
       CacheResult& result = results[c];
       reset_peak_memory();
-      const auto cache = make(caches[c]);
+      std::unique_ptr<KvCache> own;
+      std::unique_ptr<KvCache>& cache = protocol.one_cache ? shared[c] : own;
+      if (cache)
+        cache->next_sequence();
+      else
+        cache = make(caches[c]);
       const Seconds seconds =
           read_window(engine, *cache, window, protocol, [&](int i, const Eigen::VectorXf& logits) {
             result.by_text[text].add(expected.row(i).transpose(), logits, target[i]);

@@ -19,6 +19,10 @@ struct Protocol {
   int decode_tokens = 256;
   int windows = 1;  ///< of every text
   int batch = 0;    ///< tokens of the prompt in one pass; 0 for all
+  /// The windows of all texts are sequences of one cache, so that shared_svd shares the subspace of
+  /// the first one's prompt; otherwise each has a cache of its own.
+  bool one_cache = false;
+  const squat::QueryMoments* moments = nullptr;  ///< for caches that ask for them
 
   int window_tokens() const { return prompt_tokens + decode_tokens + 1; }  ///< with the last target
 };
@@ -27,7 +31,7 @@ struct CacheResult {
   std::string cache;
   Quality quality;               ///< over all windows
   std::vector<Quality> by_text;  ///< over the windows of each
-  CacheBytes bytes;              ///< at the end of the last window
+  CacheBytes bytes;              ///< at the end of the last window, of all if they share a cache
   double peak_resident = 0;      ///< bytes of the whole process; 0 where the system does not tell
   double prompt_seconds = 0;     ///< over all windows
   double decode_seconds = 0;

@@ -4,6 +4,7 @@
 #include <squat/error.hpp>
 
 #include "commands.hpp"
+#include "moments.hpp"
 #include "stopwatch.hpp"
 #include "tokenizer.hpp"
 
@@ -64,7 +65,9 @@ void generate(const ModelOptions& model_options, const GenerateOptions& options)
   const auto capacity = static_cast<int64_t>(prompt.size()) + options.tokens;
   squat::require(capacity <= model.config().context_length, "prompt and answer have ", capacity,
                  " tokens; the model was made for ", model.config().context_length);
-  const auto cache = make_cache(spec, model.config(), capacity, engine.threads());
+  const auto moments = load_moments(options.moments_path, model.config());
+  const auto cache = make_cache(spec, model.config(),
+                                {capacity, engine.threads(), 1, moments ? &*moments : nullptr});
 
   const Stopwatch prompt_time;
   Token token = sample(engine.read_prompt(prompt, *cache, options.batch).row(0));

@@ -3,12 +3,25 @@
 
 #include <ggml.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "model_config.hpp"
 
+namespace squat {
+class QueryMoments;
+}
+
 namespace squat_llama {
+
+/// What a cache is made for.
+struct CacheOptions {
+  int64_t capacity;   ///< most tokens of a sequence
+  int threads = 1;    ///< to attend on
+  int sequences = 1;  ///< most of them that next_sequence() starts, the first included
+  const squat::QueryMoments* moments = nullptr;  ///< for caches that ask for them
+};
 
 /// Bytes that a cache holds, by what they are.
 struct CacheBytes {
@@ -26,13 +39,22 @@ struct CacheBytes {
 /// The graph of one forward pass, as far as a cache needs it.
 class Graph {
  public:
-  Graph(ggml_context* context, ggml_cgraph* nodes, int64_t position, int64_t tokens)
-      : context_(context), nodes_(nodes), position_(position), tokens_(tokens) {}
+  /// Applies the model's RoPE to queries or keys [head_dim, heads, tokens].
+  using Rotate = std::function<ggml_tensor*(ggml_tensor*)>;
+
+  Graph(ggml_context* context, ggml_cgraph* nodes, int64_t position, int64_t tokens, Rotate rotate)
+      : context_(context),
+        nodes_(nodes),
+        position_(position),
+        tokens_(tokens),
+        rotate_(std::move(rotate)) {}
 
   ggml_context* context() const { return context_; }
   ggml_cgraph* nodes() const { return nodes_; }
   int64_t position() const { return position_; }  ///< tokens before the first of this pass
   int64_t tokens() const { return tokens_; }
+
+  ggml_tensor* rotated(ggml_tensor* states) const { return rotate_(states); }
 
   /// The causal mask [position + tokens, tokens]. Null for one token, which sees everything.
   ggml_tensor* causal_mask();
@@ -44,6 +66,7 @@ class Graph {
   ggml_cgraph* nodes_;
   int64_t position_;
   int64_t tokens_;
+  Rotate rotate_;
   ggml_tensor* mask_ = nullptr;
 };
 
@@ -52,11 +75,14 @@ class KvCache {
   virtual ~KvCache() = default;
 
   /// Adds to the graph: append the keys and values of this pass's tokens to the layer, then attend.
-  /// query [head_dim, query_heads, tokens] and key [head_dim, kv_heads, tokens] come after RoPE,
-  /// value is shaped like key (fastest dimension first). Returns [head_dim * query_heads, tokens].
+  /// query [head_dim, query_heads, tokens] and key [head_dim, kv_heads, tokens] come after RoPE
+  /// unless applies_rope(), value is shaped like key (fastest dimension first). Returns
+  /// [head_dim * query_heads, tokens].
   virtual ggml_tensor* attention(Graph& graph, int layer, ggml_tensor* query, ggml_tensor* key,
                                  ggml_tensor* value) = 0;
 
+  /// Whether queries and keys come before RoPE, which the cache applies.
+  virtual bool applies_rope() const { return false; }
   /// A bound of the nodes and views that attention() makes.
   virtual int nodes_per_layer() const { return 24; }
   /// Whether keys and values are appended by the node that attention() returns; otherwise by nodes
@@ -66,8 +92,10 @@ class KvCache {
   /// Called after a graph was computed. Throws what went wrong inside it.
   virtual void finish(int64_t tokens) = 0;
 
-  virtual int64_t size() const = 0;  ///< tokens held
+  virtual int64_t size() const = 0;  ///< tokens held, of the sequence at hand
   virtual void clear() = 0;
+  /// Starts another sequence. A cache that holds several keeps those before, and what they share.
+  virtual void next_sequence() { clear(); }
   virtual CacheBytes bytes() const = 0;
 };
 

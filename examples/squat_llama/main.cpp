@@ -29,6 +29,13 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->default_str(options.weights == Weights::single ? "single" : "stored");
 }
 
+void add_moments_option(CLI::App& command, std::string& path) {
+  command
+      .add_option("--moments", path,
+                  "Query moments, as the command of that name writes them, for calibrated=true")
+      ->check(CLI::ExistingFile);
+}
+
 void add_generate(CLI::App& app, ModelOptions& model, GenerateOptions& options) {
   CLI::App* command = app.add_subcommand("generate", "Answer a message");
   add_model_options(*command, model);
@@ -42,6 +49,7 @@ void add_generate(CLI::App& app, ModelOptions& model, GenerateOptions& options) 
   command->add_option("--temperature", options.temperature, "0 takes the likeliest token")
       ->capture_default_str();
   command->add_option("--seed", options.seed, "Seed of the sampling")->capture_default_str();
+  add_moments_option(*command, options.moments_path);
   command->add_flag("--raw", options.raw, "Continue the text, without the chat template");
   command->footer("Caches: " + cache_spec_help());
   command->callback([&] { generate(model, options); });
@@ -70,6 +78,10 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
       ->add_option("--batch", options.protocol.batch,
                    "Tokens of a prompt in one pass; 0 reads it at once, exactly, for more memory")
       ->capture_default_str();
+  command->add_flag("--one-cache", options.protocol.one_cache,
+                    "Windows are sequences of one cache, whose first prompt's subspace serves all "
+                    "unless shared_svd=false");
+  add_moments_option(*command, options.moments_path);
   command->add_option("--json", options.json_path, "Write the results to this file");
   command->add_option("--plot", options.plot_path,
                       "Draw KL divergence against bits per element (.png, .svg or .pdf)");
@@ -94,6 +106,7 @@ void add_speed(CLI::App& app, ModelOptions& model, SpeedOptions& options) {
       ->capture_default_str();
   command->add_option("--tokens", options.tokens, "Tokens decoded in one repetition")
       ->capture_default_str();
+  add_moments_option(*command, options.moments_path);
   command->add_option("--repetitions", options.repetitions, "Repetitions of every cache, in turn")
       ->capture_default_str();
   command->footer("Caches: " + cache_spec_help());
@@ -114,6 +127,28 @@ void add_capture(CLI::App& app, ModelOptions& model, CaptureOptions& options) {
   command->callback([&] { capture(model, options); });
 }
 
+void add_moments(CLI::App& app, ModelOptions& model, MomentsOptions& options) {
+  const std::map<std::string, squat::SubspaceQueries> queries = {
+      {"after_rope", squat::SubspaceQueries::after_rope},
+      {"before_rope", squat::SubspaceQueries::before_rope}};
+  CLI::App* command = app.add_subcommand(
+      "moments", "Write the query moments of texts: a metric for calibrated caches");
+  add_model_options(*command, model);
+  command->add_option("--text", options.texts, "Text file; may be given again")
+      ->required()
+      ->allow_extra_args(false)
+      ->check(CLI::ExistingFile);
+  command->add_option("--tokens", options.tokens, "Tokens from the start of every text")
+      ->capture_default_str();
+  command
+      ->add_option("--queries", options.queries,
+                   "after_rope or before_rope, as subspace_queries of the cache")
+      ->transform(CLI::CheckedTransformer(queries))
+      ->default_str("after_rope");
+  command->add_option("--out", options.path, "File to write")->required();
+  command->callback([&] { moments_command(model, options); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -126,6 +161,7 @@ int main(int argc, char** argv) {
   EvaluateOptions evaluate_options;
   SpeedOptions speed_options;
   CaptureOptions capture_options;
+  MomentsOptions moments_options;
 
   CLI::App app("Runs a Llama-like model on a quantized key-value cache");
   app.require_subcommand(1);
@@ -133,6 +169,7 @@ int main(int argc, char** argv) {
   add_evaluate(app, exact_model, evaluate_options);
   add_speed(app, model, speed_options);
   add_capture(app, exact_model, capture_options);
+  add_moments(app, exact_model, moments_options);
   try {
     CLI11_PARSE(app, argc, argv);
   } catch (const std::exception& error) {

@@ -9,6 +9,12 @@ Model::Model(const std::string& path, Weights weights)
   token_embedding_ = file_.tensor("token_embd.weight");
   output_norm_ = file_.tensor("output_norm.weight");
   rotary_factors_ = file_.find_tensor("rope_freqs.weight");
+  if (rotary_factors_ != nullptr) {
+    const auto* factors = static_cast<const float*>(rotary_factors_->data);
+    squat::require(rotary_factors_->type == GGML_TYPE_F32, path,
+                   ": rope_freqs.weight is not in single precision");
+    config_.rotary.factors.assign(factors, factors + ggml_nelements(rotary_factors_));
+  }
   output_.weight = file_.find_tensor("output.weight");
   output_.bias = file_.find_tensor("output.bias");
   if (output_.weight == nullptr) output_.weight = token_embedding_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "gguf_file.hpp"
 
@@ -19,6 +20,7 @@ struct Rotary {
   float attention_factor = 1;
   float beta_fast = 32;
   float beta_slow = 1;
+  std::vector<float> factors = {};  ///< one a pair, or empty
 };
 
 struct ModelConfig {

@@ -125,6 +125,7 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
       {"decode_tokens", protocol.decode_tokens},
       {"windows_of_a_text", protocol.windows},
       {"batch", protocol.batch},
+      {"one_cache", protocol.one_cache},
       {"caches", caches},
   };
   std::ofstream file(path);

@@ -7,6 +7,7 @@
 
 #include "commands.hpp"
 #include "llama_session.hpp"
+#include "moments.hpp"
 #include "progress.hpp"
 #include "stopwatch.hpp"
 #include "tee_cache.hpp"
@@ -33,7 +34,8 @@ struct Contestant {
 };
 
 std::vector<Contestant> make_contestants(const ModelOptions& model_options, const Model& model,
-                                         const SpeedOptions& options) {
+                                         const SpeedOptions& options,
+                                         const squat::QueryMoments* moments) {
   std::vector<Contestant> contestants;
   for (const std::string& name : options.caches) {
     if (name.rfind(kLlamaCpp, 0) == 0) {
@@ -45,8 +47,8 @@ std::vector<Contestant> make_contestants(const ModelOptions& model_options, cons
           {name, nullptr, std::make_unique<LlamaSession>(model_options.path, session)});
     } else {
       contestants.push_back({name,
-                             make_cache(parse_cache_spec(name), model.config(), options.context,
-                                        model_options.threads),
+                             make_cache(parse_cache_spec(name), model.config(),
+                                        {options.context, model_options.threads, 1, moments}),
                              nullptr});
     }
   }
@@ -110,7 +112,9 @@ void speed(const ModelOptions& model_options, const SpeedOptions& options) {
   squat::require(tokens.size() >= static_cast<std::size_t>(options.context), options.text_path,
                  " has ", tokens.size(), " tokens; the context is to have ", options.context);
   Engine engine(model, model_options.threads);
-  std::vector<Contestant> contestants = make_contestants(model_options, model, options);
+  const auto moments = load_moments(options.moments_path, model.config());
+  std::vector<Contestant> contestants =
+      make_contestants(model_options, model, options, moments ? &*moments : nullptr);
 
   {
     ProgressBar bar;

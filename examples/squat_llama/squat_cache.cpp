@@ -4,9 +4,9 @@
 
 namespace squat_llama {
 
-std::unique_ptr<KvCache> make_squat_cache(const ModelConfig& model, const squat::Config& config,
-                                          int threads) {
-  return std::make_unique<SquatCacheAdapter>(model, config, threads);
+std::unique_ptr<KvCache> make_squat_cache(const ModelConfig& model, const SquatSpec& spec,
+                                          const CacheOptions& options) {
+  return std::make_unique<SquatCacheAdapter>(model, spec, options);
 }
 
 }  // namespace squat_llama

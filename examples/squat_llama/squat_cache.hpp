@@ -8,8 +8,15 @@
 
 namespace squat_llama {
 
-/// A squat::SQuatCache that attends on the engine's `threads`.
-std::unique_ptr<KvCache> make_squat_cache(const ModelConfig& model, const squat::Config& config,
-                                          int threads);
+/// A squat::SQuatCache and how the engine uses it.
+struct SquatSpec {
+  squat::Config config;
+  bool pre_rope = false;    ///< keys are stored before RoPE, which the cache applies
+  bool calibrated = false;  ///< the metric comes from CacheOptions::moments, not from the prompt
+};
+
+/// Fails where `spec` is calibrated and there are no moments.
+std::unique_ptr<KvCache> make_squat_cache(const ModelConfig& model, const SquatSpec& spec,
+                                          const CacheOptions& options);
 
 }  // namespace squat_llama

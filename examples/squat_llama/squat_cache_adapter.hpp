@@ -5,27 +5,29 @@
 #include <squat/squat.hpp>
 #include <string>
 
+#include "attention_shape.hpp"
 #include "host_cache.hpp"
+#include "squat_cache.hpp"
 
 namespace squat_llama {
 
-inline squat::ModelShape attention_shape(const ModelConfig& model) {
-  squat::ModelShape shape;
-  shape.layers = model.layers;
-  shape.query_heads = model.query_heads;
-  shape.kv_heads = model.kv_heads;
-  shape.head_dim = model.head_dim;
-  return shape;
-}
-
 class SquatCacheAdapter : public HostCache {
  public:
-  SquatCacheAdapter(const ModelConfig& model, const squat::Config& config, int threads)
-      : HostCache(model, threads), cache_(attention_shape(model), config) {
+  SquatCacheAdapter(const ModelConfig& model, const SquatSpec& spec, const CacheOptions& options)
+      : HostCache(model, options.threads),
+        spec_(spec),
+        moments_(options.moments),
+        cache_(spec.pre_rope ? attention_shape_before_rope(model) : attention_shape(model),
+               spec.config, options.sequences) {
+    squat::require(!spec.calibrated || moments_ != nullptr,
+                   "a cache with calibrated=true needs query moments (--moments FILE)");
     cache_.set_executor(executor());
+    clear();
   }
 
-  int64_t size() const override { return cache_.size(0); }
+  bool applies_rope() const override { return spec_.pre_rope; }
+
+  int64_t size() const override { return size_of(sequence_); }
 
   void finish(int64_t tokens) override {
     HostCache::finish(tokens);
@@ -34,6 +36,15 @@ class SquatCacheAdapter : public HostCache {
 
   void clear() override {
     cache_.clear();
+    if (spec_.calibrated) cache_.calibrate(*moments_);
+    sequence_ = 0;
+    decoding_ = false;
+  }
+
+  void next_sequence() override {
+    squat::require(sequence_ + 1 < cache_.sequences(), "the cache was made for ",
+                   cache_.sequences(), " sequences");
+    ++sequence_;
     decoding_ = false;
   }
 
@@ -58,17 +69,32 @@ class SquatCacheAdapter : public HostCache {
   /// A prompt that comes in several passes fits the subspace with all of them.
   squat::CallOptions options() const {
     squat::CallOptions options;
+    options.sequence = sequence_;
     options.fit = decoding_ ? squat::FitQueries::first_update : squat::FitQueries::accumulate;
     return options;
+  }
+
+  int64_t size_of(squat::Index sequence) const {
+    squat::CallOptions options;
+    options.sequence = sequence;
+    return cache_.size(0, options);
   }
 
   /// How many tokens' keys and how many tokens' values are packed, together.
   int64_t quantized_rows() const {
     const int64_t residual = cache_.config().residual_length;
-    return size() / residual * residual + std::max<int64_t>(size() - residual, 0);
+    int64_t rows = 0;
+    for (squat::Index sequence = 0; sequence < cache_.sequences(); ++sequence) {
+      const int64_t size = size_of(sequence);
+      rows += size / residual * residual + std::max<int64_t>(size - residual, 0);
+    }
+    return rows;
   }
 
+  SquatSpec spec_;
+  const squat::QueryMoments* moments_;
   squat::SQuatCache<float, 2> cache_;
+  squat::Index sequence_ = 0;
   bool decoding_ = false;  ///< a single token came: the prompt is over
 };
 

@@ -53,6 +53,21 @@ TEST(CacheSpec, SquatTakesFields) {
   EXPECT_FALSE(squat.config.shared_svd);
 }
 
+TEST(CacheSpec, SquatTakesModes) {
+  const auto squat = std::get<SquatSpec>(
+      parse_cache_spec(
+          "squat+:2.5,pre_rope=true,subspace_queries=before_rope,subspace_method=power,"
+          "calibrated=true")
+          .format);
+  EXPECT_TRUE(squat.pre_rope);
+  EXPECT_TRUE(squat.calibrated);
+  EXPECT_EQ(squat.config.subspace_queries, squat::SubspaceQueries::before_rope);
+  EXPECT_EQ(squat.config.subspace_method, squat::SubspaceMethod::power);
+  const auto plain = std::get<SquatSpec>(parse_cache_spec("squat:2").format);
+  EXPECT_FALSE(plain.pre_rope);
+  EXPECT_FALSE(plain.calibrated);
+}
+
 TEST(CacheSpec, SquatPlusIsRecommended) {
   const auto squat = std::get<SquatSpec>(
       parse_cache_spec("squat+:3.25,exact_tokens=4,backend=unbiased,value_grid=min_max").format);
@@ -80,6 +95,9 @@ TEST(CacheSpec, ErrorsListWhatIsKnown) {
   expect_error("squat:2,lambda=1", {"'lambda'", "squat_lambda", "residual_length"});
   expect_error("squat:2,backend=gptq", {"'gptq'", "quanto|hqq|unbiased"});
   expect_error("squat:2,squat_lambda=much", {"'much'", "NUMBER"});
+  expect_error("squat:2,pre_rope=maybe", {"'maybe'", "true|false"});
+  expect_error("squat:2,subspace_method=qr", {"'qr'", "eigen|power"});
+  expect_error("squat:2,subspace_queries=all", {"'all'", "after_rope|before_rope"});
   expect_error("squat:2,quant_group_size=1.5", {"'1.5'", "INTEGER"});
   expect_error("squat:2,residual_length", {"FIELD=VALUE"});
   expect_error("squat:2,residual_length=33", {"residual_length", "33"});

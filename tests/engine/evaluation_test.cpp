@@ -6,6 +6,7 @@
 
 #include <cstdio>
 
+#include "moments.hpp"
 #include "random_model.hpp"
 #include "test_model.hpp"
 
@@ -31,26 +32,48 @@ TEST(Windows, DoNotOverlapAndBeginWithTheLeadingToken) {
   }
 }
 
-TEST(Evaluation, JoinsTexts) {
-  const std::string path =
-      testing::TempDir() + "squat_llama_texts_" + std::to_string(getpid()) + ".gguf";
-  test::RandomModel random;
-  random.architecture = "llama";
-  random.head_dim = 32;
-  test::write_random_model(random, path);
-  const Model model(path);
-  std::remove(path.c_str());
-  Engine engine(model, 1);
-  Protocol protocol;
-  protocol.prompt_tokens = 40;
-  protocol.decode_tokens = 5;
-  protocol.windows = 2;
-  std::vector<std::vector<Window>> texts;
-  for (const int factor : {11, 31}) {
-    std::vector<Token> text;
-    for (int i = 0; i < 100; ++i) text.push_back(factor * i * i % test::kRandomVocabulary);
-    texts.push_back(cut_windows(text, protocol, -1));
+/// Two texts of two windows for a small model.
+class RandomTexts : public testing::Test {
+ protected:
+  RandomTexts() {
+    for (const int factor : {11, 31}) {
+      std::vector<Token> text;
+      for (int i = 0; i < 100; ++i) text.push_back(factor * i * i % test::kRandomVocabulary);
+      texts.push_back(cut_windows(text, protocol, -1));
+    }
   }
+
+  static Model make_model() {
+    const std::string path =
+        testing::TempDir() + "squat_llama_texts_" + std::to_string(getpid()) + ".gguf";
+    test::RandomModel random;
+    random.architecture = "llama";
+    random.head_dim = 32;
+    test::write_random_model(random, path);
+    Model model(path);
+    std::remove(path.c_str());
+    return model;
+  }
+
+  static Protocol make_protocol() {
+    Protocol protocol;
+    protocol.prompt_tokens = 40;
+    protocol.decode_tokens = 5;
+    protocol.windows = 2;
+    return protocol;
+  }
+
+  CacheResult evaluate_one(const std::string& cache) {
+    return evaluate(engine, {parse_cache_spec(cache)}, texts, protocol).front();
+  }
+
+  const Model model = make_model();
+  Engine engine{model, 1};
+  Protocol protocol = make_protocol();
+  std::vector<std::vector<Window>> texts;
+};
+
+TEST_F(RandomTexts, AreJoined) {
   const std::vector<CacheSpec> caches = {parse_cache_spec("q8_0"), parse_cache_spec("squat:2")};
   double last_done = 0;
   const auto results =
@@ -72,6 +95,42 @@ TEST(Evaluation, JoinsTexts) {
     }
     EXPECT_DOUBLE_EQ(results[cache].quality.mean_divergence(), sum / 2);
   }
+}
+
+TEST_F(RandomTexts, ShareACacheAndItsFirstSubspace) {
+  const auto divergences = [&](const std::string& cache, bool one_cache) {
+    protocol.one_cache = one_cache;
+    const CacheResult result = evaluate_one(cache);
+    std::vector<double> by_text;
+    for (const Quality& quality : result.by_text) by_text.push_back(quality.mean_divergence());
+    return std::make_pair(by_text, result.bytes);
+  };
+  const std::string cache = "squat:2,quant_group_size=4,squat_lambda=1";
+  const auto [own, own_bytes] = divergences(cache, false);
+  const auto [shared, shared_bytes] = divergences(cache, true);
+  const auto [separate, separate_bytes] = divergences(cache + ",shared_svd=false", true);
+  EXPECT_EQ(separate, own);
+  EXPECT_NE(shared, own);
+  EXPECT_EQ(separate_bytes.elements, 4 * own_bytes.elements);
+  EXPECT_EQ(divergences("q4_0", true).first, divergences("q4_0", false).first);
+}
+
+TEST_F(RandomTexts, AreReadUnderAMetricOfTheirOwn) {
+  const std::string cache = "squat:2,quant_group_size=4,squat_lambda=1";
+  try {
+    evaluate_one(cache + ",calibrated=true");
+    ADD_FAILURE() << "no moments were enough";
+  } catch (const squat::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("--moments"), std::string::npos) << error.what();
+  }
+  squat::QueryMoments moments = empty_moments(model.config());
+  add_moments(engine, texts[0][0], squat::SubspaceQueries::after_rope, moments);
+  protocol.moments = &moments;
+  const double fitted = evaluate_one(cache).quality.mean_divergence();
+  const double calibrated = evaluate_one(cache + ",calibrated=true").quality.mean_divergence();
+  EXPECT_NE(calibrated, fitted);
+  protocol.moments = nullptr;
+  EXPECT_EQ(evaluate_one(cache).quality.mean_divergence(), fitted);
 }
 
 // Min-max at 2 bits, by an implementation of the whole protocol in NumPy. With heads of 64 channels

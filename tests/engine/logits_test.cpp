@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <fstream>
 
+#include "cache_spec.hpp"
 #include "engine.hpp"
 #include "ggml_cache.hpp"
 #include "llama_session.hpp"
@@ -84,6 +85,21 @@ TEST_P(RandomModelTest, OneByOneIsAsAllAtOnce) {
   }
 }
 
+TEST_P(RandomModelTest, RopeMayBeTheCaches) {
+  const Model model(path_);
+  const squat::Matrix<float> expected = full_precision_logits(model, tokens_);
+  const auto cache = make_cache(parse_cache_spec("squat:8,pre_rope=true,residual_length=128"),
+                                model.config(), {100, 2});  // all in full precision
+  Engine engine(model, 2);
+  const squat::Matrix<float> prompt =
+      engine.forward({tokens_.begin(), tokens_.begin() + 90}, *cache, 90);
+  EXPECT_LT((prompt - expected.topRows(90)).norm(), 1e-4f * expected.norm());
+  for (int i = 90; i < 100; ++i) {
+    const Eigen::RowVectorXf logits = engine.forward({tokens_[i]}, *cache).row(0);
+    EXPECT_LT((logits - expected.row(i)).norm(), 1e-4f * expected.row(i).norm()) << i;
+  }
+}
+
 std::vector<test::RandomModel> random_models() {
   std::vector<test::RandomModel> models(8);
   models[0].architecture = "llama";
@@ -126,7 +142,11 @@ TEST(Model, RotaryFactorsStretchPositionsAsLinearScalingDoes) {
   squat::Matrix<float> logits[2];
   for (int i = 0; i < 2; ++i) {
     test::write_random_model(i == 0 ? factors : linear, path);
-    logits[i] = full_precision_logits(Model(path), {1, 20, 3, 40, 5, 60});
+    const Model model(path);
+    logits[i] = full_precision_logits(model, {1, 20, 3, 40, 5, 60});
+    const auto cache = make_cache(parse_cache_spec("squat:8,pre_rope=true"), model.config(), {6});
+    const squat::Matrix<float> before = Engine(model, 1).forward({1, 20, 3, 40, 5, 60}, *cache, 6);
+    EXPECT_LT((before - logits[i]).norm(), 1e-4f * logits[i].norm());
   }
   EXPECT_LT((logits[0] - logits[1]).norm(), 1e-4f * logits[1].norm());
   std::remove(path.c_str());

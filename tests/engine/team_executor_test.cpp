@@ -47,7 +47,7 @@ TEST(TeamExecutor, ThreadsDoNotChangeWhatAModelPredicts) {
     squat::Matrix<float> expected;
     for (const int threads : {1, 3}) {
       Engine engine(model, threads);
-      const auto cache = make_cache(parse_cache_spec(spec), model.config(), 100, threads);
+      const auto cache = make_cache(parse_cache_spec(spec), model.config(), {100, threads});
       engine.forward(prompt, *cache);
       for (const Token token : {1, 2, 3}) engine.forward({token}, *cache);
       const squat::Matrix<float> logits = engine.forward({4}, *cache);
