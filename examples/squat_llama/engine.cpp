@@ -98,8 +98,10 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
 
   std::vector<int32_t> numbers(tokens.begin(), tokens.end());
   ggml_backend_tensor_set(inputs.tokens, numbers.data(), 0, ggml_nbytes(inputs.tokens));
-  std::iota(numbers.begin(), numbers.end(), static_cast<int32_t>(graph.position()));
-  ggml_backend_tensor_set(inputs.positions, numbers.data(), 0, ggml_nbytes(inputs.positions));
+  if (inputs.positions->buffer != nullptr) {  // not where the cache turns keys and queries
+    std::iota(numbers.begin(), numbers.end(), static_cast<int32_t>(graph.position()));
+    ggml_backend_tensor_set(inputs.positions, numbers.data(), 0, ggml_nbytes(inputs.positions));
+  }
   std::iota(numbers.begin(), numbers.begin() + rows, static_cast<int32_t>(count - rows));
   ggml_backend_tensor_set(inputs.rows, numbers.data(), 0, ggml_nbytes(inputs.rows));
   if (graph.used_mask() != nullptr && graph.used_mask()->buffer != nullptr)

@@ -37,7 +37,7 @@ class TeeCacheTest : public testing::TestWithParam<const char*> {
 TEST_P(TeeCacheTest, GivesAllCachesTheSame) {
   Engine engine(*model_, 2);
   const auto first = make(GetParam()), alone = make(GetParam()), second = make(GetParam());
-  const auto q4 = make("q4_0"), squat = make("squat:3"), before = make("squat:3,pre_rope=true");
+  const auto q4 = make("q4_0"), squat = make("squat:4"), before = make("squat:4,pre_rope=true");
   TeeCache all({first.get(), q4.get(), squat.get(), before.get(), second.get()});
   engine.read_prompt(prompt_, all, 50);
   engine.read_prompt(prompt_, *alone, 50);
