@@ -227,6 +227,10 @@ void expect_every_history_agrees(const ModelShape& model, const Config& config, 
       for (Index other = 1; other < model.layers; ++other)
         shortest = std::min(shortest, cache.size(other, sequence(s)));
       call.count = below(6) == 0 ? 0 : std::max<Index>(shortest - below(80), 0);
+      for (Index other = 0; other < model.layers && call.count > 0; ++other)
+        if (const Index first = cache.first(other, sequence(s)); first > 0)
+          call.count = std::max(call.count, first + model.window(other));
+      if (call.count > shortest) continue;
     } else if (choice < 8) {
       call.kind = Call::flush;
     } else {
@@ -262,9 +266,12 @@ TEST(Fork, EverySequenceIsWhatItsHistorySays) {
   wide.exact_tokens = 5;
   wide.query_decay = 0.99;
   recommended.shared_svd = false;
-  for (const Config& config : {published, wide, recommended})
-    for (unsigned seed = 1; seed <= 4; ++seed)
-      expect_every_history_agrees({2, 4, 2, 16}, config, seed);
+  const ModelShape plain{2, 4, 2, 16};
+  ModelShape windowed = plain;
+  windowed.windows = {50, 0};
+  for (const ModelShape& model : {plain, windowed})
+    for (const Config& config : {published, wide, recommended})
+      for (unsigned seed = 1; seed <= 3; ++seed) expect_every_history_agrees(model, config, seed);
 }
 
 }  // namespace

@@ -19,13 +19,20 @@ using CacheOf = SQuatCache<Scalar, 2, 4>;
 
 /// Random numbers for a step of a story, the same for every cache.
 template <class Scalar>
-struct Rows {
-  Rows(const ModelShape& shape, Index count, unsigned seed)
+struct NewTokens {
+  NewTokens(const ModelShape& shape, Index count, unsigned seed)
       : queries(random_matrix<Scalar>(count, shape.query_heads * shape.head_dim, seed)),
         keys(random_matrix<Scalar>(count, shape.kv_heads * shape.head_dim, seed + 1)),
         values(random_matrix<Scalar>(count, shape.kv_heads * shape.head_dim, seed + 2)) {}
   Matrix<Scalar> queries, keys, values;
 };
+
+/// The smallest size at which the newest token still finds what its window has.
+template <class Scalar>
+Index least_size(const CacheOf<Scalar>& cache, Index layer, const CallOptions& options) {
+  const Index first = cache.first(layer, options);
+  return first == 0 ? 0 : first + cache.shape().window(layer);
+}
 
 /// One thing that can happen to a cache, drawn by `seed`.
 template <class Scalar>
@@ -38,7 +45,11 @@ void act(CacheOf<Scalar>& cache, unsigned seed) {
     Index size = cache.size(0, options);
     for (Index layer = 1; layer < cache.shape().layers; ++layer)
       size = std::min(size, cache.size(layer, options));
-    cache.truncate(size * draw.of<Index>({0, 3, 6, 7, 8}) / 8, options);
+    const Index longest = size;
+    size = size * draw.of<Index>({0, 3, 6, 7, 8}) / 8;
+    for (Index layer = 0; layer < cache.shape().layers && size > 0; ++layer)
+      size = std::max(size, least_size(cache, layer, options));
+    if (size <= longest) cache.truncate(size, options);
     return;
   }
   if (what == 3) return cache.fork(options.sequence, cache.sequences() - 1);
@@ -49,7 +60,7 @@ void act(CacheOf<Scalar>& cache, unsigned seed) {
   options.mask = valid;
   options.fit = draw.of({FitQueries::first_update, FitQueries::accumulate});
   for (Index layer = 0; layer < cache.shape().layers; ++layer) {
-    const Rows<Scalar> rows(cache.shape(), count, seed + 100 * static_cast<unsigned>(layer));
+    const NewTokens<Scalar> rows(cache.shape(), count, seed + 100 * static_cast<unsigned>(layer));
     cache.update(layer, rows.keys, rows.values, rows.queries, options);
     if (what == 1) cache.flush(layer, options);
   }
@@ -68,8 +79,8 @@ void expect_same(const CacheOf<Scalar>& a, const CacheOf<Scalar>& b) {
       EXPECT_TRUE(same_bytes(a.keys(layer, options), b.keys(layer, options)));
       EXPECT_TRUE(same_bytes(a.values(layer, options), b.values(layer, options)));
       for (const Index count : {1, 20}) {
-        if (a.size(layer, options) < count) continue;
-        const Rows<Scalar> rows(shape, count, 9);
+        if (a.size(layer, options) < least_size(a, layer, options) + count) continue;
+        const NewTokens<Scalar> rows(shape, count, 9);
         Matrix<Scalar> of_a(count, rows.queries.cols()), of_b = of_a;
         a.attend(layer, rows.queries, of_a, options);
         b.attend(layer, rows.queries, of_b, options);
@@ -92,13 +103,15 @@ void expect_that_twins_agree(unsigned seed) {
     shape.rope.factors.assign(
         static_cast<std::size_t>(shape.rope.dims == 0 ? shape.head_dim : shape.rope.dims) / 2, 1.5);
   config.shared_svd = draw.of({true, false});
+  if (draw.of({0, 1}) == 1)
+    shape.windows.assign(static_cast<std::size_t>(shape.layers), draw.of<Index>({1, 20, 60}));
   const Index sequences = draw.of<Index>({1, 1, 3});
   SCOPED_TRACE(::testing::Message() << "seed " << seed);
   CacheOf<Scalar> cache(shape, config, sequences);
   if (draw.of({0, 0, 0, 1}) == 1) {
     QueryMoments moments(shape);
     for (Index layer = 0; layer < shape.layers; ++layer)
-      moments.add<Scalar>(layer, Rows<Scalar>(shape, 40, seed).queries);
+      moments.add<Scalar>(layer, NewTokens<Scalar>(shape, 40, seed).queries);
     cache.calibrate(moments);
   }
   std::unique_ptr<CacheOf<Scalar>> twin;
@@ -132,7 +145,7 @@ TEST(Snapshot, CachesOfBfloat16GoOn) {
 
 // A small cache with something of everything.
 
-using Cache = CacheOf<float>;
+using FloatCache = CacheOf<float>;
 const ModelShape small_shape{1, 2, 1, 8};
 
 Config small_config() {
@@ -143,22 +156,22 @@ Config small_config() {
 }
 
 /// Appends tokens, some of them padding.
-void feed(Cache& cache, Index count, unsigned seed, Index sequence = 0, Index padding = 0) {
+void feed(FloatCache& cache, Index count, unsigned seed, Index sequence = 0, Index padding = 0) {
   std::vector<std::uint8_t> valid(static_cast<std::size_t>(count), 1);
   std::fill_n(valid.begin(), padding, std::uint8_t{0});
   CallOptions options;
   options.sequence = sequence;
   options.mask = valid;
   for (Index layer = 0; layer < cache.shape().layers; ++layer) {
-    const Rows<float> rows(cache.shape(), count, seed + static_cast<unsigned>(layer));
+    const NewTokens<float> rows(cache.shape(), count, seed + static_cast<unsigned>(layer));
     cache.update(layer, rows.keys, rows.values, rows.queries, options);
     cache.flush(layer, options);
   }
 }
 
 /// Two sequences that share blocks, cut in the middle of one.
-Cache small_cache() {
-  Cache cache(small_shape, small_config(), 2);
+FloatCache small_cache() {
+  FloatCache cache(small_shape, small_config(), 2);
   feed(cache, 100, 1, 0, 2);
   cache.truncate(50);
   feed(cache, 50, 2);
@@ -176,14 +189,14 @@ Cache small_cache() {
   } while (false)
 
 TEST(Snapshot, SharedRowsAreWrittenOnce) {
-  Cache cache(small_shape, small_config(), 3);
+  FloatCache cache(small_shape, small_config(), 3);
   feed(cache, 2000, 1);
   const std::size_t one = saved(cache).size();
   cache.fork(0, 1);
   cache.fork(0, 2);
   const std::string three = saved(cache);
   EXPECT_LT(three.size(), one + one / 2);
-  Cache other(small_shape, small_config(), 3);
+  FloatCache other(small_shape, small_config(), 3);
   load(other, three);
   // The file's rows wait for none, so that slabs have other sizes.
   const MemoryUsage usage = cache.memory(), again = other.memory();
@@ -195,14 +208,14 @@ TEST(Snapshot, SharedRowsAreWrittenOnce) {
 
 TEST(Snapshot, EveryShorterFileIsRefused) {
   const std::string bytes = saved(small_cache());
-  Cache cache = small_cache();
+  FloatCache cache = small_cache();
   for (std::size_t size = 0; size < bytes.size(); ++size)
     EXPECT_REFUSED(cache, bytes.substr(0, size), "cut short");
 }
 
 TEST(Snapshot, EveryAlteredByteIsFound) {
   const std::string bytes = saved(small_cache());
-  Cache cache = small_cache();
+  FloatCache cache = small_cache();
   for (std::size_t i = 0; i < bytes.size(); ++i) {
     std::string altered = bytes;
     altered[i] = static_cast<char>(altered[i] ^ 1 << i % 8);
@@ -213,8 +226,8 @@ TEST(Snapshot, EveryAlteredByteIsFound) {
 /// Loads a file that its maker gave the right checksum: it is refused, or what it holds can be
 /// attended to, appended to and saved. Returns whether it was loaded.
 bool is_sound(const std::string& bytes) {
-  static const Rows<float> rows(small_shape, 66, 5);
-  Cache cache(small_shape, small_config(), 2);
+  static const NewTokens<float> rows(small_shape, 66, 5);
+  FloatCache cache(small_shape, small_config(), 2);
   try {
     load(cache, bytes);
   } catch (const Error&) {
@@ -281,6 +294,7 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
          s.rope.factors = {1, 1, 2, 4};
        },
        "none", "1, 1, 2, 4"},
+      {"shape.windows", [](auto& s, auto&) { s.windows = {5}; }, "none", "5"},
       {"config.backend", [](auto&, auto& c) { c.backend = Backend::hqq; }, "2", "1"},
       {"config.quant_group_size", [](auto&, auto& c) { c.quant_group_size = 2; }, "1", "2"},
       {"config.residual_length", [](auto&, auto& c) { c.residual_length = 64; }, "32", "64"},
@@ -322,16 +336,16 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
     ModelShape shape = small_shape;
     Config config = small_config();
     make(shape, config);
-    Cache other(shape, config, 2), original = small_cache();
+    FloatCache other(shape, config, 2), original = small_cache();
     // Where something else has to differ too, the file is of a cache that differs in that.
     if (fields[i].name == "config.adaptive_bits") {
       config.adaptive_bits = true;
-      original = Cache(shape, config, 2);
+      original = FloatCache(shape, config, 2);
     } else if (fields[i].name == "config.subspace_queries") {
-      original = Cache(shape, small_config(), 2);
+      original = FloatCache(shape, small_config(), 2);
     } else if (fields[i].name == "config.token_group_size") {
       config.token_group_size = 32;
-      original = Cache(shape, config, 2);
+      original = FloatCache(shape, config, 2);
     }
     const std::string message =
         "the file has " + std::string(name) + " = " + in_file + "; the cache has " + in_cache;
@@ -341,13 +355,13 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
 
 TEST(Snapshot, NamesWhatElseDiffers) {
   const std::string bytes = saved(small_cache());
-  Cache one(small_shape, small_config());
+  FloatCache one(small_shape, small_config());
   EXPECT_REFUSED(one, bytes, "sequences = 2", "must be 1");
   CacheOf<Eigen::half> half(small_shape, small_config(), 2);
   EXPECT_REFUSED(half, bytes, "Scalar = float", "the cache has half");
   CacheOf<Eigen::bfloat16> brain(small_shape, small_config(), 2);
   EXPECT_REFUSED(brain, bytes, "Scalar = float", "the cache has bfloat16");
-  Cache two(small_shape, small_config(), 2);
+  FloatCache two(small_shape, small_config(), 2);
   EXPECT_REFUSED(two, "SQUATKV2" + bytes.substr(8), "SQUATKV1");
   EXPECT_REFUSED(two, saved(brain), "Scalar = bfloat16", "the cache has float");
   std::string unknown = bytes;
@@ -356,10 +370,10 @@ TEST(Snapshot, NamesWhatElseDiffers) {
 }
 
 TEST(Snapshot, ReadsNoFurtherThanTheFile) {
-  Cache first = small_cache(), second(small_shape, small_config(), 2);
+  FloatCache first = small_cache(), second(small_shape, small_config(), 2);
   feed(second, 40, 8);
   std::istringstream in(saved(first) + saved(second) + "more");
-  Cache a(small_shape, small_config(), 2), b(small_shape, small_config(), 2);
+  FloatCache a(small_shape, small_config(), 2), b(small_shape, small_config(), 2);
   a.load(in);
   b.load(in);
   expect_same(a, first);
@@ -387,7 +401,7 @@ class FullDisk : public std::streambuf {
 };
 
 TEST(Snapshot, FailsWhereTheStreamFails) {
-  Cache cache = small_cache();
+  FloatCache cache = small_cache();
   const std::string bytes = saved(cache);
   for (std::size_t room = 0; room < bytes.size(); room += 211) {
     FullDisk disk(static_cast<std::streamsize>(room));
@@ -406,10 +420,10 @@ TEST(SnapshotOfASequence, IsACacheOfItsOwn) {
   for (const bool shared : {true, false}) {
     Config config = small_config();
     config.shared_svd = shared;
-    Cache cache({2, 4, 2, 16}, config, 3);
+    FloatCache cache({2, 4, 2, 16}, config, 3);
     feed(cache, 40, 1, 0);
     feed(cache, 90, 2, 1);
-    Cache alone(cache.shape(), config);
+    FloatCache alone(cache.shape(), config);
     load(alone, saved(cache, 1));
     feed(cache, 70, 3, 1);
     feed(alone, 70, 3, 0);
@@ -425,12 +439,13 @@ TEST(SnapshotOfASequence, IsACacheOfItsOwn) {
 TEST(SnapshotOfASequence, TakesThePlaceOfAnother) {
   Config config = small_config();
   config.shared_svd = false;
-  Cache source(small_shape, config), cache(small_shape, config, 2), other(small_shape, config, 2);
+  FloatCache source(small_shape, config), cache(small_shape, config, 2),
+      other(small_shape, config, 2);
   feed(source, 64, 1);
-  for (Cache* one : {&cache, &other}) feed(*one, 50, 2, 0);
+  for (FloatCache* one : {&cache, &other}) feed(*one, 50, 2, 0);
   feed(cache, 30, 3, 1);
   load(cache, saved(source), 1);
-  for (Cache* one : {&cache, &other}) feed(*one, 40, 4, 0);
+  for (FloatCache* one : {&cache, &other}) feed(*one, 40, 4, 0);
   feed(cache, 40, 5, 1);
   feed(source, 40, 5);
   EXPECT_TRUE(saved(cache, 1) == saved(source));
@@ -438,27 +453,27 @@ TEST(SnapshotOfASequence, TakesThePlaceOfAnother) {
 }
 
 TEST(SnapshotOfASequence, GoesByTheSubspaceOfTheCache) {
-  Cache source(small_shape, small_config());
+  FloatCache source(small_shape, small_config());
   feed(source, 64, 1);
-  Cache cache(small_shape, small_config(), 2), other(small_shape, small_config(), 2);
+  FloatCache cache(small_shape, small_config(), 2), other(small_shape, small_config(), 2);
   QueryMoments moments(small_shape);
-  moments.add<float>(0, Rows<float>(small_shape, 40, 7).queries);
+  moments.add<float>(0, NewTokens<float>(small_shape, 40, 7).queries);
   CallOptions second;
   second.sequence = 1;
   for (const bool calibrated : {false, true}) {
-    for (Cache* one : {&cache, &other}) {
+    for (FloatCache* one : {&cache, &other}) {
       one->clear();
       if (calibrated) one->calibrate(moments);
       feed(*one, 64, 2);  // the first sequence
     }
     load(cache, saved(source), 1);
     EXPECT_TRUE(same_bytes(cache.keys(0, second), source.keys(0)));
-    for (Cache* one : {&cache, &other}) feed(*one, 64, 3, 1);
+    for (FloatCache* one : {&cache, &other}) feed(*one, 64, 3, 1);
     EXPECT_TRUE(same_bytes<float>(cache.keys(0, second).bottomRows(32),
                                   other.keys(0, second).bottomRows(32)));
   }
   // A calibrated sequence takes its metric along.
-  Cache alone(small_shape, small_config());
+  FloatCache alone(small_shape, small_config());
   load(alone, saved(other, 1), 0);
   feed(alone, 64, 4);
   feed(other, 64, 4, 1);
@@ -466,22 +481,22 @@ TEST(SnapshotOfASequence, GoesByTheSubspaceOfTheCache) {
 }
 
 TEST(SnapshotOfASequence, OfNothingLeavesOthersTheirSubspace) {
-  const std::string nothing = saved(Cache(small_shape, small_config()));
-  Cache cache(small_shape, small_config(), 2), other(small_shape, small_config(), 2);
-  for (Cache* one : {&cache, &other}) {
+  const std::string nothing = saved(FloatCache(small_shape, small_config()));
+  FloatCache cache(small_shape, small_config(), 2), other(small_shape, small_config(), 2);
+  for (FloatCache* one : {&cache, &other}) {
     feed(*one, 64, 1, 0);
     feed(*one, 64, 2, 1);
   }
   load(cache, nothing, 0);
   EXPECT_EQ(cache.size(0), 0);
-  for (Cache* one : {&cache, &other}) feed(*one, 64, 3, 1);
+  for (FloatCache* one : {&cache, &other}) feed(*one, 64, 3, 1);
   CallOptions second;
   second.sequence = 1;
   EXPECT_TRUE(same_bytes(cache.keys(0, second), other.keys(0, second)));
 }
 
 TEST(SnapshotOfASequence, RefusesWhatDoesNotFit) {
-  Cache cache = small_cache();
+  FloatCache cache = small_cache();
   const std::string one = saved(cache, 1);
   EXPECT_ERROR(saved(cache, 2), "sequence is 2", "0 to 1");
   EXPECT_ERROR(load(cache, one, -1), "sequence is -1", "0 to 1");
@@ -495,18 +510,18 @@ const char golden_path[] = SQUAT_TEST_DATA "/cache.squat";
 
 ModelShape golden_shape() { return {1, 2, 2, 8}; }
 
-Cache golden_cache() { return Cache(golden_shape(), small_config(), 2); }
+FloatCache golden_cache() { return FloatCache(golden_shape(), small_config(), 2); }
 
 TEST(Snapshot, AFileOfVersion1IsReadAndWrittenAgain) {
   std::ifstream in(golden_path, std::ios::binary);
   ASSERT_TRUE(in) << golden_path;
   std::ostringstream bytes;
   bytes << in.rdbuf();
-  Cache cache = golden_cache();
+  FloatCache cache = golden_cache();
   load(cache, bytes.str());
   EXPECT_TRUE(saved(cache) == bytes.str());
   // Nearly what went in.
-  const Rows<float> rows(golden_shape(), 100, 1);
+  const NewTokens<float> rows(golden_shape(), 100, 1);
   const auto expect_near = [&](Matrix<float> stored, const Matrix<float>& original) {
     stored.conservativeResize(100, original.cols());
     EXPECT_TRUE(stored.topRows(2).isZero());      // padding
@@ -526,7 +541,7 @@ TEST(Snapshot, AFileOfVersion1IsReadAndWrittenAgain) {
 
 /// Wrote the file.
 TEST(Snapshot, DISABLED_WritesTheFileOfVersion1) {
-  Cache cache = golden_cache();
+  FloatCache cache = golden_cache();
   feed(cache, 100, 1, 0, 2);
   cache.fork(0, 1);
   feed(cache, 3, 5, 1);

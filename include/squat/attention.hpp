@@ -9,10 +9,10 @@
 namespace squat {
 
 /// A dequantized block at a time, for a tile of query rows at a time:
-/// softmax(Q K^T * softmax_scale) V over `layer`, in the cache's compute type. A row sees no token
-/// after its own position and no padding; the row of a padding token is zero, and so is one that
-/// sees nothing. out: [rows, query_heads * head_dim]. Where `rope` is not null, queries and
-/// dequantized keys turn to their positions.
+/// softmax(Q K^T * softmax_scale) V over `layer`, in the cache's compute type. A row sees the
+/// tokens of its window up to its own position, the exact ones before it, and no padding; the row
+/// of a padding token is zero, and so is one that sees nothing. out: [rows, query_heads *
+/// head_dim]. Where `rope` is not null, queries and dequantized keys turn to their positions.
 template <class Scalar>
 void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape, const RopeTable* rope,
                   const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out, float* log_sum_exp,
@@ -29,23 +29,35 @@ void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape, cons
     const Index kv_head = index / tiles, begin = index % tiles * query_tile;
     const Index end = std::min(begin + query_tile, rows.count());
     softmax.start((end - begin) * heads, d);
+    // What any row sees, exact tokens before it aside.
+    const TokenRange seen{layer.seen(rows.position(begin)).begin, rows.position(end)};
     Index row = 0;
     for (Index i = begin; i < end; ++i)
       for (Index g = 0; g < heads; ++g, ++row) {
         const Scalar* query = rows.queries.row(i).data() + (kv_head * heads + g) * d;
         for (Index c = 0; c < d; ++c)
           softmax.queries()(row, c) = scale * static_cast<Real>(query[c]);
-        softmax.positions()[static_cast<std::size_t>(row)] = rows.position(i);
       }
     std::optional<RopeWalk<Real>> walk;
     if (rope != nullptr) {
       walk.emplace(*rope);
       walk->rotate(rows.position(begin), softmax.queries().data(), end - begin, heads * d);
     }
-    for_decoded_tokens(layer, kv_head, rows.position(end), [&](DecodedTokens<Real>& tokens) {
+    const auto absorb = [&](DecodedTokens<Real>& tokens) {
       if (walk) walk->rotate(tokens.first, tokens.keys.data(), tokens.count, d);
       softmax.absorb(tokens);
-    });
+    };
+    const auto show = [&](const auto& range) {
+      for (Index i = begin; i < end; ++i)
+        std::fill_n(&softmax.seen()[static_cast<std::size_t>((i - begin) * heads)], heads,
+                    range(layer.seen(rows.position(i))));
+    };
+    if (layer.has_window()) {
+      show([](const TokenRange& seen) { return TokenRange{0, seen.begin}; });
+      for_exact_tokens(layer, kv_head, layer.seen(rows.position(end - 1)).begin, absorb);
+    }
+    show([](const TokenRange& seen) { return seen; });
+    for_decoded_tokens(layer, kv_head, seen, absorb);
     row = 0;
     for (Index i = begin; i < end; ++i)
       for (Index g = 0; g < heads; ++g, ++row) {

@@ -52,6 +52,7 @@ class BlockRows {
   }
 
   void pop_back() { rows_.pop_back(); }
+  void drop_front(Index count) noexcept { rows_.erase(rows_.begin(), rows_.begin() + count); }
 
   /// Before records of rows from `first` on are written to: those that another sequence has too
   /// move to copies.

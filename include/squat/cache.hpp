@@ -100,11 +100,12 @@ class SQuatCache {
     }
   }
 
-  /// Causal attention of the newest queries.rows() tokens of the layer over all of it: row i
-  /// belongs to token size - rows + i, or to options.position + i. Quantized tokens count as
-  /// dequantized, the residual as it is. queries, out: [rows, query_heads * head_dim]. The row of a
-  /// padding token is zero, and so is one that sees nothing. The cache knows its own padding:
-  /// options.mask [rows] allows those queries to hold anything.
+  /// Causal attention of the newest queries.rows() tokens of the layer over all of it, or over as
+  /// many of its tokens as shape().windows says, and the exact ones before them: row i belongs to
+  /// token size - rows + i, or to options.position + i. Quantized tokens count as dequantized, the
+  /// residual as it is. queries, out: [rows, query_heads * head_dim]. The row of a padding token is
+  /// zero, and so is one that sees nothing. The cache knows its own padding: options.mask [rows]
+  /// allows those queries to hold anything.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const {
     const Entry& source = entry(layer, options.sequence);
@@ -124,12 +125,17 @@ class SQuatCache {
     check_matrix("queries", queries, shape_.query_heads, unlimited, options.mask);
     check_output(queries, out);
     const Index first = options.position == -1 ? size - queries.rows() : options.position;
+    require(source.tokens.seen(first).begin >= source.tokens.first(), "queries begin at position ",
+            first, "; layer ", layer, " of sequence ", options.sequence,
+            " has dropped what they see: with a window of ", shape_.window(layer),
+            " they can begin at ", source.tokens.least_size() - 1, " or later");
     squat::attend(source.tokens, shape_, rope_.get(), config_.arithmetic,
                   QueryRows<Scalar>{queries, first, options.mask}, out, options.log_sum_exp,
                   *executor_);
   }
 
-  /// Quantizes what the residual of the layer no longer has to hold.
+  /// Quantizes what the residual of the layer no longer has to hold, and drops what its window has
+  /// left behind.
   void flush(Index layer, const CallOptions& options = {}) {
     LayerCache<Scalar>& tokens = entry(layer, options.sequence).tokens;
     tokens.flush(plan(layer, options.sequence));
@@ -146,20 +152,29 @@ class SQuatCache {
     flush(layer, options);
   }
 
-  /// All keys of the layer as attention sees them [tokens, kv_heads * head_dim]; padding is zero.
-  /// Where shape().rope is applied by the cache they are as stored, before it.
+  /// Keys of the tokens that the layer holds, from first() on, as attention sees them
+  /// [tokens, kv_heads * head_dim]; padding is zero. Where shape().rope is applied by the cache
+  /// they are as stored, before it.
   Matrix<Scalar> keys(Index layer, const CallOptions& options = {}) const {
     return decoded(layer, options.sequence, &DecodedTokens<Real>::keys);
   }
 
-  /// All values of the layer as attention sees them [tokens, kv_heads * head_dim]; padding is zero.
+  /// Values of the same tokens [tokens, kv_heads * head_dim]; padding is zero.
   Matrix<Scalar> values(Index layer, const CallOptions& options = {}) const {
     return decoded(layer, options.sequence, &DecodedTokens<Real>::values);
   }
 
-  /// Tokens in the layer, padding included.
+  /// Tokens that the layer has taken in, padding included, and a window's dropped ones too: the
+  /// next token has this position.
   Index size(Index layer, const CallOptions& options = {}) const {
     return entry(layer, options.sequence).tokens.size();
+  }
+
+  /// The first token that the layer still holds; 0 unless it has a window. flush() drops whole
+  /// blocks of tokens behind the newest shape().window(layer) + residual_length. Exact tokens
+  /// before it are held all the same, and seen.
+  Index first(Index layer, const CallOptions& options = {}) const {
+    return entry(layer, options.sequence).tokens.first();
   }
 
   /// Bytes allocated by the whole cache. What several sequences share counts once.
@@ -175,14 +190,24 @@ class SQuatCache {
     return usage;
   }
 
-  /// Keeps the first `size` tokens of options.sequence in every layer. What is quantized stays as
-  /// it is: a block cut short keeps the codes of its first tokens, and tokens that follow begin a
-  /// new block. Fails if a layer has fewer tokens.
+  /// Keeps the first `size` tokens of options.sequence in every layer, as speculative decoding
+  /// does. What is quantized stays as it is: a block cut short keeps the codes of its first tokens,
+  /// and tokens that follow begin a new block. Exact tokens, padding and the fit of the metric are
+  /// those of the tokens that stay; without any valid token the next queries fit it anew.
+  ///
+  /// Fails if a layer has fewer tokens, or if it has dropped what the newest remaining token sees:
+  /// `size` must be 0, or at least first(layer) + the layer's window where first(layer) > 0. A
+  /// layer can always be cut back by residual_length from the longest that it has been at a flush()
+  /// or update(). What remains is seen as if the others had never come.
   void truncate(Index size, const CallOptions& options = {}) {
-    for (Index layer = 0; layer < shape_.layers; ++layer)
-      require(size >= 0 && size <= entry(layer, options.sequence).tokens.size(), "size is ", size,
-              "; layer ", layer, " of sequence ", options.sequence, " has ",
-              entry(layer, options.sequence).tokens.size(), " tokens");
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      const LayerCache<Scalar>& tokens = entry(layer, options.sequence).tokens;
+      require(size >= 0 && size <= tokens.size(), "size is ", size, "; layer ", layer,
+              " of sequence ", options.sequence, " has ", tokens.size(), " tokens");
+      require(size == 0 || size >= tokens.least_size(), "size is ", size, "; layer ", layer,
+              " of sequence ", options.sequence, " has dropped what token ", size - 1,
+              " sees: it must be 0, or at least ", tokens.least_size());
+    }
     for (Index layer = 0; layer < shape_.layers; ++layer)
       entry(layer, options.sequence).tokens.truncate(size);
   }
@@ -257,8 +282,9 @@ class SQuatCache {
 
  private:
   struct Entry {
-    Entry(const ModelShape& shape, const Config& config, const KeyBlock& key_block, int value_bits)
-        : tokens(shape, config, key_block, value_bits) {}
+    Entry(const ModelShape& shape, Index layer, const Config& config, const KeyBlock& key_block,
+          int value_bits)
+        : tokens(shape, layer, config, key_block, value_bits) {}
     Entry(LayerCache<Scalar> tokens, std::unique_ptr<KeyFit<Scalar>> fit)
         : tokens(std::move(tokens)), fit(std::move(fit)) {}
 
@@ -327,7 +353,7 @@ class SQuatCache {
     std::vector<Entry> entries;
     entries.reserve(static_cast<std::size_t>(shape_.layers * sequences));
     for (Index i = 0; i < shape_.layers * sequences; ++i)
-      entries.emplace_back(shape_, config_, key_block, value_bits());
+      entries.emplace_back(shape_, i / sequences, config_, key_block, value_bits());
     return entries;
   }
 
@@ -487,14 +513,17 @@ class SQuatCache {
                          Matrix<Real> DecodedTokens<Real>::*what) const {
     const LayerCache<Scalar>& source = entry(layer, sequence).tokens;
     const Index d = shape_.head_dim;
-    Matrix<Scalar> all(source.size(), shape_.kv_heads * d);
+    const Index first = source.first();
+    Matrix<Scalar> all(source.size() - first, shape_.kv_heads * d);
     for (Index head = 0; head < shape_.kv_heads; ++head)
-      for_decoded_tokens(source, head, source.size(), [&](const DecodedTokens<Real>& tokens) {
-        auto target = all.block(tokens.first, head * d, tokens.count, d);
-        target = (tokens.*what).topRows(tokens.count).template cast<Scalar>();
-        for (Index t = 0; t < tokens.count; ++t)
-          if (!tokens.valid[static_cast<std::size_t>(t)]) target.row(t).setZero();
-      });
+      for_decoded_tokens(source, head, {first, source.size()},
+                         [&](const DecodedTokens<Real>& tokens) {
+                           auto target = all.block(tokens.first - first, head * d, tokens.count, d);
+                           target = (tokens.*what).topRows(tokens.count).template cast<Scalar>();
+                           for (Index t = 0; t < tokens.count; ++t)
+                             if (!tokens.valid[static_cast<std::size_t>(t)])
+                               target.row(t).setZero();
+                         });
     return all;
   }
 

@@ -4,6 +4,7 @@
 #include <squat/error.hpp>
 #include <squat/matrix.hpp>
 #include <squat/rotary.hpp>
+#include <vector>
 
 namespace squat {
 
@@ -19,8 +20,15 @@ struct ModelShape {
   /// sequence, padding included. Only differences of positions matter, so that padding on the left
   /// changes nothing.
   Rope rope = {};
+  /// Per layer: how many tokens a query sees, itself included; 0: all. Empty: all layers see all.
+  /// Tokens that Config::exact_tokens keeps are seen beyond the window, as attention sinks; with
+  /// exact_tokens = 0 the window is a plain one.
+  std::vector<Index> windows = {};
 
   Index heads_per_kv() const { return query_heads / kv_heads; }
+  Index window(Index layer) const {
+    return windows.empty() ? 0 : windows[static_cast<std::size_t>(layer)];
+  }
 };
 
 /// How scale and zero point of a group are found.
@@ -152,6 +160,13 @@ inline void check(const ModelShape& shape) {
   require(std::isfinite(shape.softmax_scale) && shape.softmax_scale >= 0, "shape.softmax_scale is ",
           shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
   check(shape.rope, shape.head_dim);
+  require(shape.windows.empty() || static_cast<Index>(shape.windows.size()) == shape.layers,
+          "shape.windows has ", shape.windows.size(), " entries; it must have one for each of the ",
+          shape.layers, " layers, or none");
+  constexpr Index widest = Index{1} << 48;
+  for (const Index window : shape.windows)
+    require(window >= 0 && window <= widest, "shape.windows holds ", window,
+            "; a window must be 1 to ", widest, ", or 0 for all tokens");
 }
 
 inline void check(const Config& config) {

@@ -38,12 +38,6 @@ class DecodeAttention {
  private:
   static constexpr Index segment_tokens = 2048;
 
-  struct Segment {
-    Index first_row;
-    Index last_row;
-    Index first_token;
-  };
-
   Index tasks() const { return kv_heads_ * segments(); }
   Index segments() const { return static_cast<Index>(segments_.size()); }
 
@@ -58,17 +52,18 @@ class DecodeAttention {
     segments_.clear();
     const Index blocks = static_cast<Index>(layer.rows().size());
     const Index segment_rows = segment_tokens / layer.value_block().tokens();
-    Index token = 0;
-    for (Index row = 0; row == 0 || row < blocks; row += segment_rows) {
+    const auto [begin, first_token] = layer.place(layer.seen(rows.position(0)).begin);
+    Index token = first_token;
+    for (Index row = begin; row == begin || row < blocks; row += segment_rows) {
       const Index last = std::min(row + segment_rows, blocks);
-      segments_.push_back({row, last, token});
+      segments_.push_back({row, last, token, row == begin, last == blocks});
       for (Index r = row; r < last; ++r) token += layer.rows()[static_cast<std::size_t>(r)].tokens;
     }
 
     const double scale = shape.softmax_scale > 0 ? shape.softmax_scale
                                                  : 1 / std::sqrt(static_cast<double>(head_dim_));
     queries_.resize(static_cast<std::size_t>(kv_heads_ * rows_ * head_dim_));
-    positions_.resize(static_cast<std::size_t>(rows_));
+    seen_.resize(static_cast<std::size_t>(rows_));
     float* query = queries_.data();
     for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
       for (Index i = 0; i < queries.rows(); ++i)
@@ -77,7 +72,7 @@ class DecodeAttention {
               static_cast<float>(scale * static_cast<double>(static_cast<ComputeType<Scalar>>(
                                              queries(i, kv_head * heads_ * head_dim_ + c))));
     for (Index i = 0; i < rows_; ++i)
-      positions_[static_cast<std::size_t>(i)] = rows.position(i / heads_);
+      seen_[static_cast<std::size_t>(i)] = layer.seen(rows.position(i / heads_));
     partials_.resize(static_cast<std::size_t>(tasks() * rows_ * (stride_ + 2)));
   }
 
@@ -89,10 +84,9 @@ class DecodeAttention {
   void run_task(const Layer& layer, Index task) {
     static thread_local std::unique_ptr<Fused> fused = std::make_unique<Fused>();
     const Index head = task / segments(), segment = task % segments();
-    const Segment& range = segments_[static_cast<std::size_t>(segment)];
-    fused->run(layer, head, range.first_row, range.last_row, range.first_token,
-               segment == segments() - 1, queries_.data() + head * rows_ * head_dim_,
-               positions_.data(), rows_, stride_, partial(task));
+    fused->run(layer, head, segments_[static_cast<std::size_t>(segment)],
+               queries_.data() + head * rows_ * head_dim_, seen_.data(), rows_, stride_,
+               partial(task));
   }
 
   void merge(const Layer& layer, const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out,
@@ -123,7 +117,7 @@ class DecodeAttention {
   Index rows_ = 0;    // query rows of a kv head: tokens times heads_
   std::vector<Segment> segments_;
   std::vector<float> queries_;    // [kv_heads, rows, head_dim], times the softmax scale
-  std::vector<Index> positions_;  // [rows]
+  std::vector<TokenRange> seen_;  // [rows]
   std::vector<float> partials_;   // [tasks] of PartialAttention
   std::vector<float> merged_;
 };

@@ -14,6 +14,15 @@ struct PartialAttention {
   float* highest;     ///< [rows] highest score, minus infinity where no token was seen
 };
 
+/// A part of what a layer holds: rows of blocks and, in the last one, the residual.
+struct Segment {
+  Index first_row;
+  Index last_row;
+  Index first_token;  ///< of first_row or, where that is behind the last row, of the residual
+  bool is_first;      ///< brings the exact tokens beyond the window
+  bool is_last;       ///< brings the residual
+};
+
 /// Computes partial attention from packed blocks: scales are folded into the query once a block,
 /// and into the probabilities once a block and value group, so that all work per code is an integer
 /// dot product. One object serves one thread.
@@ -25,13 +34,11 @@ class FusedAttention {
   /// Query rows (tokens times query heads of a kv head) that a call can take.
   static constexpr Index max_rows = 32;
 
-  /// Attention of kv head `head` over the packed rows [first_row, last_row), which begin at token
-  /// `first_token`, and if `with_residual` over the residual keys too. Row i of `queries`
-  /// [rows, head_dim], times the softmax scale already, sees tokens up to positions[i]. The rows of
-  /// result.sum_values are `stride` apart, at least head_dim rounded up to 16.
-  void run(const Layer& layer, Index head, Index first_row, Index last_row, Index first_token,
-           bool with_residual, const float* queries, const Index* positions, Index rows,
-           Index stride, const PartialAttention& result) {
+  /// Attention of kv head `head` over a segment. Row i of `queries` [rows, head_dim], times the
+  /// softmax scale already, sees the tokens seen[i], whose ends ascend, and exact ones before them.
+  /// The rows of result.sum_values are `stride` apart, at least head_dim rounded up to 16.
+  void run(const Layer& layer, Index head, const Segment& segment, const float* queries,
+           const TokenRange* seen, Index rows, Index stride, const PartialAttention& result) {
     const ValueBlock& value_block = layer.value_block();
     head_dim_ = value_block.head_dim();
     stride_ = stride;
@@ -44,17 +51,18 @@ class FusedAttention {
     std::fill_n(result.highest, rows, minus_infinity);
     std::fill_n(offsets_, rows * groups_, 0.0f);
 
+    if (segment.is_first && layer.has_window()) add_sinks(layer, head, queries, seen, rows, result);
     const KeyBlock* ordered_for = nullptr;
-    Index token = first_token;
-    for (Index r = first_row; r < last_row; ++r) {
+    Index token = segment.first_token;
+    for (Index r = segment.first_row; r < segment.last_row; ++r) {
       const BlockRow& row = layer.rows()[static_cast<std::size_t>(r)];
       const KeyBlock& key_block = row.key_block(head);
       if (&key_block != ordered_for) order(key_block, queries, rows);
       ordered_for = &key_block;
       score_codes(key_block, row.keys(head), rows);
       if (row.has_exact) score_exact(layer, head, token, row.tokens, queries, rows);
-      hide_later(token, row.tokens, key_block.tokens(), positions, rows);
-      if (row.has_padding) hide_padding(layer, token, row.tokens, rows);
+      hide_unseen(token, row.tokens, key_block.tokens(), seen, rows);
+      if (row.has_padding) hide_padding(row.tokens, rows, [&](Index t) { return row.is_valid(t); });
       raise(key_block.tokens(), rows, result);
       if (row.value_tokens < row.tokens) {
         add_residual(layer, head, token, row.value_tokens, row.tokens, rows);
@@ -65,13 +73,13 @@ class FusedAttention {
       if (row.value_tokens > 0) add_codes(value_block, row.values(head), rows, result);
       token += row.tokens;
     }
-    for (; with_residual && token < layer.size(); token += chunk) {
+    for (; segment.is_last && token < layer.size(); token += chunk) {
       const Index count = std::min(chunk, layer.size() - token);
       gather(layer, token, count, head, &Layer::key);
       for (Index i = 0; i < rows; ++i)
         kernels_.dot_rows(tokens_, count, head_dim_, queries + i * head_dim_, scores_[i]);
-      hide_later(token, count, chunk, positions, rows);
-      hide_padding(layer, token, count, rows);
+      hide_unseen(token, count, chunk, seen, rows);
+      hide_padding(count, rows, [&](Index t) { return layer.is_valid(token + t); });
       raise(chunk, rows, result);
       add_residual(layer, head, token, 0, count, rows);
     }
@@ -207,20 +215,45 @@ class FusedAttention {
     });
   }
 
-  /// Minus infinity for tokens that a row must not see yet, and for slots [count, padded).
-  void hide_later(Index first_token, Index count, Index padded, const Index* positions,
-                  Index rows) {
-    // Positions ascend: what the first row sees, all see.
-    if (count == padded && positions[0] >= first_token + count - 1) return;
-    for (Index i = 0; i < rows; ++i) {
-      const Index seen = std::min(std::max(positions[i] + 1 - first_token, Index{0}), count);
-      std::fill(scores_[i] + seen, scores_[i] + padded, minus_infinity);
+  /// Exact tokens that are beyond the window of a row.
+  void add_sinks(const Layer& layer, Index head, const float* queries, const TokenRange* seen,
+                 Index rows, const PartialAttention& result) {
+    const Index sinks = layer.exact_before(seen[rows - 1].begin);
+    for (Index first = 0; first < sinks; first += chunk) {
+      const Index count = std::min(chunk, sinks - first);
+      gather(layer, first, count, head, &Layer::exact_key);
+      for (Index i = 0; i < rows; ++i) {
+        kernels_.dot_rows(tokens_, count, head_dim_, queries + i * head_dim_, scores_[i]);
+        const Index shown = std::clamp(layer.exact_before(seen[i].begin) - first, Index{0}, count);
+        std::fill(scores_[i] + shown, scores_[i] + chunk, minus_infinity);
+      }
+      raise(chunk, rows, result);
+      gather(layer, first, count, head, &Layer::exact_value);
+      for (Index i = 0; i < rows; ++i)
+        kernels_.add_rows(tokens_, count, head_dim_, scores_[i], plain_ + i * stride_);
     }
   }
 
-  void hide_padding(const Layer& layer, Index first_token, Index count, Index rows) {
+  /// Minus infinity for tokens that a row does not see, and for slots [count, padded).
+  void hide_unseen(Index first_token, Index count, Index padded, const TokenRange* seen,
+                   Index rows) {
+    // Ranges ascend: what the first row still sees and the last one already, all see.
+    if (count == padded && seen[0].end >= first_token + count &&
+        seen[rows - 1].begin <= first_token)
+      return;
+    for (Index i = 0; i < rows; ++i) {
+      const Index begin = std::clamp(seen[i].begin - first_token, Index{0}, count);
+      const Index end = std::clamp(seen[i].end - first_token, begin, count);
+      std::fill(scores_[i], scores_[i] + begin, minus_infinity);
+      std::fill(scores_[i] + end, scores_[i] + padded, minus_infinity);
+    }
+  }
+
+  /// Minus infinity for those of `count` tokens that `is_valid` leaves out.
+  template <class IsValid>
+  void hide_padding(Index count, Index rows, const IsValid& is_valid) {
     for (Index t = 0; t < count; ++t)
-      if (!layer.is_valid(first_token + t))
+      if (!is_valid(t))
         for (Index i = 0; i < rows; ++i) scores_[i][t] = minus_infinity;
   }
 

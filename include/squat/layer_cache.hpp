@@ -5,14 +5,19 @@
 #include <squat/key_plan.hpp>
 #include <squat/options.hpp>
 #include <squat/token_buffer.hpp>
+#include <squat/token_range.hpp>
 #include <squat/value_quantizer.hpp>
 
 namespace squat {
 
-/// The tokens of one layer and sequence, oldest first. Keys [0, quantized_keys()) and values
-/// [0, quantized_values()) are packed in rows(); the newer ones are in residuals. There are never
-/// more packed values than packed keys. The first Config::exact_tokens valid tokens are kept in
-/// full precision too, in place of what their slots hold.
+/// The tokens of one layer and sequence, oldest first. Keys [first(), quantized_keys()) and values
+/// [first(), quantized_values()) are packed in rows(); the newer ones are in residuals. There are
+/// never more packed values than packed keys. The first Config::exact_tokens valid tokens are kept
+/// in full precision too, in place of what their slots hold.
+///
+/// In a layer with a window flush() drops whole rows, all but the newest window + residual_length
+/// tokens: so many that truncate() can take back residual_length tokens and the next query still
+/// finds all that it sees. Exact tokens stay.
 ///
 /// append() and flush() either do all of their work or, when memory runs out, none.
 template <class Scalar>
@@ -21,9 +26,10 @@ class LayerCache {
   using Real = ComputeType<Scalar>;
 
   /// All key records have the size of `key_block`'s.
-  LayerCache(const ModelShape& shape, const Config& config, const KeyBlock& key_block,
+  LayerCache(const ModelShape& shape, Index layer, const Config& config, const KeyBlock& key_block,
              int value_bits)
-      : kv_heads_(shape.kv_heads),
+      : window_(shape.window(layer)),
+        kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
         config_(config),
         values_quantizer_(shape.head_dim, value_bits, config),
@@ -50,6 +56,7 @@ class LayerCache {
           exact_keys(kv_heads * head_dim),
           exact_values(kv_heads * head_dim) {}
 
+    Index dropped = 0, dropped_valid = 0;
     BlockRows rows;
     TokenBuffer<Scalar> keys, values;  // residual
     TokenBuffer<std::uint8_t> valid{1};
@@ -59,6 +66,8 @@ class LayerCache {
 
   /// Takes the contents that a file had, in place of those of an empty layer.
   void restore(Contents contents) noexcept {
+    first_ = quantized_keys_ = quantized_values_ = contents.dropped;
+    dropped_valid_ = contents.dropped_valid;
     rows_ = std::move(contents.rows);
     keys_ = std::move(contents.keys);
     values_ = std::move(contents.values);
@@ -81,9 +90,20 @@ class LayerCache {
   }
 
   Index size() const { return quantized_keys_ + keys_.size(); }
+  /// Tokens before it are dropped, but for exact ones.
+  Index first() const { return first_; }
+  bool has_window() const { return window_ > 0; }
+  /// What a query at `position` sees, exact tokens before it aside.
+  TokenRange seen(Index position) const {
+    return {has_window() ? std::max(position - window_ + 1, Index{0}) : 0, position + 1};
+  }
+  /// The smallest size, beside 0, at which the newest token still finds all that it sees.
+  Index least_size() const { return first_ == 0 ? 0 : first_ + window_; }
   Index quantized_keys() const { return quantized_keys_; }
   Index quantized_values() const { return quantized_values_; }
-  bool has_valid() const { return valid_tokens_ > 0; }
+  /// Tokens that are not padding among those dropped.
+  Index dropped_valid() const { return dropped_valid_; }
+  bool has_valid() const { return valid_tokens_ + dropped_valid_ > 0; }
 
   const ValueBlock& value_block() const { return values_quantizer_.block(); }
   const std::vector<BlockRow>& rows() const { return rows_.all(); }
@@ -95,10 +115,31 @@ class LayerCache {
   Index exact_position(Index i) const { return *exact_positions_.row(i); }
   const Scalar* exact_key(Index i) const { return exact_keys_.row(i); }
   const Scalar* exact_value(Index i) const { return exact_values_.row(i); }
+  /// How many of the exact tokens come before token `end`.
+  Index exact_before(Index end) const {
+    Index count = exact_tokens();
+    while (count > 0 && exact_position(count - 1) >= end) --count;
+    return count;
+  }
   /// How many of the next valid tokens will be exact.
   Index exact_to_come() const { return config_.exact_tokens - exact_tokens(); }
-  /// Whether `token` is not padding.
+  /// Where reading from `token` on begins: with a row of rows() and its first token, or behind the
+  /// rows with the token itself.
+  struct Place {
+    Index row;
+    Index first;
+  };
+  Place place(Index token) const {
+    Place place{0, first_};
+    while (place.row < rows_.size() && place.first + rows_[place.row].tokens <= token)
+      place.first += rows_[place.row++].tokens;
+    if (place.row == rows_.size()) place.first = std::max(place.first, token);
+    return place;
+  }
+
+  /// Whether `token` is there and not padding.
   bool is_valid(Index token) const {
+    if (token < first_) return false;
     if (token >= quantized_keys_) return *valid_.row(token - quantized_keys_) != 0;
     Index row = rows_.size() - 1;
     Index first = quantized_keys_ - rows_[row].tokens;
@@ -171,11 +212,13 @@ class LayerCache {
     guard.keep();
     take_keys(leaving_keys);
     take_values(leaving_values);
+    if (has_window()) drop_unseen();
   }
 
-  /// Keeps the first `size` tokens. Codes that stay are not touched.
+  /// Keeps the first `size` tokens: none, or least_size() and more. Codes that stay are not
+  /// touched.
   void truncate(Index size) noexcept {
-    for (; quantized_keys_ > size;) {
+    while (quantized_keys_ > size && !rows_.empty()) {
       BlockRow& row = rows_.back();
       const Index kept = std::max(size - (quantized_keys_ - row.tokens), Index{0});
       for (Index token = kept; token < row.tokens; ++token) valid_tokens_ -= row.is_valid(token);
@@ -183,6 +226,7 @@ class LayerCache {
       row.tokens = static_cast<std::int32_t>(kept);
       if (kept == 0) rows_.pop_back();
     }
+    if (size == 0) first_ = dropped_valid_ = quantized_keys_ = 0;  // nothing is dropped of nothing
     const Index residual = size - quantized_keys_;
     for (Index token = residual; token < valid_.size(); ++token)
       valid_tokens_ -= *valid_.row(token);
@@ -193,8 +237,7 @@ class LayerCache {
     if (!rows_.empty())
       rows_.back().value_tokens = std::min(rows_.back().value_tokens, rows_.back().tokens);
     value_row_ = std::min(value_row_, rows_.size());
-    Index exact = exact_tokens();
-    while (exact > 0 && exact_position(exact - 1) >= size) --exact;
+    const Index exact = exact_before(size);
     exact_keys_.truncate(exact);
     exact_values_.truncate(exact);
     exact_positions_.truncate(exact);
@@ -276,11 +319,23 @@ class LayerCache {
     }
   }
 
-  bool is_exact(Index token) const {
-    for (Index i = 0; i < exact_tokens(); ++i)
-      if (exact_position(i) == token) return true;
-    return false;
+  /// Drops the rows that no query to come can see, even after truncation by residual_length.
+  void drop_unseen() noexcept {
+    const Index kept = size() - window_ - config_.residual_length;
+    Index rows = 0;
+    for (; rows < rows_.size() && first_ + rows_[rows].tokens <= kept; ++rows) {
+      const BlockRow& row = rows_[rows];
+      for (Index token = 0; token < row.tokens; ++token) {
+        valid_tokens_ -= row.is_valid(token);
+        dropped_valid_ += row.is_valid(token);
+      }
+      first_ += row.tokens;
+    }
+    rows_.drop_front(rows);
+    value_row_ = std::max(value_row_ - rows, Index{0});
   }
+
+  bool is_exact(Index token) const { return exact_before(token) < exact_before(token + 1); }
 
   void take_values(Index count) noexcept {
     for (Index left = count; left > 0;) {
@@ -295,15 +350,18 @@ class LayerCache {
     values_.shrink(config_.residual_length);
   }
 
+  Index window_;  // tokens that a query sees; 0: all
   Index kv_heads_;
   Index head_dim_;
   Config config_;
   ValueQuantizer<Scalar> values_quantizer_;
   BlockRows rows_;
+  Index first_ = 0;  // tokens before it are dropped
   Index quantized_keys_ = 0;
   Index quantized_values_ = 0;
-  Index value_row_ = 0;  // the first row that still takes values
-  Index valid_tokens_ = 0;
+  Index value_row_ = 0;     // the first row that still takes values
+  Index valid_tokens_ = 0;  // of those held
+  Index dropped_valid_ = 0;
   TokenBuffer<Scalar> keys_;
   TokenBuffer<Scalar> values_;
   TokenBuffer<std::uint8_t> valid_;

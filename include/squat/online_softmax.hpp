@@ -9,7 +9,7 @@
 namespace squat {
 
 /// Attention of a tile of query rows over the tokens of one kv head (online softmax: Milakov &
-/// Gimelshein 2018). Row i is of the token at `positions`[i] and sees tokens up to it.
+/// Gimelshein 2018).
 template <class Real>
 class OnlineSoftmax {
  public:
@@ -19,20 +19,21 @@ class OnlineSoftmax {
     const Index padded = round_up(rows, 8);  // the kernels take rows by the eight
     queries_.resize(padded, head_dim);
     queries_.bottomRows(padded - rows).setZero();
-    positions_.resize(static_cast<std::size_t>(rows));
+    seen_.resize(static_cast<std::size_t>(rows));
     sum_values_.setZero(padded, head_dim);
     highest_.setConstant(rows, minus_infinity);
     sum_.setZero(rows);
   }
 
-  Matrix<Real>& queries() { return queries_; }            ///< [at least rows, head_dim]
-  std::vector<Index>& positions() { return positions_; }  ///< [rows], ascending
+  Matrix<Real>& queries() { return queries_; }  ///< [at least rows, head_dim]
+  /// What row i sees of tokens that come next [rows].
+  std::vector<TokenRange>& seen() { return seen_; }
 
   void absorb(const DecodedTokens<Real>& tokens) {
     score(tokens);
     for (Index row = 0; row < rows_; ++row) {
       Real* score = scores_.row(row).data();
-      hide(tokens, positions_[static_cast<std::size_t>(row)] + 1 - tokens.first, score);
+      hide(tokens, seen_[static_cast<std::size_t>(row)], score);
       Real highest = highest_[row];
       const Real sum = exponentiate(score, scores_.cols(), highest);
       if (highest != highest_[row]) {
@@ -84,12 +85,15 @@ class OnlineSoftmax {
     }
   }
 
-  /// Minus infinity for tokens from `seen` on, for padding, and for columns that are no tokens.
-  void hide(const DecodedTokens<Real>& tokens, Index seen, Real* score) const {
-    seen = std::min(std::max(seen, Index{0}), tokens.count);
-    std::fill(score + seen, score + scores_.cols(), minus_infinity);
+  /// Minus infinity for tokens that are not `seen`, for padding, and for columns that are no
+  /// tokens.
+  void hide(const DecodedTokens<Real>& tokens, const TokenRange& seen, Real* score) const {
+    const Index begin = std::clamp(seen.begin - tokens.first, Index{0}, tokens.count);
+    const Index end = std::clamp(seen.end - tokens.first, begin, tokens.count);
+    std::fill(score, score + begin, minus_infinity);
+    std::fill(score + end, score + scores_.cols(), minus_infinity);
     if (!tokens.has_padding) return;
-    for (Index t = 0; t < seen; ++t)
+    for (Index t = begin; t < end; ++t)
       if (!tokens.valid[static_cast<std::size_t>(t)]) score[t] = minus_infinity;
   }
 
@@ -110,7 +114,7 @@ class OnlineSoftmax {
   Index rows_ = 0;
   Matrix<Real> keys_transposed_;
   Matrix<Real> queries_;
-  std::vector<Index> positions_;
+  std::vector<TokenRange> seen_;
   Matrix<Real> scores_;
   Matrix<Real> sum_values_;
   Eigen::Matrix<Real, Eigen::Dynamic, 1> highest_;

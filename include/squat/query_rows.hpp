@@ -9,7 +9,7 @@ namespace squat {
 template <class Scalar>
 struct QueryRows {
   const MatrixView<Scalar>& queries;
-  Index first_position;  ///< row i sees tokens up to first_position + i
+  Index first_position;  ///< row i sees tokens up to first_position + i, as far as a window reaches
   Mask mask;             ///< of rows whose tokens are not in the layer
 
   Index count() const { return queries.rows(); }

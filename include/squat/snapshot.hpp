@@ -25,9 +25,8 @@ namespace squat {
 ///     uint64 checksum                of all before (Checksum)
 ///
 ///     Tokens:
-///       uint64 dropped, dropped_valid   tokens that are gone from the front: 0
-///       uint64 rows, values, residual, exact
-///       per row of packed keys:
+///       uint64 dropped, dropped_valid   tokens that a window has left behind, and valid ones of
+///       them uint64 rows, values, residual, exact per row of packed keys:
 ///         uint64 tokens              1 to token_group_size
 ///         Bits valid[tokens]
 ///         Shared Records             a row with keys alone has some of its own
@@ -99,9 +98,10 @@ class SnapshotWriter {
   void tokens(const LayerCache<Scalar>& layer) {
     const Index packed = layer.quantized_keys(), values = layer.quantized_values();
     const Index size = layer.size(), exact = layer.exact_tokens();
-    for (int i = 0; i < 2; ++i) writer_.number(Index{0});  // dropped
+    writer_.number(layer.first());
+    writer_.number(layer.dropped_valid());
     writer_.number(static_cast<Index>(layer.rows().size()));
-    writer_.number(values);
+    writer_.number(values - layer.first());
     writer_.number(size - packed);
     writer_.number(exact);
     for (const BlockRow& row : layer.rows()) {

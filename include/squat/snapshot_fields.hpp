@@ -58,7 +58,7 @@ struct SnapshotField {
 /// All fields of a shape and a configuration, in one order. Whoever adds a field to one of them is
 /// told here by the compiler. What is stored under it must depend on the fields alone.
 inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const Config& config) {
-  const auto& [layers, query_heads, kv_heads, head_dim, softmax_scale, rope] = shape;
+  const auto& [layers, query_heads, kv_heads, head_dim, softmax_scale, rope, windows] = shape;
   const auto& [pairing, dims, base, factors] = rope;
   const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
                token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, value_bits,
@@ -74,6 +74,7 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
       {"shape.rope.dims", dims},
       {"shape.rope.base", base},
       {"shape.rope.factors", factors},
+      {"shape.windows", windows},
       {"config.backend", backend},
       {"config.quant_group_size", quant_group_size},
       {"config.residual_length", residual_length},

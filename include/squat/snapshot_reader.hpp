@@ -53,7 +53,9 @@ class SnapshotReader {
     const Index width = kv_heads_ * head_dim_;
     typename LayerCache<Scalar>::Contents contents(kv_heads_, head_dim_, even_block_,
                                                    layer.value_block());
-    for (int i = 0; i < 2; ++i) reader_.count("dropped", 0);
+    const Index dropped = contents.dropped =
+        reader_.count("dropped", layer.has_window() ? most : 0);
+    contents.dropped_valid = reader_.count("dropped_valid", dropped);
     const Index rows = reader_.count("rows", most), values = reader_.count("values", most);
     const Index residual = reader_.count("residual", most);
     const Index exact = reader_.count("exact", config_.exact_tokens);
@@ -73,11 +75,11 @@ class SnapshotReader {
     }
     numbers(contents.keys, residual, width);
     numbers(contents.values, packed + residual - values, width);
-    require(exact <= packed + residual, "the file has exact = ", exact, "; there are ",
-            packed + residual, " tokens");
+    const Index size = dropped + packed + residual;
+    require(exact <= size, "the file has exact = ", exact, "; there are ", size, " tokens");
     contents.exact_positions.reserve(exact);
     for (Index i = 0, least = 0; i < exact; ++i) {
-      const Index position = reader_.count("position", packed + residual - 1);
+      const Index position = reader_.count("position", size - 1);
       require(position >= least, "the file has exact tokens whose positions do not ascend");
       *contents.exact_positions.append(1) = position;
       least = position + 1;
@@ -85,7 +87,13 @@ class SnapshotReader {
     numbers(contents.exact_keys, exact, width);
     numbers(contents.exact_values, exact, width);
     layer.restore(std::move(contents));
-    for (Index i = 0; i < exact; ++i)
+    require(size >= layer.least_size(), "the file has size = ", size, " and dropped = ", dropped,
+            "; the window asks for a size of ", layer.least_size());
+    const Index exact_dropped = layer.exact_before(dropped);
+    require(exact_dropped <= layer.dropped_valid(),
+            "the file has dropped_valid = ", layer.dropped_valid(), "; ", exact_dropped,
+            " exact tokens are dropped");
+    for (Index i = exact_dropped; i < exact; ++i)
       require(layer.is_valid(layer.exact_position(i)),
               "the file has an exact token that is padding");
   }

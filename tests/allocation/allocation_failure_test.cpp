@@ -22,16 +22,20 @@ const Tokens& tokens() {
 }
 
 /// A cache of two sequences, each with a subspace of its own.
-Cache make_cache() {
+Cache make_cache(Index window = 0) {
   Config config = strong_feedback();
   config.shared_svd = false;
-  return Cache(shape, config, 2);
+  config.exact_tokens = 1;
+  ModelShape windowed = shape;
+  windowed.windows = {window};
+  return Cache(windowed, config, 2);
 }
 
 /// What a cache holds and answers.
 struct Contents {
   explicit Contents(const Cache& cache) {
     for (Index s = 0; s < cache.sequences(); ++s) {
+      firsts.push_back(cache.first(0, sequence(s)));
       parts.push_back(cache.keys(0, sequence(s)));
       parts.push_back(cache.values(0, sequence(s)));
       if (cache.size(0, sequence(s)) > 0)
@@ -39,15 +43,17 @@ struct Contents {
     }
   }
   bool operator==(const Contents& other) const {
-    return std::equal(parts.begin(), parts.end(), other.parts.begin(), other.parts.end(),
+    return firsts == other.firsts &&
+           std::equal(parts.begin(), parts.end(), other.parts.begin(), other.parts.end(),
                       [](const Rows& a, const Rows& b) { return same(a, b); });
   }
+  std::vector<Index> firsts;
   std::vector<Rows> parts;
 };
 
 /// Contents of a cache after `calls`.
-Contents contents_after(const std::vector<Call>& calls) {
-  Cache cache = make_cache();
+Contents contents_after(const std::vector<Call>& calls, Index window) {
+  Cache cache = make_cache(window);
   for (const Call& call : calls) call(cache);
   return Contents(cache);
 }
@@ -60,13 +66,14 @@ void flush_all(Cache& cache) {
 
 /// Lets `call` run out of memory at its first allocation, at its second, and so on until it has
 /// enough. Returns how often it ran out.
-int run_out_of_memory(const Call& prepare, const Call& call) {
-  const Contents before = contents_after({prepare}), flushed = contents_after({prepare, flush_all});
-  const Contents after = contents_after({prepare, call, flush_all});
+int run_out_of_memory(const Call& prepare, const Call& call, Index window = 0) {
+  const Contents before = contents_after({prepare}, window),
+                 flushed = contents_after({prepare, flush_all}, window);
+  const Contents after = contents_after({prepare, call, flush_all}, window);
   for (int failures = 0; failures < 10000; ++failures)
     for (const bool again : {false, true}) {
       SCOPED_TRACE("after " + std::to_string(failures) + " allocations");
-      Cache cache = make_cache();
+      Cache cache = make_cache(window);
       prepare(cache);
       bool failed = false;
       allow_allocations(failures);
@@ -111,6 +118,18 @@ TEST(AllocationFailure, LeavesAccumulationUndone) {
 }
 
 TEST(AllocationFailure, LeavesFlushUndone) { EXPECT_GT(run_out_of_memory(prompt, flush), 20); }
+
+TEST(AllocationFailure, DropsNothingBehindAWindow) {
+  const auto dropped = [](Cache& cache) {
+    prompt(cache);
+    flush(cache);
+    update(cache, tokens(), 200, 150);
+  };
+  EXPECT_GT(run_out_of_memory(dropped, flush, 50), 5);
+  EXPECT_GT(run_out_of_memory(
+                dropped, [](Cache& cache) { cache.fork(0, 1); }, 50),
+            5);
+}
 
 TEST(AllocationFailure, LeavesForkUndone) {
   const auto two = [](Cache& cache) {
@@ -183,17 +202,19 @@ TEST(AllocationFailure, NeverStopsTruncation) {
 }
 
 TEST(Allocation, AttendNeedsNoneAfterItsFirstCall) {
-  Cache cache(shape);
-  prompt(cache);
-  flush(cache);
-  const Rows query = tokens().queries.topRows(1);
-  Rows first = Rows::Zero(1, query.cols()), second = first;
-  cache.attend(0, query, first);
-  allow_allocations(0);
-  cache.attend(0, query, second);
-  allow_allocations(-1);
-  EXPECT_TRUE(same(first, second));
-  EXPECT_GT(first.cwiseAbs().maxCoeff(), 0);
+  for (const Index window : {0, 50}) {
+    Cache cache = make_cache(window);
+    prompt(cache);
+    flush(cache);
+    const Rows query = tokens().queries.topRows(1);
+    Rows first = Rows::Zero(1, query.cols()), second = first;
+    cache.attend(0, query, first);
+    allow_allocations(0);
+    cache.attend(0, query, second);
+    allow_allocations(-1);
+    EXPECT_TRUE(same(first, second));
+    EXPECT_GT(first.cwiseAbs().maxCoeff(), 0);
+  }
 }
 
 }  // namespace
