@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <squat/attention.hpp>
 #include <squat/snapshot_reader.hpp>
 #include <utility>
@@ -18,8 +19,13 @@ namespace squat {
 /// residual_length tokens are complete, a value once residual_length newer ones are there; each is
 /// quantized exactly once and its codes never change.
 ///
-/// Every call checks its arguments and fails with squat::Error, the cache as it was. Calls are not
-/// synchronised with each other.
+/// Every call checks its arguments and fails with squat::Error, the cache as it was.
+///
+/// Threads may call at the same time where no two of them touch the same layer of the same
+/// sequence, or where those that do only read. What sequences share is guarded. A call touches the
+/// layer and the sequence that it names; truncate(), fork(), and save() and load() of one sequence
+/// touch all layers of theirs, of which fork() reads `from`; memory(), calibrate(), clear(),
+/// set_executor(), and save() and load() of all touch everything.
 ///
 /// @tparam Scalar float, double, Eigen::half or Eigen::bfloat16: what goes in, what comes out, and
 ///   what the residual is kept in.
@@ -40,10 +46,15 @@ class SQuatCache {
     require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
     if (shape.rope.pairing != RopePairing::none)
       rope_ = std::make_shared<const RopeTable>(shape.rope, shape.head_dim);
+    locks_ = std::make_unique<std::mutex[]>(static_cast<std::size_t>(shape.layers));
+    blank_plan_ = std::make_shared<const KeyPlan<Scalar>>(
+        std::vector<KeyBlock>(kv_heads(), even_block()),
+        std::vector<ErrorFeedback<Real>>(kv_heads(), ErrorFeedback<Real>(shape.head_dim)), config);
     clear();
   }
 
-  /// Attention work goes to `executor`, which outlives the cache; serial until one is set.
+  /// Attention work goes to `executor`, which outlives the cache; serial until one is set. Where
+  /// several threads attend, it takes several calls of run() at the same time.
   void set_executor(Executor& executor) { executor_ = &executor; }
 
   /// From now on keys of all sequences are quantized under the metric of `moments`, and no prompt
@@ -84,17 +95,24 @@ class SQuatCache {
               MatrixView<Scalar> queries, const CallOptions& options = {}) {
     Entry& target = entry(layer, options.sequence);
     check_new_tokens(keys, values, queries, options.mask);
-    const Index owner = calibrated_.empty() ? fitted_by(layer, options.sequence) : calibration;
-    const bool fits = owner == -1 || options.fit == FitQueries::accumulate ||
-                      config_.query_decay > 0 || !target.tokens.has_valid();
     std::unique_ptr<KeyFit<Scalar>> fit;
-    if (fits && (owner == -1 || owner == options.sequence))
-      fit = refit(target, queries, options.mask);
+    bool fits;
+    {
+      const Lock lock = lock_fits(layer);
+      const Index owner = calibrated_.empty() ? fitted_by(layer, options.sequence) : calibration;
+      fits = owner == -1 || options.fit == FitQueries::accumulate || config_.query_decay > 0 ||
+             !target.tokens.has_valid();
+      if (fits && (owner == -1 || owner == options.sequence)) fit = continued_fit(target);
+    }
+    if (fit && !take_in(*fit, target, queries, options.mask)) fit = nullptr;
     target.tokens.reserve(keys.rows());
     flush(layer, options);
     target.tokens.append(keys, values, options.mask);
+    const Lock lock = lock_fits(layer);
     if (fit) {
-      target.fit = std::move(fit);
+      // Another sequence may have been first.
+      const Index owner = fitted_by(layer, options.sequence);
+      if (owner == -1 || owner == options.sequence) target.fit = std::move(fit);
     } else if (!fits && target.fit && target.fit->plan) {
       target.fit->forget();  // the prompt is over
     }
@@ -138,7 +156,7 @@ class SQuatCache {
   /// left behind.
   void flush(Index layer, const CallOptions& options = {}) {
     LayerCache<Scalar>& tokens = entry(layer, options.sequence).tokens;
-    tokens.flush(plan(layer, options.sequence));
+    tokens.flush(*plan(layer, options.sequence));
   }
 
   /// update, attend and flush: what an engine calls for each layer and each run of new tokens.
@@ -183,6 +201,7 @@ class SQuatCache {
     Counted counted;
     usage.bookkeeping = Index{sizeof(*this)} +
                         static_cast<Index>((entries_.capacity() - entries_.size()) * sizeof(Entry));
+    usage.bookkeeping += blank_plan_->bytes() + shape_.layers * Index{sizeof(std::mutex)};
     if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
     for (const Entry& entry : entries_) usage += entry.memory(counted);
     for (const KeyFit<Scalar>& fit : calibrated_)
@@ -224,12 +243,16 @@ class SQuatCache {
     if (from == to) return;
     std::vector<Entry> copies;
     copies.reserve(static_cast<std::size_t>(shape_.layers));
-    for (Index layer = 0; layer < shape_.layers; ++layer)
-      copies.push_back(entry(layer, from).fork());
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      const Entry& source = entry(layer, from);
+      copies.emplace_back(source.tokens, nullptr);
+      if (!config_.shared_svd && source.fit)
+        copies.back().fit = std::make_unique<KeyFit<Scalar>>(*source.fit);
+    }
     for (Index layer = 0; layer < shape_.layers; ++layer) {
       Entry& copy = copies[static_cast<std::size_t>(layer)];
-      if (config_.shared_svd) copy.fit = std::move(entry(layer, to).fit);
-      entry(layer, to) = std::move(copy);
+      entry(layer, to).tokens = std::move(copy.tokens);
+      if (!config_.shared_svd) entry(layer, to).fit = std::move(copy.fit);
     }
   }
 
@@ -270,6 +293,7 @@ class SQuatCache {
     for (std::size_t layer = 0; layer < file.calibrated.size(); ++layer)
       file.entries[layer].fit = std::make_unique<KeyFit<Scalar>>(std::move(file.calibrated[layer]));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
+      const Lock lock = lock_fits(layer);
       const Index owner = calibrated_.empty() ? fitted_by(layer, sequence) : calibration;
       Entry& source = file.entries[static_cast<std::size_t>(layer)];
       Entry& target = entry(layer, sequence);
@@ -287,8 +311,6 @@ class SQuatCache {
         : tokens(shape, layer, config, key_block, value_bits) {}
     Entry(LayerCache<Scalar> tokens, std::unique_ptr<KeyFit<Scalar>> fit)
         : tokens(std::move(tokens)), fit(std::move(fit)) {}
-
-    Entry fork() const { return {tokens, fit ? std::make_unique<KeyFit<Scalar>>(*fit) : nullptr}; }
 
     MemoryUsage memory(Counted& counted) const {
       MemoryUsage usage = tokens.memory(counted);
@@ -361,6 +383,7 @@ class SQuatCache {
     SnapshotWriter<Scalar> file(out, shape_, stored_config(), count, !calibrated_.empty());
     for (Index layer = 0; layer < shape_.layers; ++layer) {
       file.begin_layer();
+      const Lock lock = lock_fits(layer);
       if (!calibrated_.empty()) file.fit(&calibrated_[static_cast<std::size_t>(layer)]);
       for (Index sequence = first; sequence < first + count; ++sequence) {
         file.tokens(entry(layer, sequence).tokens);
@@ -399,47 +422,50 @@ class SQuatCache {
 
   /// What the keys that leave `sequence` now are quantized with. Without a fit they are all padding
   /// or exact.
-  const KeyPlan<Scalar>& plan(Index layer, Index sequence) {
+  std::shared_ptr<const KeyPlan<Scalar>> plan(Index layer, Index sequence) {
+    const Lock lock = lock_fits(layer);
     const Index owner = fitted_by(layer, sequence);
-    if (calibrated_.empty() && owner == -1) {
-      if (!blank_plan_)
-        blank_plan_ = std::make_unique<KeyPlan<Scalar>>(
-            std::vector<KeyBlock>(kv_heads(), even_block()),
-            std::vector<ErrorFeedback<Real>>(kv_heads(), ErrorFeedback<Real>(shape_.head_dim)),
-            config_);
-      return *blank_plan_;
-    }
+    if (calibrated_.empty() && owner == -1) return blank_plan_;
     KeyFit<Scalar>& fit = calibrated_.empty() ? *entry(layer, owner).fit
                                               : calibrated_[static_cast<std::size_t>(layer)];
     const LayerCache<Scalar>& tokens = entry(layer, sequence).tokens;
-    if (fit.plan || tokens.leaving_keys() == 0) return fit.plan ? *fit.plan : unused_plan();
+    if (fit.plan) return fit.plan;
+    if (tokens.leaving_keys() == 0) return blank_plan_;  // which packs nothing then
     std::vector<KeyStatistics> statistics = fit.statistics;
     if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
     tokens.describe(statistics);
     fit.plan = make_key_plan<Scalar>(fit.moments, statistics, key_bits(), config_);
     fit.statistics = std::move(statistics);
-    return *fit.plan;
+    return fit.plan;
   }
 
-  /// For a flush that packs no key.
-  static const KeyPlan<Scalar>& unused_plan() {
-    static const KeyPlan<Scalar> none(std::vector<KeyBlock>(), {}, Config{});
-    return none;
+  /// Guards the fits of a layer where several sequences go by the same one, and does nothing where
+  /// each has its own.
+  using Lock = std::unique_lock<std::mutex>;
+  Lock lock_fits(Index layer) const {
+    const bool shared = config_.shared_svd || !calibrated_.empty();
+    return shared ? Lock(locks_[static_cast<std::size_t>(layer)]) : Lock();
   }
 
   std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
 
-  /// The fit of `entry` with `queries` taken in, from nothing if the sequence has no valid token;
-  /// null where there is none to take in. Exact tokens do not count.
-  std::unique_ptr<KeyFit<Scalar>> refit(const Entry& entry, const MatrixView<Scalar>& queries,
-                                        const Mask& mask) const {
-    const Index d = shape_.head_dim;
+  /// A copy of the fit of `entry` for queries to join in; from nothing if the sequence has no valid
+  /// token.
+  std::unique_ptr<KeyFit<Scalar>> continued_fit(const Entry& entry) const {
     auto fit = std::make_unique<KeyFit<Scalar>>();
     if (entry.tokens.has_valid() && entry.fit) {
       fit->moments = entry.fit->moments;
       fit->statistics = entry.fit->statistics;
     }
-    if (fit->moments.empty()) fit->moments.assign(kv_heads(), SecondMoment(d));
+    if (fit->moments.empty()) fit->moments.assign(kv_heads(), SecondMoment(shape_.head_dim));
+    return fit;
+  }
+
+  /// Adds the queries of new tokens of `entry` to a fit; returns whether it has any now. Exact
+  /// tokens do not count.
+  bool take_in(KeyFit<Scalar>& fit, const Entry& entry, const MatrixView<Scalar>& queries,
+               const Mask& mask) const {
+    const Index d = shape_.head_dim;
     std::vector<std::uint8_t> counts(static_cast<std::size_t>(queries.rows()));
     Index exact = entry.tokens.exact_to_come(), counted = 0;
     for (Index token = 0; token < queries.rows(); ++token) {
@@ -449,10 +475,10 @@ class SQuatCache {
       counted += mask[token] && !is_exact;
     }
     if (config_.query_decay > 0)
-      for (SecondMoment& moment : fit->moments)
+      for (SecondMoment& moment : fit.moments)
         moment.fade(std::pow(config_.query_decay, static_cast<double>(counted)));
     for (Index head = 0; head < shape_.query_heads; ++head) {
-      SecondMoment& moment = fit->moments[static_cast<std::size_t>(head / shape_.heads_per_kv())];
+      SecondMoment& moment = fit.moments[static_cast<std::size_t>(head / shape_.heads_per_kv())];
       const auto own = queries.middleCols(head * d, d);
       if (rope_ && config_.subspace_queries == SubspaceQueries::after_rope) {
         Matrix<Real> rotated = own.template cast<Real>();
@@ -462,8 +488,7 @@ class SQuatCache {
         moment.add<Scalar>(own, counts);
       }
     }
-    if (fit->moments.front().count() == 0) return nullptr;
-    return fit;
+    return fit.moments.front().count() > 0;
   }
 
   void check_new_tokens(const MatrixView<Scalar>& keys, const MatrixView<Scalar>& values,
@@ -532,7 +557,8 @@ class SQuatCache {
   Index sequences_;
   std::vector<Entry> entries_;              // [layers, sequences]
   std::vector<KeyFit<Scalar>> calibrated_;  // per layer, or empty
-  std::unique_ptr<const KeyPlan<Scalar>> blank_plan_;
+  std::unique_ptr<std::mutex[]> locks_;     // of each layer's fits
+  std::shared_ptr<const KeyPlan<Scalar>> blank_plan_;
   std::shared_ptr<const RopeTable> rope_;  // null where positions are the caller's affair
   Executor* executor_ = &serial();
 };
