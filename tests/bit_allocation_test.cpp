@@ -54,7 +54,7 @@ TEST(AllocateBits, MeetsTheMeanWithEveryChannelOnce) {
       for (const Backend backend : {Backend::quanto, Backend::unbiased}) {
         const Eigen::VectorXd ranges = random_matrix(1, d, 6).row(0).transpose().cwiseAbs2();
         const BitAllocation allocation = allocate_bits(subspace_of(d), ranges, bits, backend);
-        const double octets = static_cast<double>(d / 8);
+        const double octets = static_cast<double>(d) / 8;
         EXPECT_NEAR(mean(allocation), std::floor(bits * octets + 1e-6) / octets, 1e-9);
         EXPECT_EQ(mean(even_bits(d, bits)), mean(allocation));
         EXPECT_TRUE(std::is_sorted(allocation.bits.begin(), allocation.bits.end()));

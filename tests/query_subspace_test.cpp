@@ -71,7 +71,7 @@ TEST(SecondMoment, TakesEveryScalar) {
   const auto error = [&](auto scalar) {
     using Scalar = decltype(scalar);
     // Against the same rounded numbers in double: only the arithmetic differs.
-    const Matrix<Scalar> rounded = queries.cast<Scalar>();
+    const Matrix<Scalar>& rounded = queries.cast<Scalar>();
     const Matrix<double> exact = moment_of<double>(rounded.template cast<double>()).sum();
     return (moment_of<Scalar>(rounded).sum() - exact).norm() / exact.norm();
   };

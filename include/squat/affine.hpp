@@ -40,7 +40,7 @@ inline float scale_from_byte(int byte) {
 
 /// The nearest such scale to x >= 0.
 inline int scale_to_byte(float x) {
-  if (x < 0x1p-14f) return static_cast<int>(x * 0x1p17f + 0.5f);
+  if (x < 0x1p-14f) return static_cast<int>(std::lround(x * 0x1p17f));
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   const std::uint32_t byte = ((bits + (1u << 19)) >> 20) - (112 << 3);

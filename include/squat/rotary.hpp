@@ -139,13 +139,13 @@ class RopeWalk {
       rotate_pairs<2>(head, head + 1);
   }
 
-  /// Pair i is a[i * stride], b[i * stride].
-  template <Index stride>
+  /// Pair i is a[i * Stride], b[i * Stride].
+  template <Index Stride>
   void rotate_pairs(Real* a, Real* b) const {
     for (Index i = 0; i < table_.pairs(); ++i) {
-      const Real x = a[i * stride], y = b[i * stride];
-      a[i * stride] = x * cos_[i] - y * sin_[i];
-      b[i * stride] = x * sin_[i] + y * cos_[i];
+      const Real x = a[i * Stride], y = b[i * Stride];
+      a[i * Stride] = x * cos_[i] - y * sin_[i];
+      b[i * Stride] = x * sin_[i] + y * cos_[i];
     }
   }
 

@@ -23,10 +23,12 @@ void squat::testing::allow_allocations(long count) {
 
 std::size_t squat::testing::allocated_bytes() { return bytes; }
 
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): the linker's names.
 extern "C" void* __real_malloc(std::size_t size);
 extern "C" void* __wrap_malloc(std::size_t size) {
   return is_exhausted(size) ? nullptr : __real_malloc(size);
 }
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 
 void* operator new(std::size_t size) {
   void* memory = is_exhausted(size) ? nullptr : __real_malloc(size > 0 ? size : 1);

@@ -122,7 +122,7 @@ struct Avx2 : Avx2Dot {
     // Scales relative to the largest of their group, probabilities to the largest of their row.
     alignas(32) float relative_scale[max_block];
     alignas(32) float relative_x[max_heads][max_block];
-    float highest[max_heads];
+    float highest[max_heads] = {};
     const float* rows[max_heads];
     for (Index row = 0; row < max_heads; ++row) {
       rows[row] = relative_x[row < count ? row : 0];  // absent rows stand for the first one
