@@ -197,6 +197,35 @@ TEST(CacheInterleaving, ResidualOfTwoBlocks) {
   expect_every_interleaving_agrees<float, 2, 2>({1, 1, 1, 24}, config, 2);
 }
 
+Config scales_per_token(Index residual_length, Index quant_group_size) {
+  Config config = feedback_everywhere();
+  config.key_scales = KeyScales::per_token;
+  config.residual_length = residual_length;
+  config.quant_group_size = quant_group_size;
+  return config;
+}
+
+TEST(CacheInterleaving, ScalesPerTokenWithoutResidual) {
+  expect_every_interleaving_agrees<float, 2, 2>({1, 2, 1, 40}, scales_per_token(0, 1), 2);
+}
+
+TEST(CacheInterleaving, ScalesPerTokenOfRotatedKeys) {
+  Config config = scales_per_token(0, 8);
+  config.rotate_keys = config.rotate_values = true;
+  expect_every_interleaving_agrees<float, 3, 2>({1, 2, 1, 40}, config, 1);
+}
+
+TEST(CacheInterleaving, ScalesPerTokenBehindAWindow) {
+  Config config = scales_per_token(21, 2);
+  config.backend = Backend::unbiased;
+  config.shared_svd = false;
+  expect_every_interleaving_agrees<Eigen::half, 4, 2>({2, 2, 1, 40}, config, 2);
+}
+
+TEST(CacheInterleaving, ScalesPerTokenOfDoubles) {
+  expect_every_interleaving_agrees<double, 3, 8>({1, 2, 2, 40}, scales_per_token(70, 3), 1);
+}
+
 TEST(CacheInterleaving, DoublesInLongBlocks) {
   Config config = feedback_everywhere();
   config.token_group_size = config.residual_length = 64;

@@ -18,6 +18,8 @@ TEST(Config, DefaultsAreThePublishedOnes) {
   EXPECT_EQ(config.subspace_dim, 10);
   EXPECT_TRUE(config.shared_svd);
   EXPECT_EQ(config.token_group_size, 32);
+  EXPECT_EQ(config.key_scales, KeyScales::per_channel);
+  EXPECT_FALSE(config.rotate_keys);
   check(config);
 }
 
@@ -56,6 +58,33 @@ TEST(Config, RefusesWhatIsNotAllowed) {
   EXPECT_ERROR(check_with(&Config::subspace_method, 2), "config.subspace_method is 2",
                "eigen (0) or power (1)");
   EXPECT_ERROR(check_with(&Config::arithmetic, 7), "config.arithmetic is 7", "0", "1");
+}
+
+TEST(Config, RefusesWhatScalesPerTokenOrPerChannelCannotDo) {
+  EXPECT_ERROR(check_with(&Config::key_scales, 2), "config.key_scales is 2",
+               "per_channel (0) or per_token (1)");
+  EXPECT_ERROR(check_with(&Config::residual_length, 0), "config.residual_length is 0",
+               "share a channel's scale", "per_token needs no residual");
+  EXPECT_ERROR(check_with(&Config::rotate_keys, true), "config.rotate_keys is true", "per_token");
+  EXPECT_ERROR(check_with(&Config::key_group_size, 64), "config.key_group_size is 64", "per_token");
+  Config config;
+  config.key_scales = KeyScales::per_token;
+  for (const Index length : {0, 1, 33, 1000}) {
+    config.residual_length = length;
+    check(config);
+  }
+  config.residual_length = -1;
+  EXPECT_ERROR(check(config), "config.residual_length is -1", "0 or more");
+  config.residual_length = 0;
+  for (const Index size : {0, 32, 64, 128, 256, 512}) {
+    config.key_group_size = size;
+    check(config);
+  }
+  config.key_group_size = 48;
+  EXPECT_ERROR(check(config), "config.key_group_size is 48", "32, 64, 128, 256 or 512");
+  config.key_group_size = 0;
+  config.adaptive_bits = true;
+  EXPECT_ERROR(check(config), "config.adaptive_bits is true", "per_token", "share a scale");
 }
 
 TEST(Config, TakesWhatIsAllowed) {

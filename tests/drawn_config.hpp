@@ -21,12 +21,19 @@ class Draw {
     config.backend = of({Backend::quanto, Backend::hqq, Backend::unbiased});
     config.quant_group_size = of<Index>({1, 2, 3, 4, 8, 12, 16, 64});
     config.token_group_size = of<Index>({32, 64, 128});
+    config.key_scales = of({KeyScales::per_channel, KeyScales::per_token});
+    const bool per_token = config.key_scales == KeyScales::per_token;
     config.residual_length = config.token_group_size * of<Index>({1, 2});
+    if (per_token) {
+      config.residual_length = of<Index>({0, 1, 32, 77});
+      config.key_group_size = of<Index>({0, 32, 64, 128, 256, 512});
+      config.rotate_keys = of({true, false});
+    }
     config.squat_lambda = of({0.0, 0.001, 1.0, 3.0});
     config.subspace_dim = of<Index>({1, 5, 16, 512});
     config.scale_bits = of({8, 16, 32});
     config.normalised_lambda = of({true, false});
-    config.adaptive_bits = of({true, false});
+    config.adaptive_bits = !per_token && of({true, false});
     config.key_bits = config.adaptive_bits ? of({1.5, 2.3, 3.0, 4.75, 7.0, 8.0})
                                            : of({1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0});
     config.value_bits = of({1, 2, 3, 4, 8});

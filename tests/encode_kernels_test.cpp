@@ -81,13 +81,16 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
         for (const bool unbiased : {false, true})
           for (const Index length : {32, 64, 512}) {
             const GroupFormat format{bits, scale_bits, unbiased};
-            Affine<float> got[16] = {}, wanted[16] = {};
+            CodeGrid<float> got[16] = {}, wanted[16] = {};
             kernels<2>().groups(x.data(), n, length, format, got, codes.data());
             portable.groups(x.data(), n, length, format, wanted, want.data());
             EXPECT_EQ(codes, want);
             for (int group = 0; group < 16; ++group) {
               EXPECT_EQ(got[group].scale, wanted[group].scale);
               EXPECT_EQ(got[group].zero, wanted[group].zero);
+              EXPECT_EQ(got[group].shift, wanted[group].shift);
+              EXPECT_EQ(got[group].inverse, wanted[group].inverse);
+              EXPECT_EQ(got[group].origin, wanted[group].origin);
             }
           }
       for (const int scale_bits : {8, 16, 32}) {
@@ -134,8 +137,9 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
           Matrix<float> keys = x;
           kernels<2>().octet(keys.data(), n, inner.data(), format, expected, affine, all.data());
           for (const Affine<float>& one : affine) expect_in_range(one, all, bits, scale_bits);
-          kernels<2>().groups(x.data(), n, n, format, affine, codes.data());
-          expect_in_range(affine[0], codes, bits, scale_bits);
+          CodeGrid<float> grid;
+          kernels<2>().groups(x.data(), n, n, format, &grid, codes.data());
+          expect_in_range(grid, codes, bits, scale_bits);
         }
         const float scale = kernels<2>().symmetric(x.data(), n, bits, scale_bits, codes.data());
         expect_in_range({scale, 0}, codes, bits, scale_bits);

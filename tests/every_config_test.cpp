@@ -22,7 +22,8 @@ void expect_agreement(unsigned seed) {
                << static_cast<int>(config.backend) << ", step " << config.quant_group_size
                << ", key bits " << config.key_bits << ", value bits " << config.value_bits
                << ", scale bits " << config.scale_bits << ", groups of " << config.token_group_size
-               << ", pairing " << static_cast<int>(shape.rope.pairing));
+               << (config.key_scales == KeyScales::per_token ? ", per token" : "") << ", pairing "
+               << static_cast<int>(shape.rope.pairing));
   const Index tokens = 330, width = shape.kv_heads * shape.head_dim;
   const auto queries = correlated_matrix<Scalar>(tokens, shape.query_heads * shape.head_dim, seed);
   const auto keys = correlated_matrix<Scalar>(tokens, width, seed + 1);

@@ -266,11 +266,16 @@ TEST(Fork, EverySequenceIsWhatItsHistorySays) {
   wide.exact_tokens = 5;
   wide.query_decay = 0.99;
   recommended.shared_svd = false;
+  Config per_token = own_subspaces(), sliding = own_subspaces();
+  per_token.key_scales = sliding.key_scales = KeyScales::per_token;
+  per_token.residual_length = 0;
+  sliding.residual_length = 21;
+  sliding.exact_tokens = 3;
   const ModelShape plain{2, 4, 2, 16};
   ModelShape windowed = plain;
   windowed.windows = {50, 0};
   for (const ModelShape& model : {plain, windowed})
-    for (const Config& config : {published, wide, recommended})
+    for (const Config& config : {published, wide, recommended, per_token, sliding})
       for (unsigned seed = 1; seed <= 3; ++seed) expect_every_history_agrees(model, config, seed);
 }
 

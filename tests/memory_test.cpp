@@ -52,6 +52,35 @@ TEST(Memory, CodesAndScalesAreWhatTheirBitsTake) {
   }
 }
 
+Config scales_per_token() {
+  Config config;
+  config.key_scales = KeyScales::per_token;
+  config.residual_length = 0;
+  return config;
+}
+
+TEST(Memory, WithoutResidualIsWhatTheBitsTake) {
+  Cache cache(large, scales_per_token());
+  Index tokens = 0;
+  for (const Index count : {10, 300, 1, 9, 500, 6000}) {
+    feed(cache, count);
+    tokens += count;
+    SCOPED_TRACE(tokens);
+    const MemoryUsage usage = cache.memory();
+    expect_packed(usage, tokens, tokens);
+    EXPECT_LE(usage.codes + usage.scales + usage.reserved, (tokens / 32 * 9 / 8 + 32) * row_bytes);
+  }
+  cache.truncate(5000);
+  feed(cache, 1);
+  tokens = 5001;
+  const MemoryUsage usage = cache.memory();
+  expect_packed(usage, tokens, tokens);
+  EXPECT_LE(usage.residual, large.layers * 20 * width * 2 * Index{sizeof(float)});
+  // Two bits of a code, and two halves for 32 of them.
+  const double bits = 2 + 2 * 16.0 / 32, elements = static_cast<double>(heads * 2 * 64 * tokens);
+  EXPECT_NEAR(8 * static_cast<double>(usage.codes + usage.scales) / elements, bits, 0.02 * bits);
+}
+
 TEST(Memory, ResidualShrinksAfterThePrompt) {
   Cache cache(large);
   const Index row = large.layers * width * 2 * Index{sizeof(float)};  // keys and values of a token
@@ -95,11 +124,11 @@ TEST(Memory, TruncatingAndClearingFree) {
   EXPECT_EQ(empty.total(), Cache(large).memory().total());
 }
 
-TEST(Memory, TotalIsWhatIsAllocated) {
+void expect_total_to_be_what_is_allocated(const Config& config) {
   if (allocated_bytes() < 0) GTEST_SKIP() << "this C library does not count";
-  feed(*std::make_unique<Cache>(large), 600);  // what is allocated once and kept
+  feed(*std::make_unique<Cache>(large, config), 600);  // what is allocated once and kept
   const Index before = allocated_bytes();
-  auto cache = std::make_unique<Cache>(large);
+  auto cache = std::make_unique<Cache>(large, config);
   const auto expect_agreement = [&](const char* when) {
     const Index allocated = allocated_bytes() - before, total = cache->memory().total();
     EXPECT_NEAR(static_cast<double>(total), static_cast<double>(allocated),
@@ -114,6 +143,12 @@ TEST(Memory, TotalIsWhatIsAllocated) {
   expect_agreement("after truncation");
   cache->clear();
   EXPECT_LE(allocated_bytes() - before, 100000);
+}
+
+TEST(Memory, TotalIsWhatIsAllocated) { expect_total_to_be_what_is_allocated(Config{}); }
+
+TEST(Memory, TotalIsWhatIsAllocatedWithoutResidual) {
+  expect_total_to_be_what_is_allocated(scales_per_token());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <squat/key_block.hpp>
 #include <squat/value_block.hpp>
 
+#include "expect_error.hpp"
 #include "round_trip.hpp"
 
 namespace squat::testing {
@@ -17,6 +18,13 @@ Config layout(Index token_group_size, int scale_bits) {
   return config;
 }
 
+Config token_layout(Index token_group_size, Index key_group_size, int scale_bits) {
+  Config config = layout(token_group_size, scale_bits);
+  config.key_scales = KeyScales::per_token;
+  config.key_group_size = key_group_size;
+  return config;
+}
+
 TEST(KeyBlock, HasTheDocumentedSize) {
   // 32 tokens of 128 channels: 1024 bytes of codes, 128 scales and as many zeros.
   EXPECT_EQ((KeyBlock(128, 2, layout(32, 16)).code_bytes()), 1024);
@@ -26,6 +34,16 @@ TEST(KeyBlock, HasTheDocumentedSize) {
   EXPECT_EQ((KeyBlock(64, 4, layout(32, 16)).bytes()), 1024 + 256);
   EXPECT_EQ((KeyBlock(512, 8, layout(128, 16)).bytes()), 65536 + 2048);
   EXPECT_EQ((KeyBlock(8, 3, layout(32, 16)).bytes()), 96 + 32);
+}
+
+TEST(KeyBlock, HasTheDocumentedSizeWithScalesPerToken) {
+  // 32 tokens of 128 channels in groups of 32, and in one group.
+  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 0, 16)).bytes()), 1024 + 32 * 4 * 4);
+  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 128, 16)).bytes()), 1024 + 32 * 4);
+  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 512, 8)).bytes()), 1024 + 32 * 2);
+  // 40 channels are two groups, the second of 8 channels.
+  EXPECT_EQ((KeyBlock(40, 3, token_layout(64, 32, 32)).bytes()), 40 * 64 * 3 / 8 + 64 * 2 * 8);
 }
 
 TEST(ValueBlock, HasTheDocumentedSize) {
@@ -84,6 +102,36 @@ TEST(KeyBlock, LiesInMemoryAsDocumented) {
     }
 }
 
+TEST(KeyBlock, LiesInMemoryAsDocumentedWithScalesPerToken) {
+  const Index head_dim = 80, tokens = 64;
+  const KeyBlock block(head_dim, 4, token_layout(tokens, 32, 32));
+  const TokenGroups& groups = block.groups();
+  ASSERT_EQ(groups.groups(), 3);
+  for (const Index token : {0, 15, 16, 63})
+    for (const Index channel : {0, 31, 32, 79}) {
+      Record record(block.bytes());
+      std::uint8_t codes[head_dim] = {};
+      codes[channel] = 9;
+      block.set_codes(record.data(), token, codes, 1);
+      const Index group = channel / 32, width = groups.group_end(group) - 32 * group;
+      CodeTile<4> tile;
+      const std::byte* tiles = record.data() + 2 * 3 * tokens * 4 + 32 * group * tokens * 4 / 8;
+      std::memcpy(&tile,
+                  tiles + sizeof tile * (token / 16 * (width / 8) + (channel - 32 * group) / 8),
+                  sizeof tile);
+      EXPECT_EQ(tile.get(token % 16, channel % 8), 9) << "token " << token << " " << channel;
+
+      block.set_affine<float>(record.data(), token, group, {0.1f, -3.3f});
+      EXPECT_EQ(load<float>(record.data() + 4 * (tokens * group + token)), 0.1f);
+      EXPECT_EQ(load<float>(record.data() + 4 * (tokens * (3 + group) + token)), -3.3f);
+    }
+}
+
+TEST(KeyBlock, RefusesWidthsOfTheirOwnWithScalesPerToken) {
+  EXPECT_ERROR(KeyBlock(16, BitAllocation{{}, {2, 3}}, token_layout(32, 0, 16)), "allocation",
+               "one width");
+}
+
 TEST(ValueBlock, LiesInMemoryAsDocumented) {
   const Index head_dim = 40, tokens = 64;
   const ValueBlock block(head_dim, 4, layout(tokens, 32));
@@ -132,7 +180,8 @@ Matrix<float> decode_by_hand(const KeyBlock& block, const std::byte* record) {
   Matrix<float> out(block.tokens(), block.head_dim());
   for (Index token = 0; token < out.rows(); ++token)
     for (Index channel = 0; channel < out.cols(); ++channel) {
-      const auto affine = block.affine<float>(record, channel);
+      const auto affine = block.is_per_token() ? block.affine<float>(record, token, channel / 32)
+                                               : block.affine<float>(record, channel);
       const int code = block.code(record, token, channel);
       out(token, channel) = affine.scale * static_cast<float>(code) + affine.zero;
     }
@@ -175,6 +224,8 @@ TEST(KeyBlock, DecodesItsFirstTokens) {
   expect_decoding(KeyBlock(40, 3, layout(32, 16)));
   expect_decoding(KeyBlock(8, 4, layout(64, 16)));
   expect_decoding(KeyBlock(40, 8, layout(32, 16)));
+  expect_decoding(KeyBlock(40, 2, token_layout(32, 32, 16)));
+  expect_decoding(KeyBlock(72, 5, token_layout(64, 32, 16)));
 }
 
 TEST(ValueBlock, DecodesItsFirstTokens) {

@@ -69,6 +69,28 @@ TEST(KeyQuantizer, MaskedTokensWidenNoRange) {
                          quantize<float, 2>(neighbours, feedback)));
 }
 
+TEST(KeyQuantizer, MaskedTokensLeaveValidOnesAsThePublishedFillDoes) {
+  Matrix<float> keys = correlated_matrix<float>(tokens, head_dim, 7), filled = keys;
+  std::vector<std::uint8_t> valid(tokens, 1);
+  for (const Index token : {0, 1, 2, 15, 16, 30}) valid[static_cast<std::size_t>(token)] = 0;
+  for (Index token = 0; token < tokens; ++token)
+    if (!Mask(valid)[token]) filled.row(token) = keys.row(3);  // the first valid one
+  const KeyBlock block(head_dim, 2, Config{});
+  const Record masked = quantize<float, 2>(keys, some_feedback(), valid);
+  const Record published = quantize<float, 2>(filled, some_feedback());
+  for (Index channel = 0; channel < head_dim; ++channel) {
+    const auto got = block.affine<float>(masked.data(), channel);
+    const auto expected = block.affine<float>(published.data(), channel);
+    EXPECT_EQ(got.scale, expected.scale);
+    EXPECT_EQ(got.zero, expected.zero);
+    for (Index token = 0; token < tokens; ++token)
+      if (Mask(valid)[token]) {
+        EXPECT_EQ(block.code(masked.data(), token, channel),
+                  block.code(published.data(), token, channel));
+      }
+  }
+}
+
 TEST(KeyQuantizer, TakesHalvesForWhatTheyAre) {
   const Matrix<Eigen::half> keys = correlated_matrix<Eigen::half>(tokens, head_dim, 4);
   const ErrorFeedback<float> feedback = some_feedback();
@@ -102,7 +124,19 @@ TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
                "40");
   EXPECT_TRUE(same_bytes(record, before));
 
+  EXPECT_ERROR(quantizer.quantize(keys, feedback, record.data(), {}, 1), "slots from 1");
+
   Config config;
+  config.key_scales = KeyScales::per_token;
+  const KeyQuantizer<float> per_token(head_dim, 2, config);
+  Record tokens_record(per_token.block().bytes());
+  for (const Index slot : {-1, 1})
+    EXPECT_ERROR(per_token.quantize(keys, feedback, tokens_record.data(), {}, slot), "keys",
+                 "[32, 40]", slot < 0 ? "slots from -1" : "slots from 1");
+  EXPECT_ERROR(per_token.quantize(keys.topRows(4), feedback, tokens_record.data(), short_mask),
+               "mask", "31", "4");
+
+  config = {};
   config.scale_bits = 12;
   EXPECT_ERROR((KeyQuantizer<float>(head_dim, 2, config)), "config.scale_bits", "12",
                "8, 16 or 32");

@@ -55,12 +55,15 @@ class ReferenceLayer {
     }
   }
 
-  /// Keys leave residual_length at once, in blocks of token_group_size; values one by one while
-  /// residual_length newer ones are there.
+  /// Keys leave residual_length at once, in blocks of token_group_size; values, and keys with
+  /// scales per token, one by one while residual_length newer ones are there.
   void flush(const Feedback& feedback) {
-    while (size() - quantized_keys_ >= config_.residual_length)
+    const bool per_token = config_.key_scales == KeyScales::per_token;
+    while (per_token && size() - quantized_keys_ > config_.residual_length)
+      quantize_keys(feedback, 1);
+    while (!per_token && size() - quantized_keys_ >= config_.residual_length)
       for (Index end = quantized_keys_ + config_.residual_length; quantized_keys_ < end;)
-        quantize_keys(feedback);
+        quantize_keys(feedback, config_.token_group_size);
     while (size() - quantized_values_ > config_.residual_length) quantize_value();
   }
 
@@ -75,9 +78,9 @@ class ReferenceLayer {
  private:
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
-  void quantize_keys(const Feedback& feedback) {
+  void quantize_keys(const Feedback& feedback, Index tokens) {
     const KeyQuantizer<Scalar> quantizer(shape_.head_dim, KeyBits, config_);
-    const Index tokens = config_.token_group_size, first = quantized_keys_;
+    const Index first = quantized_keys_;
     const Mask mask(valid_.data() + first, tokens);
     Record record(quantizer.block().bytes());
     Matrix<Real> decoded(tokens, shape_.head_dim);
@@ -183,10 +186,12 @@ class ReferenceCache {
     if (before.moments.front().count() == 0) return;
     before.sequence = sequence;
     before.feedback.clear();
-    for (const SecondMoment& moment : before.moments)
-      before.feedback.emplace_back(
-          QuerySubspace::fit(moment, config_.subspace_dim, config_.squat_lambda),
-          config_.quant_group_size);
+    for (const SecondMoment& moment : before.moments) {
+      const QuerySubspace subspace =
+          QuerySubspace::fit(moment, config_.subspace_dim, config_.squat_lambda);
+      before.feedback.emplace_back(config_.rotate_keys ? subspace.rotated() : subspace,
+                                   config_.quant_group_size);
+    }
     fit = std::move(before);
   }
 

@@ -26,6 +26,11 @@ bool parse(const std::string& text, squat::Backend& backend) {
   return text == "hqq" || text == "unbiased" || text == "quanto";
 }
 
+bool parse(const std::string& text, squat::KeyScales& scales) {
+  scales = text == "per_token" ? squat::KeyScales::per_token : squat::KeyScales::per_channel;
+  return text == "per_token" || text == "per_channel";
+}
+
 bool parse(const std::string& text, squat::ValueGrid& grid) {
   grid = text == "symmetric" ? squat::ValueGrid::symmetric : squat::ValueGrid::min_max;
   return text == "symmetric" || text == "min_max";
@@ -51,6 +56,7 @@ template <class Value>
 constexpr const char* allowed() {
   if (std::is_same_v<Value, bool>) return "true|false";
   if (std::is_same_v<Value, squat::Backend>) return "quanto|hqq|unbiased";
+  if (std::is_same_v<Value, squat::KeyScales>) return "per_channel|per_token";
   if (std::is_same_v<Value, squat::ValueGrid>) return "min_max|symmetric";
   if (std::is_same_v<Value, squat::SubspaceQueries>) return "after_rope|before_rope";
   if (std::is_same_v<Value, squat::SubspaceMethod>) return "eigen|power";
@@ -93,6 +99,9 @@ constexpr Field kFields[] = {
     field<&squat::Config::normalised_lambda>("normalised_lambda"),
     field<&squat::Config::key_bits>("key_bits"),
     field<&squat::Config::adaptive_bits>("adaptive_bits"),
+    field<&squat::Config::key_scales>("key_scales"),
+    field<&squat::Config::key_group_size>("key_group_size"),
+    field<&squat::Config::rotate_keys>("rotate_keys"),
     field<&squat::Config::value_bits>("value_bits"),
     field<&squat::Config::value_group_size>("value_group_size"),
     field<&squat::Config::value_grid>("value_grid"),

@@ -83,10 +83,11 @@ class SquatCacheAdapter : public HostCache {
   /// How many tokens' keys and how many tokens' values are packed, together.
   int64_t quantized_rows() const {
     const int64_t residual = cache_.config().residual_length;
+    const bool per_token = cache_.config().key_scales == squat::KeyScales::per_token;
     int64_t rows = 0;
     for (squat::Index sequence = 0; sequence < cache_.sequences(); ++sequence) {
-      const int64_t size = size_of(sequence);
-      rows += size / residual * residual + std::max<int64_t>(size - residual, 0);
+      const int64_t size = size_of(sequence), values = std::max<int64_t>(size - residual, 0);
+      rows += values + (per_token ? values : size / residual * residual);
     }
     return rows;
   }

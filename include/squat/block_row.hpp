@@ -8,8 +8,9 @@
 namespace squat {
 
 /// The key record and the value record of every kv head for one range of tokens. Keys arrive as a
-/// whole block, values one by one; truncation leaves the first `tokens` of a block, whose codes
-/// stay what they are, and the next block starts a new row. Values follow the rows of the keys.
+/// whole block, values (and with KeyScales::per_token keys) one by one; truncation leaves the first
+/// `tokens` of a block, whose codes stay what they are, and the next block starts a new row, while
+/// what comes one by one fills the row again. Values follow the rows of the keys.
 struct BlockRow {
   static constexpr Index max_tokens = 128;
 
@@ -29,9 +30,10 @@ struct BlockRow {
   std::byte* values(Index head) const { return slot.values(head); }
 
   bool is_valid(Index token) const { return !(padding[token / 32] >> (token % 32) & 1); }
-  void set_padding(Index token) {
-    padding[token / 32] |= std::uint32_t{1} << (token % 32);
-    has_padding = true;
+  void set_valid(Index token, bool valid) {
+    const std::uint32_t bit = std::uint32_t{1} << (token % 32);
+    padding[token / 32] = valid ? padding[token / 32] & ~bit : padding[token / 32] | bit;
+    has_padding |= !valid;
   }
 };
 

@@ -17,6 +17,7 @@ class BlockRows {
   BlockRows(Index kv_heads, const KeyBlock& key_block, const ValueBlock& value_block)
       : kv_heads_(kv_heads),
         tokens_(value_block.tokens()),
+        is_per_token_(key_block.is_per_token()),
         key_bytes_(key_block.bytes()),
         key_code_bytes_(key_block.code_bytes()),
         value_bytes_(value_block.bytes()),
@@ -35,9 +36,11 @@ class BlockRows {
     const Index eighth = size() / 8;
     BlockRow row;
     row.slot = free_slot(size() - 1, std::clamp(std::max(eighth, coming), Index{1}, Index{32}));
-    // Slots for values to come count as zero until they do.
-    for (Index head = 0; head < kv_heads_; ++head)
+    // Slots for tokens to come count as zero until they do.
+    for (Index head = 0; head < kv_heads_; ++head) {
+      if (is_per_token_) std::fill_n(row.keys(head), key_bytes_, std::byte{0});
       std::fill_n(row.values(head), value_bytes_, std::byte{0});
+    }
     rows_.push_back(std::move(row));
     return rows_.back();
   }
@@ -69,18 +72,27 @@ class BlockRows {
     }
   }
 
-  /// Drops rows added since it was made, unless told to keep them.
+  /// Drops rows, and tokens of the last one, added since it was made, unless told to keep them.
   class Guard {
    public:
-    explicit Guard(BlockRows& rows) : rows_(rows.rows_), size_(rows_.size()) {}
-    ~Guard() { rows_.resize(std::min(size_, rows_.size())); }
+    explicit Guard(BlockRows& rows)
+        : rows_(rows.rows_),
+          size_(rows_.size()),
+          last_tokens_(size_ > 0 ? rows_.back().tokens : 0) {}
+    ~Guard() {
+      if (is_kept_) return;
+      rows_.resize(size_);
+      if (size_ > 0) rows_.back().tokens = last_tokens_;
+    }
     Guard(const Guard&) = delete;
     Guard& operator=(const Guard&) = delete;
-    void keep() { size_ = rows_.size(); }
+    void keep() { is_kept_ = true; }
 
    private:
     std::vector<BlockRow>& rows_;
     std::size_t size_;
+    std::int32_t last_tokens_;
+    bool is_kept_ = false;
   };
 
   /// Of records, what their blocks share, and the rows; `counted` says what other sequences share.
@@ -99,11 +111,16 @@ class BlockRows {
           usage.bookkeeping += block.bookkeeping_bytes();
         }
       if (!counted.insert(row.keys(0)).second) continue;
-      // Values come one by one, so a part of their record may still wait.
-      const Index waiting = row.tokens - row.value_tokens;
-      const auto used = [&](Index bytes) { return bytes - bytes * waiting / tokens_; };
-      const Index codes = kv_heads_ * (key_code_bytes_ + used(value_code_bytes_));
-      const Index records = kv_heads_ * (key_bytes_ + used(value_bytes_));
+      // What comes one by one may still wait for a part of its record.
+      const Index keys_to_come = is_per_token_ ? tokens_ - row.tokens : Index{0};
+      const Index values_to_come = keys_to_come + row.tokens - row.value_tokens;
+      const auto used = [&](Index bytes, Index to_come) {
+        return bytes - bytes * to_come / tokens_;
+      };
+      const Index codes = kv_heads_ * (used(key_code_bytes_, keys_to_come) +
+                                       used(value_code_bytes_, values_to_come));
+      const Index records =
+          kv_heads_ * (used(key_bytes_, keys_to_come) + used(value_bytes_, values_to_come));
       usage.codes += codes;
       usage.scales += records - codes;
       usage.reserved -= records;
@@ -121,7 +138,8 @@ class BlockRows {
   }
 
   Index kv_heads_;
-  Index tokens_;  // of a block
+  Index tokens_;       // of a block
+  bool is_per_token_;  // keys come one by one
   Index key_bytes_;
   Index key_code_bytes_;
   Index value_bytes_;

@@ -16,8 +16,8 @@ namespace squat {
 /// Eigen::Ref with an outer stride: an engine's buffer goes in through Eigen::Map without a copy.
 ///
 /// Newest tokens are in a residual in full precision. A key leaves it with the whole block when
-/// residual_length tokens are complete, a value once residual_length newer ones are there; each is
-/// quantized exactly once and its codes never change.
+/// residual_length tokens are complete, a value (and with KeyScales::per_token a key) once
+/// residual_length newer ones are there; each is quantized exactly once and its codes never change.
 ///
 /// Every call checks its arguments and fails with squat::Error, the cache as it was.
 ///
@@ -44,11 +44,12 @@ class SQuatCache {
       : shape_(shape), config_(config), sequences_(sequences) {
     check(shape, config);
     require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
+    even_blocks_ = std::make_shared<const std::vector<KeyBlock>>(kv_heads(), even_block());
     if (shape.rope.pairing != RopePairing::none)
       rope_ = std::make_shared<const RopeTable>(shape.rope, shape.head_dim);
     locks_ = std::make_unique<std::mutex[]>(static_cast<std::size_t>(shape.layers));
     blank_plan_ = std::make_shared<const KeyPlan<Scalar>>(
-        std::vector<KeyBlock>(kv_heads(), even_block()),
+        even_blocks_,
         std::vector<ErrorFeedback<Real>>(kv_heads(), ErrorFeedback<Real>(shape.head_dim)), config);
     clear();
   }
@@ -204,6 +205,8 @@ class SQuatCache {
     usage.bookkeeping += blank_plan_->bytes() + shape_.layers * Index{sizeof(std::mutex)};
     if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
     for (const Entry& entry : entries_) usage += entry.memory(counted);
+    if (counted.insert(even_blocks_.get()).second)
+      for (const KeyBlock& block : *even_blocks_) usage.bookkeeping += block.bookkeeping_bytes();
     for (const KeyFit<Scalar>& fit : calibrated_)
       usage.subspace += Index{sizeof(KeyFit<Scalar>)} + fit.bytes(counted);
     return usage;
@@ -434,7 +437,7 @@ class SQuatCache {
     std::vector<KeyStatistics> statistics = fit.statistics;
     if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
     tokens.describe(statistics);
-    fit.plan = make_key_plan<Scalar>(fit.moments, statistics, key_bits(), config_);
+    fit.plan = make_key_plan<Scalar>(fit.moments, statistics, even_blocks_, key_bits(), config_);
     fit.statistics = std::move(statistics);
     return fit.plan;
   }
@@ -555,9 +558,10 @@ class SQuatCache {
   ModelShape shape_;
   Config config_;
   Index sequences_;
-  std::vector<Entry> entries_;              // [layers, sequences]
-  std::vector<KeyFit<Scalar>> calibrated_;  // per layer, or empty
-  std::unique_ptr<std::mutex[]> locks_;     // of each layer's fits
+  std::vector<Entry> entries_;                                // [layers, sequences]
+  std::vector<KeyFit<Scalar>> calibrated_;                    // per layer, or empty
+  std::unique_ptr<std::mutex[]> locks_;                       // of each layer's fits
+  std::shared_ptr<const std::vector<KeyBlock>> even_blocks_;  // of keys of which nothing is known
   std::shared_ptr<const KeyPlan<Scalar>> blank_plan_;
   std::shared_ptr<const RopeTable> rope_;  // null where positions are the caller's affair
   Executor* executor_ = &serial();

@@ -39,6 +39,13 @@ enum class Backend {
   unbiased,
 };
 
+/// Which keys share a scale and a zero point.
+enum class KeyScales {
+  per_channel,  ///< token_group_size keys in a channel, as published; keys are quantized in blocks
+  /// key_group_size channels of a key, as values do; each key is quantized alone.
+  per_token,
+};
+
 /// Which grid the codes of a value group stand on.
 enum class ValueGrid {
   min_max,  ///< from the group's minimum to its maximum
@@ -73,7 +80,8 @@ struct Config {
   Backend backend = Backend::quanto;
   /// Channels quantized between two feedback steps ("step"): 1 to head_dim; larger means head_dim.
   Index quant_group_size = 64;
-  /// Newest tokens kept in full precision: a multiple of token_group_size, at least once that.
+  /// Newest tokens kept in full precision: a multiple of token_group_size, at least once that; with
+  /// KeyScales::per_token any number, 0 too: then a flush leaves nothing in full precision.
   Index residual_length = 32;
   /// lambda of A = I + lambda * Qhat^T Qhat; 0 switches feedback off.
   double squat_lambda = 0.001;
@@ -82,7 +90,8 @@ struct Config {
   /// One subspace a layer, fitted on the first sequence that is prompted, serves every sequence;
   /// otherwise each sequence fits its own.
   bool shared_svd = true;
-  /// Tokens to a key scale and channels to a value scale: 32, 64 or 128.
+  /// Tokens to a key scale (per_channel) and channels to a value scale: 32, 64 or 128. Records hold
+  /// so many tokens.
   Index token_group_size = 32;
   /// Bits of a stored scale and of a stored zero point: 8 (see AffineTable), 16 (half precision) or
   /// 32 (single).
@@ -99,6 +108,16 @@ struct Config {
   /// costs. Channels take the same width eight at a time; where that cannot meet the mean, it is
   /// the nearest one below.
   bool adaptive_bits = false;
+  /// What keys share a scale. With per_token the errors of a group are still handed on to the
+  /// channels that follow, in the group and behind it. A group's range is that of its channels as
+  /// corrected by all feedback steps before the one in which it begins; codes that later
+  /// corrections move out of it are clamped, an error that is handed on like any other.
+  KeyScales key_scales = KeyScales::per_channel;
+  /// With per_token: channels to a key scale, 32, 64, 128, 256 or 512; 0: token_group_size.
+  Index key_group_size = 0;
+  /// With per_token: keys are quantized after a Hadamard rotation, under the metric in rotated
+  /// coordinates; queries are rotated once a call.
+  bool rotate_keys = false;
   /// Bits of a value code: 1, 2, 3, 4 or 8; 0: ValueBits.
   int value_bits = 0;
   /// Channels to a value scale: 32, 64, 128, 256 or 512; 0: token_group_size.
@@ -169,6 +188,12 @@ inline void check(const ModelShape& shape) {
             "; a window must be 1 to ", widest, ", or 0 for all tokens");
 }
 
+inline void check_group_size(const char* field, Index size) {
+  require(size == 0 || size == 32 || size == 64 || size == 128 || size == 256 || size == 512,
+          "config.", field, " is ", size,
+          "; it must be 32, 64, 128, 256 or 512, or 0 for token_group_size");
+}
+
 inline void check(const Config& config) {
   require(config.backend == Backend::quanto || config.backend == Backend::hqq ||
               config.backend == Backend::unbiased,
@@ -179,10 +204,18 @@ inline void check(const Config& config) {
   require(config.token_group_size == 32 || config.token_group_size == 64 ||
               config.token_group_size == 128,
           "config.token_group_size is ", config.token_group_size, "; it must be 32, 64 or 128");
-  require(config.residual_length >= config.token_group_size &&
-              config.residual_length % config.token_group_size == 0,
-          "config.residual_length is ", config.residual_length,
-          "; it must be a positive multiple of token_group_size (", config.token_group_size, ")");
+  const bool per_token = config.key_scales == KeyScales::per_token;
+  require(per_token || config.key_scales == KeyScales::per_channel, "config.key_scales is ",
+          static_cast<int>(config.key_scales), "; it must be per_channel (0) or per_token (1)");
+  if (per_token)
+    require(config.residual_length >= 0, "config.residual_length is ", config.residual_length,
+            "; it must be 0 or more");
+  else
+    require(config.residual_length >= config.token_group_size &&
+                config.residual_length % config.token_group_size == 0,
+            "config.residual_length is ", config.residual_length,
+            "; it must be a positive multiple of token_group_size (", config.token_group_size,
+            "): that many keys share a channel's scale (key_scales = per_token needs no residual)");
   require(std::isfinite(config.squat_lambda) && config.squat_lambda >= 0, "config.squat_lambda is ",
           config.squat_lambda, "; it must be finite and not negative");
   require(config.subspace_dim >= 1, "config.subspace_dim is ", config.subspace_dim,
@@ -193,14 +226,20 @@ inline void check(const Config& config) {
           "config.key_bits is ", config.key_bits, "; it must be 1 to 8, or 0 for KeyBits");
   require(config.adaptive_bits || config.key_bits == std::floor(config.key_bits),
           "config.key_bits is ", config.key_bits, "; without adaptive_bits it must be whole");
+  require(
+      !per_token || !config.adaptive_bits,
+      "config.adaptive_bits is true; with key_scales = per_token it must be false: the channels "
+      "of a group share a scale");
+  require(per_token || !config.rotate_keys,
+          "config.rotate_keys is true; without key_scales = per_token it must be false: outliers "
+          "keep to their channels, which have scales of their own");
+  check_group_size("key_group_size", config.key_group_size);
+  require(per_token || config.key_group_size == 0, "config.key_group_size is ",
+          config.key_group_size, "; without key_scales = per_token it must be 0");
   const int value_bits = config.value_bits;
   require((value_bits >= 0 && value_bits <= 4) || value_bits == 8, "config.value_bits is ",
           value_bits, "; it must be 1, 2, 3, 4 or 8, or 0 for ValueBits");
-  const Index value_group = config.value_group_size;
-  require(value_group == 0 || value_group == 32 || value_group == 64 || value_group == 128 ||
-              value_group == 256 || value_group == 512,
-          "config.value_group_size is ", value_group,
-          "; it must be 32, 64, 128, 256 or 512, or 0 for token_group_size");
+  check_group_size("value_group_size", config.value_group_size);
   require(config.value_grid == ValueGrid::min_max || config.value_grid == ValueGrid::symmetric,
           "config.value_grid is ", static_cast<int>(config.value_grid),
           "; it must be min_max (0) or symmetric (1)");

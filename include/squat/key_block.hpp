@@ -3,6 +3,8 @@
 
 #include <squat/affine_table.hpp>
 #include <squat/code_tile.hpp>
+#include <squat/hadamard.hpp>
+#include <squat/token_groups.hpp>
 #include <utility>
 #include <vector>
 
@@ -26,6 +28,10 @@ struct BitAllocation {
 ///
 /// in the order in which attention reads them. Beside the allocation an object knows where each
 /// channel's range is expected (Config::scale_bits 8): what blocks have in common is stored once.
+///
+/// With KeyScales::per_token the table is that of TokenGroups, scale[groups][tokens] and
+/// zero[groups][tokens], a run is a group, all channels have one width, and tokens arrive one by
+/// one. With Config::rotate_keys codes are those of the rotated key.
 class KeyBlock {
  public:
   /// Channels [first, first + count) by position, whose codes have `bits` bits.
@@ -48,7 +54,10 @@ class KeyBlock {
   KeyBlock(Index head_dim, BitAllocation allocation, const Config& config)
       : head_dim_(head_dim),
         tokens_(config.token_group_size),
-        affine_(head_dim, config.scale_bits, true),
+        is_per_token_(config.key_scales == KeyScales::per_token),
+        is_rotated_(config.rotate_keys),
+        groups_(head_dim, config.key_group_size, config),
+        affine_(is_per_token_ ? groups_.entries() : head_dim, config.scale_bits, true),
         order_(std::move(allocation.order)),
         bits_(std::move(allocation.bits)) {
     require(head_dim % 8 == 0 && static_cast<Index>(bits_.size()) == head_dim / 8,
@@ -56,12 +65,16 @@ class KeyBlock {
             " asks for one in eight channels");
     require(order_.empty() || static_cast<Index>(order_.size()) == head_dim,
             "allocation.order has ", order_.size(), " entries; head_dim is ", head_dim);
-    if (config.scale_bits == 8) expected_.assign(static_cast<std::size_t>(head_dim), 0.0f);
+    require(!is_per_token_ ||
+                (order_.empty() && std::equal(bits_.begin() + 1, bits_.end(), bits_.begin())),
+            "allocation has an order or several widths; scales per token ask for one width");
+    if (config.scale_bits == 8 && !is_per_token_)
+      expected_.assign(static_cast<std::size_t>(head_dim), 0.0f);
     Index offset = code_offset();
     for (Index first = 0; first < head_dim;) {
       const int bits = bits_at(first);
       Index last = first + 8;
-      while (last < head_dim && bits_at(last) == bits) last += 8;
+      while (last < head_dim && bits_at(last) == bits && !begins_group(last)) last += 8;
       Run run{bits, first, last - first, Planes::of(bits), {}};
       for (int plane = 0; plane < run.planes.count; ++plane) {
         run.offset[plane] = offset;
@@ -79,6 +92,10 @@ class KeyBlock {
   Index code_offset() const { return round_up(affine_.bytes(), 16); }  ///< from a record's begin
   Index code_bytes() const { return code_bytes_; }
   Index bytes() const { return bytes_; }
+  bool is_per_token() const { return is_per_token_; }
+  bool is_rotated() const { return is_rotated_; }
+  /// With scales per token: the channels that share one, which are the runs.
+  const TokenGroups& groups() const { return groups_; }
   const AffineTable& table() const { return affine_; }
   const std::vector<Run>& runs() const { return runs_; }
   int bits_at(Index position) const { return bits_[static_cast<std::size_t>(position / 8)]; }
@@ -142,6 +159,7 @@ class KeyBlock {
     return runs_[i];
   }
 
+  /// With scales per channel.
   template <class Real>
   Affine<Real> affine(const std::byte* record, Index position) const {
     return affine_.get<Real>(record, position, levels<Real>(position),
@@ -153,25 +171,57 @@ class KeyBlock {
                 static_cast<Real>(expected(position)));
   }
 
-  /// Dequantizes tokens [0, tokens) into out[tokens][head_dim], channels in their own order.
+  /// With scales per token.
+  template <class Real>
+  Affine<Real> affine(const std::byte* record, Index token, Index group) const {
+    return affine_.get<Real>(record, groups_.entry(token, group), levels<Real>(0), Real(0));
+  }
+  template <class Real>
+  void set_affine(std::byte* record, Index token, Index group, const Affine<Real>& affine) const {
+    affine_.set(record, groups_.entry(token, group), affine, levels<Real>(0), Real(0));
+  }
+
+  /// Sets the code of `token` at each position, one width, to codes[position * stride].
+  void set_codes(std::byte* record, Index token, const std::uint8_t* codes, Index stride) const {
+    for (const Run& run : runs_)
+      for (int plane = 0; plane < run.planes.count; ++plane)
+        with_bits(run.planes.bits[plane], [&](auto bits) {
+          constexpr int all = (1 << bits) - 1;
+          for (Index p = run.first; p < run.first + run.count; ++p)
+            reinterpret_cast<CodeTile<bits>*>(tile(record, run, plane, token, p))
+                ->set(token % 16, p % 8, codes[p * stride] >> run.planes.shift[plane] & all);
+        });
+  }
+
+  /// Dequantizes tokens [0, tokens) into out[tokens][head_dim], channels in their own order,
+  /// rotated back.
   template <class Real>
   void decode(const std::byte* record, Index tokens, Real* out) const {
     for (const Run& run : runs_)
       for (Index p = run.first; p < run.first + run.count; p += 8)
         for (Index t = 0; t < tokens; t += 16) {
+          const Index count = std::min(Index{16}, tokens - t);
           std::uint8_t codes[8][16];
           read_tile(record, run, t, p, codes);
+          Affine<Real> a[16];  // of each lane
+          for (Index lane = 0; is_per_token_ && lane < count; ++lane)
+            a[lane] = affine<Real>(record, t + lane, groups_.group_of(p));
           for (Index depth = 0; depth < 8; ++depth) {
-            const Affine<Real> a = affine<Real>(record, p + depth);
+            if (!is_per_token_) std::fill_n(a, count, affine<Real>(record, p + depth));
             const Index channel = channel_at(p + depth);
-            for (Index lane = 0; lane < std::min(Index{16}, tokens - t); ++lane)
+            for (Index lane = 0; lane < count; ++lane)
               out[(t + lane) * head_dim_ + channel] =
-                  a.scale * static_cast<Real>(codes[depth][lane]) + a.zero;
+                  a[lane].scale * static_cast<Real>(codes[depth][lane]) + a[lane].zero;
           }
         }
+    for (Index t = 0; is_rotated_ && t < tokens; ++t) hadamard(out + t * head_dim_, head_dim_);
   }
 
  private:
+  bool begins_group(Index position) const {
+    return is_per_token_ && position == groups_.group_begin(groups_.group_of(position));
+  }
+
   template <class Real>
   Real levels(Index position) const {
     return static_cast<Real>((1 << bits_at(position)) - 1);
@@ -199,6 +249,9 @@ class KeyBlock {
 
   Index head_dim_;
   Index tokens_;
+  bool is_per_token_;
+  bool is_rotated_;
+  TokenGroups groups_;
   AffineTable affine_;
   std::vector<std::uint16_t> order_;
   std::vector<std::uint8_t> bits_;

@@ -59,17 +59,25 @@ struct KeyFit {
 };
 
 /// The plan that `config` makes of second moments of queries and statistics of keys, an entry a kv
-/// head each. `key_bits` is the width, or the mean width, of a key code.
+/// head each. `key_bits` is the width, or the mean width, of a key code. Keys with scales per token
+/// stay in `even_blocks`, blocks of keys of which nothing is known.
 template <class Scalar>
-std::shared_ptr<const KeyPlan<Scalar>> make_key_plan(const std::vector<SecondMoment>& moments,
-                                                     const std::vector<KeyStatistics>& statistics,
-                                                     double key_bits, const Config& config) {
+std::shared_ptr<const KeyPlan<Scalar>> make_key_plan(
+    const std::vector<SecondMoment>& moments, const std::vector<KeyStatistics>& statistics,
+    const std::shared_ptr<const std::vector<KeyBlock>>& even_blocks, double key_bits,
+    const Config& config) {
+  const bool per_token = config.key_scales == KeyScales::per_token;
   std::vector<KeyBlock> blocks;
   std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;
   for (std::size_t head = 0; head < moments.size(); ++head) {
-    const QuerySubspace subspace =
+    QuerySubspace subspace =
         QuerySubspace::fit(moments[head], config.subspace_dim, config.squat_lambda,
                            config.normalised_lambda, config.subspace_method);
+    if (config.rotate_keys) subspace = subspace.rotated();
+    if (per_token) {
+      feedback.emplace_back(subspace, config.quant_group_size);
+      continue;
+    }
     const Index head_dim = subspace.head_dim();
     BitAllocation bits =
         config.adaptive_bits
@@ -79,7 +87,9 @@ std::shared_ptr<const KeyPlan<Scalar>> make_key_plan(const std::vector<SecondMom
     blocks.emplace_back(head_dim, std::move(bits), config);
     blocks.back().set_expected(statistics[head].middles());
   }
-  return std::make_shared<const KeyPlan<Scalar>>(std::move(blocks), std::move(feedback), config);
+  return std::make_shared<const KeyPlan<Scalar>>(
+      per_token ? even_blocks : std::make_shared<const std::vector<KeyBlock>>(std::move(blocks)),
+      std::move(feedback), config);
 }
 
 }  // namespace squat

@@ -1,14 +1,13 @@
-// Keys: per channel, a block of tokens at a time, with error feedback.
+// Keys, with error feedback: a block of tokens at a time, or token by token.
 #pragma once
 
-#include <squat/error_feedback.hpp>
-#include <squat/key_block.hpp>
+#include <squat/token_key_encoder.hpp>
 
 namespace squat {
 
-/// Quantizes blocks of Config::token_group_size keys of one kv head into KeyBlock records. Stands
-/// alone: a caller with a cache of their own needs this, a buffer of block().bytes() (32-byte
-/// aligned) per block, and block().decode() to read it.
+/// Quantizes blocks of Config::token_group_size keys of one kv head, or with KeyScales::per_token
+/// any run of keys, into KeyBlock records. Stands alone: a caller with a cache of their own needs
+/// this, a buffer of block().bytes() (32-byte aligned) per block, and block().decode() to read it.
 template <class Scalar>
 class KeyQuantizer {
  public:
@@ -23,20 +22,36 @@ class KeyQuantizer {
 
   const KeyBlock& block() const { return block_; }
 
-  /// Writes `keys` [token_group_size, head_dim] to `record`. `feedback` has the channels in the
-  /// block's order. Tokens that `mask` leaves out widen no range: their codes are those of a valid
-  /// neighbour. Fails, leaving `record` alone, on another shape, a mask of another length or a
+  /// Writes `keys` [tokens, head_dim] to slots of `record` from `slot` on: all token_group_size of
+  /// them at once, or with scales per token any that are free. `feedback` has the channels in the
+  /// block's order, rotated where keys are. Tokens that `mask` leaves out widen no range: in a
+  /// block their codes are those of a valid neighbour, alone those of a key of zeros. (The
+  /// published code fills their slots with the first valid key: ranges, and codes of valid tokens,
+  /// are the same.) Fails, leaving `record` alone, on another shape, a mask of another length or a
   /// `feedback` of another head_dim.
   void quantize(MatrixView<Scalar> keys, const ErrorFeedback<Real>& feedback, std::byte* record,
-                const Mask& mask = {}) const {
+                const Mask& mask = {}, Index slot = 0) const {
     const Index tokens = block_.tokens(), head_dim = block_.head_dim();
-    require(keys.rows() == tokens && keys.cols() == head_dim, "keys are [", keys.rows(), ", ",
-            keys.cols(), "]; a block is [", tokens, ", ", head_dim, "]");
-    require(mask.empty() || mask.size() == tokens, "mask has ", mask.size(),
-            " entries; a block has ", tokens, " tokens");
+    const bool fits = block_.is_per_token() ? slot >= 0 && slot + keys.rows() <= tokens
+                                            : slot == 0 && keys.rows() == tokens;
+    require(fits && keys.cols() == head_dim, "keys are [", keys.rows(), ", ", keys.cols(),
+            "] for slots from ", slot, " on; a block is [", tokens, ", ", head_dim, "]");
+    require(mask.empty() || mask.size() == keys.rows(), "mask has ", mask.size(),
+            " entries; keys have ", keys.rows(), " tokens");
     require(feedback.head_dim() == head_dim, "feedback is for head_dim ", feedback.head_dim(),
             "; keys have ", head_dim);
+    if (block_.is_per_token())
+      quantize_tokens(keys, feedback, record, mask, slot);
+    else
+      quantize_block(keys, feedback, record, mask);
+  }
 
+ private:
+  using Codes = Matrix<std::uint8_t>;  // of an octet of channels [8, tokens]
+
+  void quantize_block(const MatrixView<Scalar>& keys, const ErrorFeedback<Real>& feedback,
+                      std::byte* record, const Mask& mask) const {
+    const Index tokens = block_.tokens(), head_dim = block_.head_dim();
     Matrix<Real> x = working_copy(keys, mask, feedback.token_major());
     typename ErrorFeedback<Real>::Carry carry(feedback, tokens);
     Codes codes(8, tokens);
@@ -53,8 +68,32 @@ class KeyQuantizer {
     }
   }
 
- private:
-  using Codes = Matrix<std::uint8_t>;  // of an octet of channels [8, tokens]
+  /// A tile's worth of tokens at a time.
+  void quantize_tokens(const MatrixView<Scalar>& keys, const ErrorFeedback<Real>& feedback,
+                       std::byte* record, const Mask& mask, Index slot) const {
+    using Encoder = TokenKeyEncoder<Real>;
+    const Index head_dim = block_.head_dim();
+    for (Index first = 0; first < keys.rows();) {
+      const Index lane = (slot + first) % Encoder::max_tokens;
+      const Index count = std::min(Encoder::max_tokens - lane, keys.rows() - first);
+      Encoder encoder(block_, config_, feedback, count);
+      for (Index token = 0; token < count; ++token) {
+        if (!mask[first + token]) continue;
+        Real key[512];  // the largest head_dim
+        for (Index c = 0; c < head_dim; ++c) key[c] = static_cast<Real>(keys(first + token, c));
+        if (block_.is_rotated()) simd::rotate(key, head_dim);
+        encoder.set_key(token, key);
+      }
+      const Matrix<std::uint8_t>& codes = encoder.encode(record, slot + first);
+      if (count == Encoder::max_tokens)
+        for (Index position = 0; position < head_dim; position += 8)
+          pack(codes.row(position).data(), count, slot + first, position, record);
+      else
+        for (Index token = 0; token < count; ++token)
+          block_.set_codes(record, slot + first + token, codes.data() + token, codes.cols());
+      first += count;
+    }
+  }
 
   static KeyBlock checked(Index head_dim, int bits, const Config& config) {
     check(config);
@@ -132,7 +171,7 @@ class KeyQuantizer {
                        std::byte* record) const {
     for (Index position = first; position < first + count; ++position) {
       encode_channel(x.row(position).data(), codes.row(position % 8).data(), record, position);
-      if (position % 8 == 7) pack(codes, position - 7, record);
+      if (position % 8 == 7) pack(codes.data(), block_.tokens(), 0, position - 7, record);
     }
   }
 
@@ -152,7 +191,7 @@ class KeyQuantizer {
             block_.expected() == nullptr ? nullptr : block_.expected() + first, affine,
             codes.data());
         for (Index k = 0; k < 8; ++k) block_.set_affine(record, first + k, affine[k]);
-        pack(codes, first, record);
+        pack(codes.data(), tokens, 0, first, record);
         return;
       }
     }
@@ -166,7 +205,7 @@ class KeyQuantizer {
       for (Index t = 0; t < tokens; ++t)
         own[t] = affine.scale * static_cast<Real>(codes(k, t)) + affine.zero - own[t];
     }
-    pack(codes, first, record);
+    pack(codes.data(), tokens, 0, first, record);
   }
 
   /// Codes [tokens] of the channel at `position`; `x` [tokens] becomes its error, stored - x.
@@ -180,21 +219,22 @@ class KeyQuantizer {
     return affine;
   }
 
-  /// Packs the codes of the octet at `first`.
-  void pack(const Codes& codes, Index first, std::byte* record) const {
-    const KeyBlock::Run& run = block_.run_of(first);
+  /// Packs codes [8][tokens] of the octet at `position`, for slots from `slot` on.
+  void pack(const std::uint8_t* codes, Index tokens, Index slot, Index position,
+            std::byte* record) const {
+    const KeyBlock::Run& run = block_.run_of(position);
     for (int plane = 0; plane < run.planes.count; ++plane) {
       const int shift = run.planes.shift[plane];
       const unsigned mask = (1u << run.planes.bits[plane]) - 1;
       std::uint8_t part[8 * 128];
-      const std::uint8_t* source = codes.data();
+      const std::uint8_t* source = codes;
       if (run.planes.count > 1) {
-        for (Index i = 0; i < codes.size(); ++i)
+        for (Index i = 0; i < 8 * tokens; ++i)
           part[i] = static_cast<std::uint8_t>(source[i] >> shift & mask);
         source = part;
       }
       simd::encode_kernels(run.planes.bits[plane])
-          .pack(source, block_.tokens(), block_.tile(record, run, plane, 0, first),
+          .pack(source, tokens, block_.tile(record, run, plane, slot, position),
                 KeyBlock::tile_stride(run, plane));
     }
   }

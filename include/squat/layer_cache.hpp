@@ -32,6 +32,7 @@ class LayerCache {
         kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
         config_(config),
+        is_per_token_(config.key_scales == KeyScales::per_token),
         values_quantizer_(shape.head_dim, value_bits, config),
         rows_(kv_heads_, key_block, values_quantizer_.block()),
         keys_(kv_heads_ * head_dim_),
@@ -84,7 +85,7 @@ class LayerCache {
       for (Index token = 0; token < row.tokens; ++token) valid_tokens_ += row.is_valid(token);
       quantized_keys_ += row.tokens;
       quantized_values_ += row.value_tokens;
-      value_row_ += row.value_tokens == row.tokens;
+      value_row_ += row.value_tokens == row.tokens && !may_grow(row);
     }
     for (Index token = 0; token < valid_.size(); ++token) valid_tokens_ += *valid_.row(token);
   }
@@ -186,22 +187,23 @@ class LayerCache {
 
   /// Keys that a flush would pack.
   Index leaving_keys() const {
-    return keys_.size() / config_.residual_length * config_.residual_length;
+    return is_per_token_ ? std::max(keys_.size() - config_.residual_length, Index{0})
+                         : keys_.size() / config_.residual_length * config_.residual_length;
   }
 
-  /// Adds the keys that a flush would pack to `statistics`, an entry a kv head.
+  /// Adds the keys that a flush would pack in blocks to `statistics`, an entry a kv head.
   void describe(std::vector<KeyStatistics>& statistics) const {
     const Index tokens = config_.token_group_size;
-    for (Index first = 0; first < leaving_keys(); first += tokens) {
+    for (Index first = 0; !is_per_token_ && first < leaving_keys(); first += tokens) {
       std::uint8_t counts[BlockRow::max_tokens];
-      mark(first, counts);
+      mark(first, tokens, counts);
       for (Index head = 0; head < kv_heads_; ++head)
-        statistics[at(head)].add(residual_keys(first, head), Mask(counts, tokens));
+        statistics[at(head)].add(residual_keys(first, tokens, head), Mask(counts, tokens));
     }
   }
 
   /// Packs what the residual no longer has to hold: the largest multiple of residual_length of the
-  /// keys, and the values but for the newest residual_length.
+  /// keys, and the values (and keys with scales per token) but for the newest residual_length.
   void flush(const KeyPlan<Scalar>& plan) {
     const Index leaving_keys = this->leaving_keys();
     const Index leaving_values = std::max(values_.size() - config_.residual_length, Index{0});
@@ -237,6 +239,7 @@ class LayerCache {
     if (!rows_.empty())
       rows_.back().value_tokens = std::min(rows_.back().value_tokens, rows_.back().tokens);
     value_row_ = std::min(value_row_, rows_.size());
+    if (value_row_ > 0 && value_row_ == rows_.size() && may_grow(rows_.back())) --value_row_;
     const Index exact = exact_before(size);
     exact_keys_.truncate(exact);
     exact_values_.truncate(exact);
@@ -255,10 +258,14 @@ class LayerCache {
  private:
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
-  /// Which of a block of residual keys from `first` on are valid and not exact; returns whether
-  /// some are exact.
-  bool mark(Index first, std::uint8_t* counts) const {
-    const Index tokens = config_.token_group_size;
+  /// Whether the last row, which this is, takes more tokens.
+  bool may_grow(const BlockRow& row) const {
+    return is_per_token_ && row.tokens < config_.token_group_size;
+  }
+
+  /// Which of `tokens` residual keys from `first` on are valid and not exact; returns whether some
+  /// are exact.
+  bool mark(Index first, Index tokens, std::uint8_t* counts) const {
     std::copy_n(valid_.row(first), tokens, counts);
     bool has_exact = false;
     for (Index i = 0; i < exact_tokens(); ++i) {
@@ -270,28 +277,32 @@ class LayerCache {
     return has_exact;
   }
 
-  /// A block of residual keys of one head, from `first` on.
-  Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> residual_keys(Index first,
+  /// Residual keys of one head, `tokens` of them from `first` on.
+  Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> residual_keys(Index first, Index tokens,
                                                                           Index head) const {
-    return {keys_.row(first) + head * head_dim_, config_.token_group_size, head_dim_,
+    return {keys_.row(first) + head * head_dim_, tokens, head_dim_,
             Eigen::OuterStride<>(kv_heads_ * head_dim_)};
   }
 
-  /// Quantizes the oldest `count` residual keys into new rows. They count once take_keys() says so.
+  /// Quantizes the oldest `count` residual keys into new rows or, if they come one by one, first
+  /// into what is left of the last one. They count once take_keys() says so.
   void pack_keys(Index count, const KeyPlan<Scalar>& plan) {
-    const Index tokens = config_.token_group_size;
-    for (Index first = 0; first < count; first += tokens) {
-      BlockRow& row = rows_.add((count - first) / tokens);
-      row.key_blocks = plan.blocks;
-      row.tokens = static_cast<std::int32_t>(tokens);
-      const std::uint8_t* valid = valid_.row(first);
+    const Index block = config_.token_group_size;
+    for (Index first = 0; first < count;) {
+      if (rows_.empty() || !may_grow(rows_.back()))
+        rows_.add((count - first + block - 1) / block).key_blocks = plan.blocks;
+      BlockRow& row = rows_.back();
+      const Index slot = row.tokens, tokens = std::min(block - slot, count - first);
       for (Index token = 0; token < tokens; ++token)
-        if (!valid[token]) row.set_padding(token);
+        row.set_valid(slot + token, *valid_.row(first + token) != 0);
       std::uint8_t counts[BlockRow::max_tokens];
-      row.has_exact = mark(first, counts);
+      row.has_exact |= mark(first, tokens, counts);
       for (Index head = 0; head < kv_heads_; ++head)
-        plan.quantizers[at(head)].quantize(residual_keys(first, head), plan.feedback[at(head)],
-                                           row.keys(head), Mask(counts, tokens));
+        plan.quantizers[at(head)].quantize(residual_keys(first, tokens, head),
+                                           plan.feedback[at(head)], row.keys(head),
+                                           Mask(counts, tokens), slot);
+      row.tokens += static_cast<std::int32_t>(tokens);
+      first += tokens;
     }
   }
 
@@ -343,7 +354,7 @@ class LayerCache {
       const Index here = std::min(Index{row.tokens - row.value_tokens}, left);
       row.value_tokens += static_cast<std::int32_t>(here);
       left -= here;
-      if (row.value_tokens == row.tokens) ++value_row_;
+      if (row.value_tokens == row.tokens && !may_grow(row)) ++value_row_;
     }
     quantized_values_ += count;
     values_.pop_front(count);
@@ -354,6 +365,7 @@ class LayerCache {
   Index kv_heads_;
   Index head_dim_;
   Config config_;
+  bool is_per_token_;  // keys come one by one
   ValueQuantizer<Scalar> values_quantizer_;
   BlockRows rows_;
   Index first_ = 0;  // tokens before it are dropped

@@ -3,6 +3,7 @@
 
 #include <Eigen/SVD>
 #include <squat/config.hpp>
+#include <squat/hadamard.hpp>
 #include <squat/leading_directions.hpp>
 #include <squat/options.hpp>
 #include <vector>
@@ -125,6 +126,13 @@ class QuerySubspace {
     QuerySubspace subspace = *this;
     for (std::size_t i = 0; i < order.size(); ++i)
       subspace.qhat_.col(static_cast<Index>(i)) = qhat_.col(order[i]);
+    return subspace;
+  }
+
+  /// In the coordinates of a Hadamard rotation H: Qhat H, so that the metric is H A H.
+  QuerySubspace rotated() const {
+    QuerySubspace subspace = *this;
+    for (Index i = 0; i < rank(); ++i) hadamard(subspace.qhat_.row(i).data(), head_dim());
     return subspace;
   }
 

@@ -45,7 +45,7 @@ namespace squat {
 ///       uint64 ordered               1: channels have an order of their own; else 0
 ///       uint16 order[head_dim]       if ordered
 ///       uint64 bits[head_dim / 8]
-///       float16 expected[head_dim]   by position, if scale_bits is 8
+///       float16 expected[head_dim]   by position, if scale_bits is 8 and scales are per channel
 ///
 ///     Fit:
 ///       uint64 parts                 0: none; else 1 + 2 moments + 4 statistics + 8 plan

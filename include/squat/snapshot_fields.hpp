@@ -61,9 +61,9 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
   const auto& [layers, query_heads, kv_heads, head_dim, softmax_scale, rope, windows] = shape;
   const auto& [pairing, dims, base, factors] = rope;
   const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
-               token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, value_bits,
-               value_group_size, value_grid, rotate_values, exact_tokens, query_decay,
-               subspace_queries, subspace_method, arithmetic] = config;
+               token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, key_scales,
+               key_group_size, rotate_keys, value_bits, value_group_size, value_grid, rotate_values,
+               exact_tokens, query_decay, subspace_queries, subspace_method, arithmetic] = config;
   return {
       {"shape.layers", layers},
       {"shape.query_heads", query_heads},
@@ -86,6 +86,9 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
       {"config.normalised_lambda", normalised_lambda},
       {"config.key_bits", key_bits},
       {"config.adaptive_bits", adaptive_bits},
+      {"config.key_scales", key_scales},
+      {"config.key_group_size", key_group_size},
+      {"config.rotate_keys", rotate_keys},
       {"config.value_bits", value_bits},
       {"config.value_group_size", value_group_size},
       {"config.value_grid", value_grid},

@@ -136,6 +136,9 @@ class SnapshotReader {
   const BlockRow& row(BlockRows& rows, const ValueBlock& value_block, Index coming, Index values) {
     const Index tokens = reader_.count("tokens", config_.token_group_size);
     require(tokens >= 1, "the file has a row without tokens");
+    require(coming == 1 || config_.key_scales == KeyScales::per_channel ||
+                tokens == config_.token_group_size,
+            "the file has a row of ", tokens, " tokens before the last one");
     std::uint64_t valid[BlockRow::max_tokens / 64];
     reader_.array(valid, (tokens + 63) / 64);
     const Index known = static_cast<Index>(records_.size());
@@ -144,7 +147,7 @@ class SnapshotReader {
     row.tokens = static_cast<std::int32_t>(tokens);
     row.value_tokens = static_cast<std::int32_t>(std::min(tokens, values));
     for (Index token = 0; token < tokens; ++token)
-      if ((valid[token / 64] >> (token % 64) & 1) == 0) row.set_padding(token);
+      row.set_valid(token, (valid[token / 64] >> (token % 64) & 1) != 0);
     if (number < known) return row;
     row.key_blocks = blocks();
     for (Index head = 0; head < kv_heads_; ++head) record(row.key_block(head), row.keys(head));

@@ -18,6 +18,21 @@ Real grid_code(Real x, Real inverse_step, Real middle, Real levels) {
   return nearest_integer(std::min(levels, std::max(Real(0), x * inverse_step + middle)));
 }
 
+/// An affine as it is stored, and how x turns into its codes:
+/// code = grid_code(x - shift, inverse, origin, levels).
+template <class Real>
+struct CodeGrid : Affine<Real> {
+  Real shift;
+  Real inverse;
+  Real origin;
+};
+
+/// The codes are those that read back nearest to x.
+template <class Real>
+CodeGrid<Real> nearest_grid(const Affine<Real>& affine) {
+  return {affine, affine.zero, inverse_scale(affine), 0};
+}
+
 /// The step of an evenly spaced grid of 2^bits levels around zero that suits a normal distribution
 /// best, in standard deviations (Max, "Quantizing for minimum distortion", 1960, table II; beyond 5
 /// bits the same trend).
@@ -111,44 +126,34 @@ Real closeness(const GroupSums<Real>& sums, Real count) {
   return cc > 0 ? xc * xc / cc : Real(0);
 }
 
-/// An affine as it is stored, and how x turns into its codes:
-/// code = grid_code(x - middle, inverse_step, levels / 2, levels).
-template <class Real>
-struct UnbiasedGrid {
-  Affine<Real> affine;
-  Real middle;
-  Real inverse_step;
-};
-
 /// The affine under which the errors of the codes of `sums`, made with `inverse_step` around
 /// `middle`, add up to nothing, alone and along x; and the grid that follows it once it is stored.
 template <class Real>
-SQUAT_NOINLINE UnbiasedGrid<Real> unbiased_grid(const GroupSums<Real>& sums, Real count,
-                                                Real middle, Real inverse_step, Real levels,
-                                                int scale_bits, Real expected) {
+SQUAT_NOINLINE CodeGrid<Real> unbiased_grid(const GroupSums<Real>& sums, Real count, Real middle,
+                                            Real inverse_step, Real levels, int scale_bits,
+                                            Real expected) {
   const Real xc = sums.xc - sums.x * sums.c / count, xx = sums.xx - sums.x * sums.x / count;
   const Real scale = xc > 0 ? xx / xc : Real(0), half = levels / 2;
   const Real wanted = middle + (sums.x - scale * (sums.c - half * count)) / count;
-  UnbiasedGrid<Real> grid;
+  Affine<Real> affine;
   if (scale_bits == 8) {
-    grid.affine = stored_affine8(scale, wanted, levels, expected);
+    affine = stored_affine8(scale, wanted, levels, expected);
   } else {
     const Real stored = as_stored(scale, scale_bits);
-    grid.affine.scale = stored < std::numeric_limits<float>::min() ? Real(0) : stored;
-    grid.affine.zero = as_stored(wanted - half * grid.affine.scale, scale_bits);
+    affine.scale = stored < std::numeric_limits<float>::min() ? Real(0) : stored;
+    affine.zero = as_stored(wanted - half * affine.scale, scale_bits);
   }
   // Only what storing changed moves the grid.
-  grid.middle = middle + (grid.affine.zero + half * grid.affine.scale - wanted);
-  grid.inverse_step = grid.affine.scale > 0 ? inverse_step * (scale / grid.affine.scale) : Real(0);
-  return grid;
+  return {affine, middle + (affine.zero + half * affine.scale - wanted),
+          affine.scale > 0 ? inverse_step * (scale / affine.scale) : Real(0), half};
 }
 
 /// Backend::unbiased: codes of x[0..count) and their affine. Of a few ranges around the middle, the
 /// whole and narrower ones, that one is taken whose codes are nearest to x in angle, means taken
 /// away. A symmetric_codes() with a zero point.
 template <class Real>
-Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits, Real expected,
-                            std::uint8_t* codes) {
+CodeGrid<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits, Real expected,
+                              std::uint8_t* codes) {
   const Real levels = static_cast<Real>((1 << bits) - 1), half = levels / 2;
   const Real limit = static_cast<Real>(largest_storable(scale_bits));
   Real low = x[0], high = x[0];
@@ -165,7 +170,7 @@ Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits
     const Real inverse = inverse_scale(constant);  // not 0 where the middle had to be reached
     for (Index t = 0; t < count; ++t)
       codes[t] = static_cast<std::uint8_t>(nearest_code(x[t], constant, inverse, levels));
-    return constant;
+    return nearest_grid(constant);
   }
   Real xs[8] = {}, squares[8] = {};
   for (Index t = 0; t < count; ++t) {
@@ -195,18 +200,17 @@ Affine<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits
       best_inverse = inverse;
     }
   }
-  const UnbiasedGrid<Real> grid = unbiased_grid(best, static_cast<Real>(count), middle,
-                                                best_inverse, levels, scale_bits, expected);
+  const CodeGrid<Real> grid = unbiased_grid(best, static_cast<Real>(count), middle, best_inverse,
+                                            levels, scale_bits, expected);
   for (Index t = 0; t < count; ++t)
-    codes[t] =
-        static_cast<std::uint8_t>(grid_code(x[t] - grid.middle, grid.inverse_step, half, levels));
-  return grid.affine;
+    codes[t] = static_cast<std::uint8_t>(grid_code(x[t] - grid.shift, grid.inverse, half, levels));
+  return grid;
 }
 
-/// Codes of x[0..count) and their affine, by config.backend.
+/// Codes of x[0..count) and their grid, by config.backend.
 template <class Real>
-Affine<Real> encode_group(const Real* x, Index count, int bits, const Config& config, Real expected,
-                          std::uint8_t* codes) {
+CodeGrid<Real> encode_group(const Real* x, Index count, int bits, const Config& config,
+                            Real expected, std::uint8_t* codes) {
   if (config.backend == Backend::unbiased)
     return unbiased_codes(x, count, bits, config.scale_bits, expected, codes);
   const Real levels = static_cast<Real>((1 << bits) - 1);
@@ -214,7 +218,7 @@ Affine<Real> encode_group(const Real* x, Index count, int bits, const Config& co
   const Real inverse = inverse_scale(affine);
   for (Index i = 0; i < count; ++i)
     codes[i] = static_cast<std::uint8_t>(nearest_code(x[i], affine, inverse, levels));
-  return affine;
+  return nearest_grid(affine);
 }
 
 }  // namespace squat

@@ -4,6 +4,7 @@
 #include <squat/affine_table.hpp>
 #include <squat/code_tile.hpp>
 #include <squat/hadamard.hpp>
+#include <squat/token_groups.hpp>
 
 namespace squat {
 
@@ -18,28 +19,18 @@ namespace squat {
 ///
 /// Zeros are there with ValueGrid::min_max. With Config::rotate_values codes are those of the
 /// rotated value.
-class ValueBlock {
+class ValueBlock : public TokenGroups {
  public:
   ValueBlock(Index head_dim, int bits, const Config& config)
-      : head_dim_(head_dim),
-        tokens_(config.token_group_size),
+      : TokenGroups(head_dim, config.value_group_size, config),
         bits_(bits),
         is_rotated_(config.rotate_values),
-        group_size_(std::min(
-            config.value_group_size == 0 ? config.token_group_size : config.value_group_size,
-            head_dim)),
-        groups_((head_dim + group_size_ - 1) / group_size_),
-        affine_(groups_ * tokens_, config.scale_bits, config.value_grid == ValueGrid::min_max) {}
+        affine_(entries(), config.scale_bits, config.value_grid == ValueGrid::min_max) {}
 
-  Index head_dim() const { return head_dim_; }
-  Index tokens() const { return tokens_; }
   int bits() const { return bits_; }
   bool is_rotated() const { return is_rotated_; }
-  Index groups() const { return groups_; }
-  Index group_begin(Index group) const { return group * group_size_; }
-  Index group_end(Index group) const { return std::min((group + 1) * group_size_, head_dim_); }
   Index code_offset() const { return round_up(affine_.bytes(), 16); }  ///< from a record's begin
-  Index code_bytes() const { return round_up(head_dim_, 16) * tokens_ * bits_ / 8; }
+  Index code_bytes() const { return round_up(head_dim(), 16) * tokens() * bits_ / 8; }
   Index bytes() const { return round_up(code_offset() + code_bytes(), record_alignment); }
   const AffineTable& table() const { return affine_; }
 
@@ -50,8 +41,7 @@ class ValueBlock {
     return reinterpret_cast<const std::uint8_t*>(record) + tile_offset(token, channel);
   }
   /// From the tile of a channel to that of the channel 16 later.
-  Index tile_stride() const { return 2 * tokens_ * bits_; }
-  Index entry(Index token, Index group) const { return group * tokens_ + token; }
+  Index tile_stride() const { return 2 * tokens() * bits_; }
 
   /// The code of `token` and `channel`.
   int code(const std::byte* record, Index token, Index channel) const {
@@ -75,15 +65,15 @@ class ValueBlock {
   void decode(const std::byte* record, Index tokens, Real* out) const {
     with_bits(bits_, [&](auto bits) {
       for (Index t = 0; t < tokens; ++t) {
-        Real* row = out + t * head_dim_;
-        for (Index group = 0; group < groups_; ++group) {
+        Real* row = out + t * head_dim();
+        for (Index group = 0; group < groups(); ++group) {
           const Affine<Real> a = affine<Real>(record, t, group);
           for (Index c = group_begin(group); c < group_end(group); ++c) {
             const auto* codes = reinterpret_cast<const CodeTile<bits>*>(tile(record, t, c));
             row[c] = a.scale * static_cast<Real>(codes->get(c % 16, t % 8)) + a.zero;
           }
         }
-        if (is_rotated_) hadamard(row, head_dim_);
+        if (is_rotated_) hadamard(row, head_dim());
       }
     });
   }
@@ -94,15 +84,11 @@ class ValueBlock {
     return static_cast<Real>((1 << bits_) - 1);
   }
   Index tile_offset(Index token, Index channel) const {
-    return code_offset() + (channel / 16 * (tokens_ / 8) + token / 8) * 16 * bits_;
+    return code_offset() + (channel / 16 * (tokens() / 8) + token / 8) * 16 * bits_;
   }
 
-  Index head_dim_;
-  Index tokens_;
   int bits_;
   bool is_rotated_;
-  Index group_size_;
-  Index groups_;
   AffineTable affine_;
 };
 

@@ -32,48 +32,43 @@ class ValueQuantizer {
     Real x[512];  // the largest head_dim
     Eigen::Map<Eigen::Matrix<Real, 1, Eigen::Dynamic>>(x, head_dim) =
         Row(value, head_dim).template cast<Real>();
-    if (block_.is_rotated()) rotate(x);
+    if (block_.is_rotated()) simd::rotate(x, head_dim);
     std::uint8_t codes[512];
-    Affine<Real> affine[512 / 32];  // groups have at least 32 channels
-    encode(x, affine, codes);
+    CodeGrid<Real> grids[512 / 32];  // groups have at least 32 channels
+    encode(x, grids, codes);
     for (Index group = 0; group < block_.groups(); ++group)
-      block_.set_affine(record, token, group, affine[group]);
+      block_.template set_affine<Real>(record, token, group, grids[group]);
     simd::encode_kernels(bits_).put(codes, head_dim, block_.tile(record, token, 0),
                                     block_.tile_stride(), token % 8);
   }
 
  private:
-  void rotate(Real* x) const {
-    if constexpr (std::is_same_v<Real, float>)
-      simd::encode_kernels().rotate(x, block_.head_dim());
-    else
-      hadamard(x, block_.head_dim());
-  }
-
-  /// Codes of x [head_dim], and the affine of every group as it is stored.
-  void encode(const Real* x, Affine<Real>* affine, std::uint8_t* codes) const {
+  /// Codes of x [head_dim], and the grid of every group.
+  void encode(const Real* x, CodeGrid<Real>* grids, std::uint8_t* codes) const {
     if constexpr (std::is_same_v<Real, float>) {
       if (config_.value_grid == ValueGrid::min_max && config_.backend != Backend::hqq) {
         simd::encode_kernels().groups(
             x, block_.head_dim(), block_.group_end(0),
-            {bits_, config_.scale_bits, config_.backend == Backend::unbiased}, affine, codes);
+            {bits_, config_.scale_bits, config_.backend == Backend::unbiased}, grids, codes);
         return;
       }
     }
     for (Index group = 0; group < block_.groups(); ++group) {
       const Index begin = block_.group_begin(group), count = block_.group_end(group) - begin;
-      affine[group] = encode_group(x + begin, count, codes + begin);
+      grids[group] = encode_group(x + begin, count, codes + begin);
     }
   }
 
-  /// Codes of one group, and their affine as it is stored.
-  Affine<Real> encode_group(const Real* x, Index count, std::uint8_t* codes) const {
+  /// Codes of one group, and their grid.
+  CodeGrid<Real> encode_group(const Real* x, Index count, std::uint8_t* codes) const {
     if (config_.value_grid == ValueGrid::min_max)
       return squat::encode_group(x, count, bits_, config_, Real(0), codes);
+    Real scale;
     if constexpr (std::is_same_v<Real, float>)
-      return {simd::encode_kernels().symmetric(x, count, bits_, config_.scale_bits, codes), 0};
+      scale = simd::encode_kernels().symmetric(x, count, bits_, config_.scale_bits, codes);
     else
-      return {symmetric_codes(x, count, bits_, config_.scale_bits, codes), 0};
+      scale = symmetric_codes(x, count, bits_, config_.scale_bits, codes);
+    return {{scale, 0}, 0, 0, 0};  // no zero point is stored
   }
 
   Config config_;

@@ -22,8 +22,7 @@ const Tokens& tokens() {
 }
 
 /// A cache of two sequences, each with a subspace of its own.
-Cache make_cache(Index window = 0) {
-  Config config = strong_feedback();
+Cache make_cache(Config config = strong_feedback(), Index window = 0) {
   config.shared_svd = false;
   config.exact_tokens = 1;
   ModelShape windowed = shape;
@@ -51,9 +50,9 @@ struct Contents {
   std::vector<Rows> parts;
 };
 
-/// Contents of a cache after `calls`.
-Contents contents_after(const std::vector<Call>& calls, Index window) {
-  Cache cache = make_cache(window);
+/// Contents of a cache of `config` after `calls`.
+Contents contents_after(const Config& config, Index window, const std::vector<Call>& calls) {
+  Cache cache = make_cache(config, window);
   for (const Call& call : calls) call(cache);
   return Contents(cache);
 }
@@ -66,14 +65,15 @@ void flush_all(Cache& cache) {
 
 /// Lets `call` run out of memory at its first allocation, at its second, and so on until it has
 /// enough. Returns how often it ran out.
-int run_out_of_memory(const Call& prepare, const Call& call, Index window = 0) {
-  const Contents before = contents_after({prepare}, window),
-                 flushed = contents_after({prepare, flush_all}, window);
-  const Contents after = contents_after({prepare, call, flush_all}, window);
+int run_out_of_memory(const Call& prepare, const Call& call, Index window = 0,
+                      const Config& config = strong_feedback()) {
+  const Contents before = contents_after(config, window, {prepare});
+  const Contents flushed = contents_after(config, window, {prepare, flush_all});
+  const Contents after = contents_after(config, window, {prepare, call, flush_all});
   for (int failures = 0; failures < 10000; ++failures)
     for (const bool again : {false, true}) {
       SCOPED_TRACE("after " + std::to_string(failures) + " allocations");
-      Cache cache = make_cache(window);
+      Cache cache = make_cache(config, window);
       prepare(cache);
       bool failed = false;
       allow_allocations(failures);
@@ -152,7 +152,7 @@ TEST(AllocationFailure, LeavesWhatForksShareUndone) {
 
 /// A file of what `call` leaves in a cache of two sequences.
 std::string file_after(const Call& call) {
-  Cache cache = make_cache();
+  Cache cache = make_cache(strong_feedback());
   call(cache);
   return saved(cache);
 }
@@ -173,7 +173,7 @@ TEST(Allocation, OfLoadFollowsWhatHasBeenRead) {
     flush(cache);
     update(cache, tokens(), 200, 150, sequence(1));
   });
-  Cache cache = make_cache();
+  Cache cache = make_cache(strong_feedback());
   const auto used_by = [&](const std::string& bytes) {
     std::istringstream in(bytes);
     const std::size_t before = allocated_bytes();
@@ -190,6 +190,35 @@ TEST(Allocation, OfLoadFollowsWhatHasBeenRead) {
   }
 }
 
+/// The last row of blocks has room for some of the tokens that leave, and stands for padding there.
+void half_a_row(Cache& cache) {
+  std::vector<std::uint8_t> valid(78, 1);
+  valid[77] = 0;
+  CallOptions options;
+  options.mask = valid;
+  update(cache, tokens(), 0, 78, options);
+  cache.flush(0);
+  cache.truncate(77);
+  update(cache, tokens(), 78, 100);
+}
+
+TEST(AllocationFailure, LeavesRowsThatGrowTokenByTokenUndone) {
+  Config config = strong_feedback();
+  config.key_scales = KeyScales::per_token;
+  config.residual_length = 0;
+  EXPECT_GT(run_out_of_memory(half_a_row, flush, 0, config), 20);
+  EXPECT_GT(run_out_of_memory(
+                half_a_row, [](Cache& cache) { update(cache, tokens(), 200, 150); }, 0, config),
+            20);
+  const auto forked = [](Cache& cache) {
+    half_a_row(cache);
+    cache.fork(0, 1);
+  };
+  EXPECT_GT(run_out_of_memory(
+                forked, [](Cache& cache) { cache.flush(0, sequence(1)); }, 0, config),
+            20);
+}
+
 TEST(AllocationFailure, NeverStopsTruncation) {
   Cache cache(shape);
   prompt(cache);
@@ -203,7 +232,7 @@ TEST(AllocationFailure, NeverStopsTruncation) {
 
 TEST(Allocation, AttendNeedsNoneAfterItsFirstCall) {
   for (const Index window : {0, 50}) {
-    Cache cache = make_cache(window);
+    Cache cache = make_cache(strong_feedback(), window);
     prompt(cache);
     flush(cache);
     const Rows query = tokens().queries.topRows(1);

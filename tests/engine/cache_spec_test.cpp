@@ -68,6 +68,17 @@ TEST(CacheSpec, SquatTakesModes) {
   EXPECT_FALSE(plain.calibrated);
 }
 
+TEST(CacheSpec, SquatTakesKeysPerToken) {
+  const auto squat = std::get<SquatSpec>(
+      parse_cache_spec("squat:2,key_scales=per_token,key_group_size=64,rotate_keys=true,"
+                       "residual_length=0")
+          .format);
+  EXPECT_EQ(squat.config.key_scales, squat::KeyScales::per_token);
+  EXPECT_EQ(squat.config.key_group_size, 64);
+  EXPECT_TRUE(squat.config.rotate_keys);
+  EXPECT_EQ(squat.config.residual_length, 0);
+}
+
 TEST(CacheSpec, SquatPlusIsRecommended) {
   const auto squat = std::get<SquatSpec>(
       parse_cache_spec("squat+:3.25,exact_tokens=4,backend=unbiased,value_grid=min_max").format);
@@ -101,6 +112,7 @@ TEST(CacheSpec, ErrorsListWhatIsKnown) {
   expect_error("squat:2,quant_group_size=1.5", {"'1.5'", "INTEGER"});
   expect_error("squat:2,residual_length", {"FIELD=VALUE"});
   expect_error("squat:2,residual_length=33", {"residual_length", "33"});
+  expect_error("squat:2,key_scales=per_head", {"'per_head'", "per_channel|per_token"});
 }
 
 }  // namespace

@@ -11,15 +11,15 @@ namespace squat::simd {
 /// What EncodeKernels does with one group at a time.
 struct Avx2Groups : Avx2Registers {
   SQUAT_AVX2 static void groups(const float* x, Index n, Index length, const GroupFormat& format,
-                                Affine<float>* affine, std::uint8_t* codes) {
+                                CodeGrid<float>* grids, std::uint8_t* codes) {
     if (format.unbiased || format.scale_bits == 8) {
       for (Index i = 0; i < n; i += length)
-        *affine++ = encode_group(x + i, std::min(length, n - i), format, 0, codes + i);
+        *grids++ = encode_group(x + i, std::min(length, n - i), format, 0, codes + i);
       return;
     }
     // Ranges of eight groups at once: dividing is what takes time.
-    for (Index first = 0; first < n; first += 8 * length, affine += 8)
-      encode_eight(x + first, std::min(8 * length, n - first), length, format, affine,
+    for (Index first = 0; first < n; first += 8 * length, grids += 8)
+      encode_eight(x + first, std::min(8 * length, n - first), length, format, grids,
                    codes + first);
   }
 
@@ -175,10 +175,10 @@ struct Avx2Groups : Avx2Registers {
     return _mm256_cvtps_epi32(on_grid(x, inverse, middle, levels));
   }
 
-  /// Codes of x[0..n) and their affine.
-  SQUAT_AVX2_INLINE static Affine<float> encode_group(const float* x, Index n,
-                                                      const GroupFormat& format, float expected,
-                                                      std::uint8_t* codes) {
+  /// Codes of x[0..n) and their grid.
+  SQUAT_AVX2_INLINE static CodeGrid<float> encode_group(const float* x, Index n,
+                                                        const GroupFormat& format, float expected,
+                                                        std::uint8_t* codes) {
     __m256 low = _mm256_loadu_ps(x), high = low;
     for (Index i = 8; i < n; i += 8) {
       low = _mm256_min_ps(low, _mm256_loadu_ps(x + i));
@@ -199,12 +199,12 @@ struct Avx2Groups : Avx2Registers {
     const Range range = fit(low, high, levels, format.scale_bits, expected, affine);
     for (Index i = 0; i < n; i += 8)
       store64(codes + i, to_codes(_mm256_loadu_ps(x + i), range, levels));
-    return affine;
+    return nearest_grid(affine);
   }
 
   /// Up to eight groups by min-max.
   SQUAT_AVX2_INLINE static void encode_eight(const float* x, Index n, Index length,
-                                             const GroupFormat& format, Affine<float>* affine,
+                                             const GroupFormat& format, CodeGrid<float>* grids,
                                              std::uint8_t* codes) {
     alignas(32) float lows[8] = {}, highs[8] = {}, scales[8], zeros[8], inverses[8];
     for (Index first = 0, group = 0; first < n; first += length, ++group) {
@@ -224,7 +224,7 @@ struct Avx2Groups : Avx2Registers {
     _mm256_store_ps(zeros, ranges.zero);
     _mm256_store_ps(inverses, ranges.inverse);
     for (Index first = 0, group = 0; first < n; first += length, ++group) {
-      affine[group] = {scales[group], zeros[group]};
+      grids[group] = {{scales[group], zeros[group]}, zeros[group], inverses[group], 0};
       const Range range = {_mm256_set1_ps(scales[group]), _mm256_set1_ps(zeros[group]),
                            _mm256_set1_ps(inverses[group])};
       for (Index i = first; i < std::min(first + length, n); i += 8)
@@ -233,9 +233,9 @@ struct Avx2Groups : Avx2Registers {
   }
 
   /// unbiased_codes, once the middle and the step of the whole range are known.
-  SQUAT_AVX2 static Affine<float> unbiased(const float* x, Index n, const GroupFormat& format,
-                                           float expected, float middle, float step,
-                                           std::uint8_t* codes) {
+  SQUAT_AVX2 static CodeGrid<float> unbiased(const float* x, Index n, const GroupFormat& format,
+                                             float expected, float middle, float step,
+                                             std::uint8_t* codes) {
     float parts[3];
     if (clipped_parts(format.bits, parts) == 1)
       return unbiased_of<1>(x, n, format, expected, middle, step, parts, codes);
@@ -243,10 +243,10 @@ struct Avx2Groups : Avx2Registers {
   }
 
   template <int Candidates>
-  SQUAT_AVX2_INLINE static Affine<float> unbiased_of(const float* x, Index n,
-                                                     const GroupFormat& format, float expected,
-                                                     float middle, float step, const float* parts,
-                                                     std::uint8_t* codes) {
+  SQUAT_AVX2_INLINE static CodeGrid<float> unbiased_of(const float* x, Index n,
+                                                       const GroupFormat& format, float expected,
+                                                       float middle, float step, const float* parts,
+                                                       std::uint8_t* codes) {
     const float levels = static_cast<float>((1 << format.bits) - 1), count = static_cast<float>(n);
     const __m256 middles = _mm256_set1_ps(middle), halves = _mm256_set1_ps(levels / 2);
     __m256 xs = _mm256_setzero_ps(), squares = xs;
@@ -282,14 +282,14 @@ struct Avx2Groups : Avx2Registers {
         best_inverse = 1 / (step * parts[k]);
       }
     }
-    const UnbiasedGrid<float> grid =
+    const CodeGrid<float> grid =
         unbiased_grid(best, count, middle, best_inverse, levels, format.scale_bits, expected);
-    const __m256 inverse = _mm256_set1_ps(grid.inverse_step);
-    const __m256 stored = _mm256_set1_ps(grid.middle);
+    const __m256 inverse = _mm256_set1_ps(grid.inverse);
+    const __m256 stored = _mm256_set1_ps(grid.shift);
     for (Index i = 0; i < n; i += 8)
       store64(codes + i,
               grid_codes(_mm256_sub_ps(_mm256_loadu_ps(x + i), stored), inverse, halves, levels));
-    return grid.affine;
+    return grid;
   }
 
   /// sum + a b, rounded twice as the portable version does: not a fused multiply-add.

@@ -27,4 +27,13 @@ inline const EncodeKernels& encode_kernels(int bits = 2) {
   return kernels[static_cast<std::size_t>(bits == 8 ? 4 : bits - 1)];
 }
 
+/// hadamard of x[0..n).
+template <class Real>
+void rotate(Real* x, Index n) {
+  if constexpr (std::is_same_v<Real, float>)
+    encode_kernels().rotate(x, n);
+  else
+    hadamard(x, n);
+}
+
 }  // namespace squat::simd

@@ -36,10 +36,10 @@ struct EncodeKernels {
   /// and codes [8][tokens]; x becomes error, stored - x, x as it was before it moved.
   void (*octet)(float* x, Index tokens, const float* inner, const GroupFormat& format,
                 const float* expected, Affine<float>* affine, std::uint8_t* codes);
-  /// Affine and codes of the groups of x[0..n), at most 512 numbers, `length` to a group but
-  /// perhaps for the last.
+  /// Grids and codes of the groups of x[0..n), at most 512 numbers, `length` to a group but perhaps
+  /// for the last.
   void (*groups)(const float* x, Index n, Index length, const GroupFormat& format,
-                 Affine<float>* affine, std::uint8_t* codes);
+                 CodeGrid<float>* grids, std::uint8_t* codes);
   /// symmetric_codes of x[0..n).
   float (*symmetric)(const float* x, Index n, int bits, int scale_bits, std::uint8_t* codes);
   /// hadamard of x[0..n), which versions may round otherwise.
@@ -97,8 +97,8 @@ struct PortableEncode {
           ->set(c % Tile::lanes, depth, codes[c]);
   }
 
-  static Affine<float> encode(const float* x, Index n, const GroupFormat& format, float expected,
-                              std::uint8_t* codes) {
+  static CodeGrid<float> encode(const float* x, Index n, const GroupFormat& format, float expected,
+                                std::uint8_t* codes) {
     if (format.unbiased)
       return unbiased_codes(x, n, format.bits, format.scale_bits, expected, codes);
     const float levels = static_cast<float>((1 << format.bits) - 1);
@@ -106,7 +106,7 @@ struct PortableEncode {
     const float inverse = inverse_scale(affine);
     for (Index i = 0; i < n; ++i)
       codes[i] = static_cast<std::uint8_t>(nearest_code(x[i], affine, inverse, levels));
-    return affine;
+    return nearest_grid(affine);
   }
 
   static void octet(float* x, Index tokens, const float* inner, const GroupFormat& format,
@@ -125,9 +125,9 @@ struct PortableEncode {
   }
 
   static void groups(const float* x, Index n, Index length, const GroupFormat& format,
-                     Affine<float>* affine, std::uint8_t* codes) {
+                     CodeGrid<float>* grids, std::uint8_t* codes) {
     for (Index i = 0; i < n; i += length)
-      *affine++ = encode(x + i, std::min(length, n - i), format, 0, codes + i);
+      *grids++ = encode(x + i, std::min(length, n - i), format, 0, codes + i);
   }
 
   static void transpose(const float* x, Index stride, Index rows, Index columns, float* out) {
