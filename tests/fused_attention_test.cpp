@@ -49,10 +49,9 @@ struct Distances {
   double size;        ///< of the output
 };
 
-/// Of the newest `rows` tokens of a cache that holds `states`.
+/// Of the newest `rows` tokens of a cache of `config` that holds `states`.
 template <int Bits>
-Distances measure(const States& states, Index rows, Arithmetic arithmetic) {
-  Config config;
+Distances measure(const States& states, Index rows, Arithmetic arithmetic, Config config) {
   config.arithmetic = arithmetic;
   SQuatCache<float, Bits> cache(states.shape, config);
   // The first tokens alone fit the subspace: it matters little here, and all would take long.
@@ -84,25 +83,39 @@ class FusedAttention : public ::testing::Test {
     }
   }
 
-  /// Calls check(measure, name) for every width.
+  /// Calls check(measure, config, name) for every width and both kinds of key scales.
   template <class Check>
   static void for_each_width(const Check& check) {
-    check(measure<2>, "bits_2");
-    check(measure<3>, "bits_3");
-    check(measure<4>, "bits_4");
-    check(measure<8>, "bits_8");
+    Config config, rotated;
+    for_each_width(config, "", check);
+    config.key_scales = KeyScales::per_token;
+    for_each_width(config, "per_token_", check);
+    rotated = config;
+    rotated.rotate_keys = true;
+    rotated.key_group_size = 64;
+    rotated.scale_bits = 8;
+    for_each_width(rotated, "rotated_", check);
+  }
+
+ private:
+  template <class Check>
+  static void for_each_width(const Config& config, const std::string& name, const Check& check) {
+    check(measure<2>, config, name + "bits_2");
+    check(measure<3>, config, name + "bits_3");
+    check(measure<4>, config, name + "bits_4");
+    check(measure<8>, config, name + "bits_8");
   }
 };
 
 TEST_F(FusedAttention, LosesATenthOfWhatCodesLoseOnStatesOfAModel) {
-  for_each_width([](auto measure, const std::string& width) {
+  for_each_width([](auto measure, const Config& config, const std::string& width) {
     double worst = 0;
     for (const Index head_dim : {64, 128, 256})
       for (const Index heads : {1, 3, 4, 8}) {
         const States states(head_dim, heads);
         for (const Index rows : {1, 4}) {
           if (head_dim > 64 && rows == (heads == 4 ? 1 : 4)) continue;  // one of them is enough
-          const Distances d = measure(states, rows, Arithmetic::fast);
+          const Distances d = measure(states, rows, Arithmetic::fast, config);
           EXPECT_LE(d.arithmetic, 0.1 * d.codes)
               << width << ", head_dim " << head_dim << ", " << heads << " heads, " << rows
               << " rows; size " << d.size;
@@ -111,6 +124,25 @@ TEST_F(FusedAttention, LosesATenthOfWhatCodesLoseOnStatesOfAModel) {
       }
     RecordProperty("worst_share_" + width, std::to_string(worst));
   });
+}
+
+TEST_F(FusedAttention, RowsOfOperandsKeepApartInTheWidestHead) {
+  const States states(512, 4);
+  Config adaptive;
+  adaptive.adaptive_bits = true;
+  adaptive.quant_group_size = 512;
+  adaptive.value_bits = 8;
+  for (const double bits : {1.3, 2.0, 2.5}) {
+    adaptive.key_bits = bits;
+    const Distances d = measure<2>(states, 1, Arithmetic::fast, adaptive);
+    EXPECT_LE(d.arithmetic, 0.1 * d.codes) << bits << " bits; size " << d.size;
+  }
+  Config per_token;
+  per_token.key_scales = KeyScales::per_token;
+  per_token.rotate_keys = true;
+  per_token.value_bits = 8;
+  const Distances d = measure<2>(states, 1, Arithmetic::fast, per_token);
+  EXPECT_LE(d.arithmetic, 0.1 * d.codes) << "size " << d.size;
 }
 
 struct Adversary {
@@ -172,14 +204,14 @@ const Adversary adversaries[] = {
 };
 
 TEST_F(FusedAttention, IsWithinAHundredthOnAdversarialStates) {
-  for_each_width([](auto measure, const std::string& width) {
+  for_each_width([](auto measure, const Config& config, const std::string& width) {
     double worst = 0;
     for (const Index head_dim : {64, 128})
       for (const Index heads : {head_dim == 64 ? 4 : 1})
         for (const Adversary& adversary : adversaries) {
           States states(head_dim, heads);
           adversary.change(states);
-          const Distances d = measure(states, 2, Arithmetic::fast);
+          const Distances d = measure(states, 2, Arithmetic::fast, config);
           EXPECT_LE(d.arithmetic, 1e-2 * d.size)
               << adversary.name << ", " << width << ", head_dim " << head_dim << ", " << heads
               << " heads; codes " << d.codes;
@@ -190,16 +222,16 @@ TEST_F(FusedAttention, IsWithinAHundredthOnAdversarialStates) {
 }
 
 TEST_F(FusedAttention, ExactArithmeticIsWithinATenThousandth) {
-  for_each_width([](auto measure, const std::string& width) {
+  for_each_width([](auto measure, const Config& config, const std::string& width) {
     double worst = 0;
     for (const Index head_dim : {64, 128}) {
-      const Distances real = measure(States(head_dim, 3), 2, Arithmetic::exact);
+      const Distances real = measure(States(head_dim, 3), 2, Arithmetic::exact, config);
       EXPECT_LE(real.arithmetic, 1e-4 * real.size) << width << ", head_dim " << head_dim;
       worst = std::max(worst, real.arithmetic / real.size);
       for (const Adversary& adversary : adversaries) {
         States states(head_dim, 3);
         adversary.change(states);
-        const Distances d = measure(states, 2, Arithmetic::exact);
+        const Distances d = measure(states, 2, Arithmetic::exact, config);
         EXPECT_LE(d.arithmetic, 1e-4 * d.size)
             << adversary.name << ", " << width << ", head_dim " << head_dim;
         worst = std::max(worst, d.arithmetic / d.size);

@@ -88,7 +88,7 @@ void attend(const LayerCache<Scalar>& layer, const ModelShape& shape, const Rope
   // From about here on, dequantizing once for all rows is cheaper than folding for each.
   constexpr Index few = 8;
   using Decode = DecodeAttention<Scalar>;
-  const bool fused = arithmetic == Arithmetic::fast && rope == nullptr && !layer.has_token_keys() &&
+  const bool fused = arithmetic == Arithmetic::fast && rope == nullptr &&
                      !std::is_same_v<Scalar, double> && rows.count() <= few &&
                      rows.count() * shape.heads_per_kv() <= Decode::Fused::max_rows;
   if (fused)

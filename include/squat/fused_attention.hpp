@@ -1,8 +1,9 @@
 // Decode attention straight over packed codes.
 #pragma once
 
+#include <squat/channel_key_scores.hpp>
 #include <squat/layer_cache.hpp>
-#include <squat/simd/encode.hpp>
+#include <squat/token_key_scores.hpp>
 
 namespace squat {
 
@@ -23,16 +24,16 @@ struct Segment {
   bool is_last;       ///< brings the residual
 };
 
-/// Computes partial attention from packed blocks: scales are folded into the query once a block,
-/// and into the probabilities once a block and value group, so that all work per code is an integer
-/// dot product. One object serves one thread.
+/// Computes partial attention from packed blocks: key scales are folded into the query once a block
+/// (or weigh the products of a token), value scales into the probabilities once a block and value
+/// group, so that all work per code is an integer dot product. One object serves one thread.
 template <class Scalar>
 class FusedAttention {
  public:
   using Layer = LayerCache<Scalar>;
 
   /// Query rows (tokens times query heads of a kv head) that a call can take.
-  static constexpr Index max_rows = 32;
+  static constexpr Index max_rows = ChannelKeyScores::max_rows;
 
   /// Attention of kv head `head` over a segment. Row i of `queries` [rows, head_dim], times the
   /// softmax scale already, sees the tokens seen[i], whose ends ascend, and exact ones before them.
@@ -52,14 +53,17 @@ class FusedAttention {
     std::fill_n(offsets_, rows * groups_, 0.0f);
 
     if (segment.is_first && layer.has_window()) add_sinks(layer, head, queries, seen, rows, result);
-    const KeyBlock* ordered_for = nullptr;
+    const KeyBlock* prepared_for = nullptr;
     Index token = segment.first_token;
     for (Index r = segment.first_row; r < segment.last_row; ++r) {
       const BlockRow& row = layer.rows()[static_cast<std::size_t>(r)];
       const KeyBlock& key_block = row.key_block(head);
-      if (&key_block != ordered_for) order(key_block, queries, rows);
-      ordered_for = &key_block;
-      score_codes(key_block, row.keys(head), rows);
+      if (&key_block != prepared_for) prepare(key_block, queries, rows);
+      prepared_for = &key_block;
+      if (key_block.is_per_token())
+        token_keys_.score(key_block, row.keys(head), scores_[0]);
+      else
+        channel_keys_.score(key_block, row.keys(head), scores_[0]);
       if (row.has_exact) score_exact(layer, head, token, row.tokens, queries, rows);
       hide_unseen(token, row.tokens, key_block.tokens(), seen, rows);
       if (row.has_padding) hide_padding(row.tokens, rows, [&](Index t) { return row.is_valid(t); });
@@ -99,90 +103,14 @@ class FusedAttention {
   static constexpr Index lanes = 16, depths = 8;  // of a tile
   static constexpr Index max_block = simd::max_block;
   static constexpr Index max_length = simd::max_length;
-  static constexpr Index max_groups = max_length / 32;
-  static constexpr Index max_runs = max_length / 8;
-  static constexpr Index spare = 32;  // kernels fill whole registers
+  static constexpr Index max_groups = simd::max_head_dim / 32;
   static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-  static constexpr float levels(int bits) { return static_cast<float>((1 << bits) - 1); }
-
-  /// Whether codes of so many bits may meet operands of 8 bits at all.
-  static constexpr bool takes_operands8(int bits) { return bits <= 3; }
-  // Operands of 8 bits serve keys where their rounding stays a tenth of that of the codes, and
-  // moves a score by a few hundredths at most.
-  static constexpr float largest_crest(int bits) { return 8 * 3 / levels(bits); }
-  static constexpr float largest_alpha(int bits) { return 0.1f * 3 / levels(bits); }
-
-  /// Queries by position in `block`.
-  void order(const KeyBlock& block, const float* queries, Index rows) {
-    for (Index i = 0; i < rows; ++i) {
-      float* target = ordered_ + i * head_dim_;
-      for (Index p = 0; p < head_dim_; ++p)
-        target[p] = queries[i * head_dim_ + block.channel_at(p)];
-      units_[i] = kernels_.fix(target, head_dim_, fixed_ + i * max_length);
-    }
-  }
-
-  /// scores_[i][t] of every token of a block, padding and missing ones included.
-  void score_codes(const KeyBlock& block, const std::byte* record, Index rows) {
-    float* const scales = table_;
-    float* const middles = table_ + head_dim_;
-    for (const KeyBlock::Run& run : block.runs())
-      widen(block.table(), record, run.first, run.count, levels(run.bits), block.expected(),
-            scales + run.first, middles + run.first);
-    const Index lane_rows = block.tokens() / lanes;
-    const Index runs = static_cast<Index>(block.runs().size());
-    for (Index first = 0; first < rows; first += simd::max_heads) {
-      const Index count = std::min(simd::max_heads, rows - first);
-      for (Index r = 0; r < runs; ++r) {
-        is_fine8_[r] = fold_run(block.runs()[static_cast<std::size_t>(r)], first, count, scales,
-                                middles, folded_ + r * simd::max_heads);
-        for (Index i = 0; r > 0 && i < count; ++i)
-          folded_[i].offset += folded_[r * simd::max_heads + i].offset;
-      }
-      for (Index r = 0; r < runs; ++r)
-        dot_run(block, block.runs()[static_cast<std::size_t>(r)], record, lane_rows, count,
-                is_fine8_[r], r == 0, folded_ + r * simd::max_heads, scores_[first]);
-    }
-  }
-
-  /// Makes operands of 8 or 16 bits of the channels of a run; returns whether they have 8.
-  bool fold_run(const KeyBlock::Run& run, Index first, Index count, const float* scales,
-                const float* middles, simd::Folded* folded) {
-    const float* q = ordered_ + first * head_dim_ + run.first;
-    const float centre = levels(run.bits) / 2;
-    if (takes_operands8(run.bits) &&
-        kernels_.try_fold8(q, head_dim_, fixed_ + first * max_length + run.first, units_ + first,
-                           count, scales + run.first, middles + run.first, run.count, centre,
-                           largest_crest(run.bits),
-                           largest_alpha(run.bits) / std::sqrt(static_cast<float>(head_dim_)),
-                           operands8_ + run.first, folded))
-      return true;
-    kernels_.fold16(q, head_dim_, count, scales + run.first, middles + run.first, run.count, centre,
-                    simd::largest_operand16(run.count, run.bits), operands16_ + run.first, folded);
-    return false;
-  }
-
-  /// Sets (or adds to) scores with the products of a run.
-  void dot_run(const KeyBlock& block, const KeyBlock::Run& run, const std::byte* record,
-               Index lane_rows, Index count, bool eight, bool set, const simd::Folded* folded,
-               float* scores) {
-    for (int plane = 0; plane < run.planes.count; ++plane) {
-      const simd::DotKernels& dots = simd::dot_kernels(run.planes.bits[plane]);
-      const std::uint8_t* tiles = block.tile(record, run, plane, 0, run.first);
-      simd::Folded shifted[simd::max_heads];
-      const float unit = static_cast<float>(1 << run.planes.shift[plane]);
-      for (Index i = 0; i < count; ++i) shifted[i] = {folded[i].alpha * unit, folded[i].offset};
-      const bool add = !set || plane > 0;
-      if (eight)
-        dots.dot8({tiles, lane_rows, run.count / depths, count, operands8_ + run.first, max_length,
-                   lane_rows, 0, add},
-                  shifted, scores, max_block);
-      else
-        dots.dot16({tiles, lane_rows, run.count / depths, count, operands16_ + run.first,
-                    max_length, lane_rows, 0, add},
-                   shifted, scores, max_block);
-    }
+  void prepare(const KeyBlock& block, const float* queries, Index rows) {
+    if (block.is_per_token())
+      token_keys_.prepare(block, queries, rows);
+    else
+      channel_keys_.prepare(block, queries, rows);
   }
 
   /// Calls use(index, offset) for the exact tokens among the `count` from first_token on.
@@ -291,8 +219,8 @@ class FusedAttention {
                  const PartialAttention& result) {
     const Index tokens = block.tokens(), entries = block.table().entries();
     const float* middles = table_ + entries;
-    widen(block.table(), record, 0, entries, levels(block.bits()), nullptr, table_,
-          table_ + entries);
+    read_table(block.table(), record, 0, entries, largest_code(block.bits()), nullptr, table_,
+               table_ + entries);
     const Index rows_per_group = round_up(block.group_end(0), lanes) / lanes;
     const simd::DotKernels& dots = simd::dot_kernels(block.bits());
     const std::uint8_t* tiles = block.tile(record, 0, 0);
@@ -306,7 +234,7 @@ class FusedAttention {
       } else {
         for (Index group = 0; group < groups_; ++group)
           kernels_.fold16(scores_[first], max_block, count, table_ + group * tokens,
-                          middles + group * tokens, tokens, levels(block.bits()) / 2,
+                          middles + group * tokens, tokens, largest_code(block.bits()) / 2,
                           simd::largest_operand16(tokens, block.bits()),
                           value_operands16_ + group * simd::max_heads * max_length,
                           value_folded_ + group * simd::max_heads);
@@ -327,36 +255,12 @@ class FusedAttention {
     if (!takes_operands8(block.bits())) return false;
     const Index tokens = block.tokens();
     kernels_.fold8(scores, max_block, count, table_, middles, groups_, tokens,
-                   levels(block.bits()) / 2, value_operands8_, value_folded_);
+                   largest_code(block.bits()) / 2, value_operands8_, value_folded_);
     // Rounding then adds at most a tenth to what rounding of the codes does:
     // sqrt(n (4^bits - 1) / 12 / sum of squares) <= 0.1.
     const std::int32_t least =
         static_cast<std::int32_t>(100 * tokens * ((1 << (2 * block.bits())) - 1) / 12);
     return kernels_.is_fine8(value_operands8_, value_folded_, count, groups_, tokens, least);
-  }
-
-  /// Scales of `count` entries of a record's table, and what the middle code stands for.
-  void widen(const AffineTable& table, const std::byte* record, Index first, Index count,
-             float levels, const float* expected, float* scales, float* middles) const {
-    const std::byte* scale = table.scale(record, first);
-    const std::byte* zero = table.has_zeros() ? table.zero(record, first) : nullptr;
-    if (table.scale_bits() == 8) {
-      kernels_.widen8(reinterpret_cast<const std::uint8_t*>(scale),
-                      reinterpret_cast<const std::int8_t*>(zero),
-                      expected == nullptr ? nullptr : expected + first, count,
-                      levels / middle_steps, scales, middles);
-    } else if (table.scale_bits() == 16) {
-      kernels_.widen(reinterpret_cast<const std::uint16_t*>(scale),
-                     reinterpret_cast<const std::uint16_t*>(zero), count, levels / 2, scales,
-                     middles);
-    } else {
-      const std::size_t bytes = static_cast<std::size_t>(4 * count);
-      std::memcpy(scales, scale, bytes);
-      std::fill_n(middles, count, 0.0f);
-      if (zero == nullptr) return;
-      std::memcpy(middles, zero, bytes);
-      for (Index i = 0; i < count; ++i) middles[i] += levels / 2 * scales[i];
-    }
   }
 
   void widen_row(const Scalar* row, float* out) const {
@@ -375,21 +279,16 @@ class FusedAttention {
   Index stride_ = 0;
   Index groups_ = 0;
   float* plain_ = nullptr;  // sums of what is not rotated [rows, stride]
-  bool is_fine8_[max_runs];
+  ChannelKeyScores channel_keys_;
+  TokenKeyScores token_keys_;
   alignas(64) float scores_[max_rows][max_block];
-  alignas(64) float tokens_[chunk * max_length];
+  alignas(64) float tokens_[chunk * simd::max_head_dim];
   alignas(64) float table_[2 * max_groups * max_block];
-  alignas(64) float ordered_[max_rows * max_length];
-  alignas(64) std::int16_t fixed_[max_rows * max_length + spare];  // as try_fold8 wants queries
-  float units_[max_rows];
-  alignas(64) std::int8_t operands8_[simd::max_heads * max_length + spare];
-  alignas(64) std::int16_t operands16_[simd::max_heads * max_length + spare];
-  simd::Folded folded_[max_runs * simd::max_heads];
   alignas(64) std::int8_t value_operands8_[max_groups * simd::max_heads * max_block];
   alignas(64) std::int16_t value_operands16_[max_groups * simd::max_heads * max_length];
   simd::Folded value_folded_[max_groups * simd::max_heads];
   float offsets_[max_rows * max_groups];  // per row and value group: what codes do not enter
-  alignas(64) float plain_sums_[max_rows * max_length];
+  alignas(64) float plain_sums_[max_rows * simd::max_head_dim];
 };
 
 }  // namespace squat

@@ -17,8 +17,9 @@ namespace squat::simd {
 
 /// Most query heads that one kernel call serves: what fits registers beside the unpacked codes.
 inline constexpr Index max_heads = 4;
-/// Room that a row of operands or outputs needs: the largest head_dim.
-inline constexpr Index max_length = 512;
+inline constexpr Index max_head_dim = 512;
+/// Room that a row of operands needs: kernels fill whole registers, of up to 64 operands.
+inline constexpr Index max_length = max_head_dim + 64;
 /// Most tokens of a block.
 inline constexpr Index max_block = 128;
 
