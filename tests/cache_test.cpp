@@ -236,5 +236,23 @@ TEST(Cache, MayMove) {
                    attend(untouched, tokens.queries.bottomRows(2))));
 }
 
+TEST(Cache, ScalesPerTokenKeepTheMetricUntilARowIsFull) {
+  const Tokens tokens(104, 5);
+  Config config = strong_feedback(), follows;
+  config.key_scales = KeyScales::per_token;
+  config.residual_length = 0;
+  follows = config;
+  follows.query_decay = 1;
+  Cache fixed(shape, config), following(shape, follows);
+  for (Cache* cache : {&fixed, &following}) {
+    update(*cache, tokens, 0, 40);
+    for (Index t = 40; t < 104; ++t) update(*cache, tokens, t, 1);
+    cache->flush(0);
+  }
+  const Rows a = fixed.keys(0), b = following.keys(0);
+  EXPECT_TRUE(same(a.topRows(64), b.topRows(64)));
+  EXPECT_FALSE(same(a.middleRows(64, 32), b.middleRows(64, 32)));
+}
+
 }  // namespace
 }  // namespace squat::testing

@@ -29,6 +29,7 @@ class BlockRows {
   BlockRow& operator[](Index row) { return rows_[static_cast<std::size_t>(row)]; }
   const BlockRow& operator[](Index row) const { return rows_[static_cast<std::size_t>(row)]; }
   BlockRow& back() { return rows_.back(); }
+  const BlockRow& back() const { return rows_.back(); }
 
   /// Adds an empty row, the first of `coming`. It lies behind the last one if there is room. Slabs
   /// grow with the cache, so that at most an eighth of them, and 32 rows, waits for tokens.

@@ -108,6 +108,10 @@ class SQuatCache {
     if (fit && !take_in(*fit, target, queries, options.mask)) fit = nullptr;
     target.tokens.reserve(keys.rows());
     flush(layer, options);
+    // Keys that come one by one keep to the metric of their row, or each would ask for a new plan.
+    if (fit && target.fit && options.fit != FitQueries::accumulate && target.tokens.has_valid() &&
+        target.tokens.fills_row())
+      fit->plan = target.fit->plan;
     target.tokens.append(keys, values, options.mask);
     const Lock lock = lock_fits(layer);
     if (fit) {

@@ -105,6 +105,8 @@ class LayerCache {
   /// Tokens that are not padding among those dropped.
   Index dropped_valid() const { return dropped_valid_; }
   bool has_valid() const { return valid_tokens_ + dropped_valid_ > 0; }
+  /// Whether the keys that leave the residual next join others in a row.
+  bool fills_row() const { return !rows_.empty() && may_grow(rows_.back()); }
 
   const ValueBlock& value_block() const { return values_quantizer_.block(); }
   const std::vector<BlockRow>& rows() const { return rows_.all(); }
@@ -289,8 +291,7 @@ class LayerCache {
   void pack_keys(Index count, const KeyPlan<Scalar>& plan) {
     const Index block = config_.token_group_size;
     for (Index first = 0; first < count;) {
-      if (rows_.empty() || !may_grow(rows_.back()))
-        rows_.add((count - first + block - 1) / block).key_blocks = plan.blocks;
+      if (!fills_row()) rows_.add((count - first + block - 1) / block).key_blocks = plan.blocks;
       BlockRow& row = rows_.back();
       const Index slot = row.tokens, tokens = std::min(block - slot, count - first);
       for (Index token = 0; token < tokens; ++token)
