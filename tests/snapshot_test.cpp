@@ -279,6 +279,11 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
     const char* in_file;
     const char* in_cache;
   };
+  const auto per_token = [](Config& config) {
+    config.key_scales = KeyScales::per_token;
+    config.adaptive_bits = false;
+    config.key_bits = 2;
+  };
   const std::vector<Difference> differences = {
       {"shape.layers", [](auto& s, auto&) { s.layers = 2; }, "1", "2"},
       {"shape.query_heads", [](auto& s, auto&) { s.query_heads = 4; }, "2", "4"},
@@ -312,6 +317,19 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
          c.key_bits = 2;
        },
        "1", "0"},
+      {"config.key_scales", [&](auto&, auto& c) { per_token(c); }, "0", "1"},
+      {"config.key_group_size",
+       [&](auto&, auto& c) {
+         per_token(c);
+         c.key_group_size = 64;
+       },
+       "0", "64"},
+      {"config.rotate_keys",
+       [&](auto&, auto& c) {
+         per_token(c);
+         c.rotate_keys = true;
+       },
+       "0", "1"},
       {"config.value_bits", [](auto&, auto& c) { c.value_bits = 0; }, "2", "4"},  // ValueBits
       {"config.value_group_size", [](auto&, auto& c) { c.value_group_size = 32; }, "64", "32"},
       {"config.value_grid", [](auto&, auto& c) { c.value_grid = ValueGrid::min_max; }, "1", "0"},
@@ -343,6 +361,15 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
       original = FloatCache(shape, config, 2);
     } else if (fields[i].name == "config.subspace_queries") {
       original = FloatCache(shape, small_config(), 2);
+    } else if (fields[i].name == "config.key_scales") {
+      config.key_scales = KeyScales::per_channel;
+      original = FloatCache(shape, config, 2);
+    } else if (fields[i].name == "config.key_group_size") {
+      config.key_group_size = 0;
+      original = FloatCache(shape, config, 2);
+    } else if (fields[i].name == "config.rotate_keys") {
+      config.rotate_keys = false;
+      original = FloatCache(shape, config, 2);
     } else if (fields[i].name == "config.token_group_size") {
       config.token_group_size = 32;
       original = FloatCache(shape, config, 2);

@@ -403,7 +403,7 @@ class SQuatCache {
   }
 
   Loaded read(std::istream& in, Index sequences) const {
-    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences);
+    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences, even_blocks_);
     Loaded loaded{empty_entries(sequences), {}};
     auto entry = loaded.entries.begin();
     for (Index layer = 0; layer < shape_.layers; ++layer) {

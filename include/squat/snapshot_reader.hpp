@@ -13,12 +13,16 @@ class SnapshotReader {
  public:
   using Real = ComputeType<Scalar>;
 
-  SnapshotReader(std::istream& in, const ModelShape& shape, const Config& config, Index sequences)
+  using Blocks = std::shared_ptr<const std::vector<KeyBlock>>;
+
+  /// `even_blocks` are the cache's, of keys of which nothing is known.
+  SnapshotReader(std::istream& in, const ModelShape& shape, const Config& config, Index sequences,
+                 Blocks even_blocks)
       : reader_(in),
         kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
         config_(config),
-        even_block_(head_dim_, even_bits(head_dim_, config.key_bits), config),
+        even_blocks_(std::move(even_blocks)),
         blank_feedback_(QuerySubspace::fit(SecondMoment(head_dim_), config.subspace_dim,
                                            config.squat_lambda, config.normalised_lambda),
                         config.quant_group_size),
@@ -51,7 +55,7 @@ class SnapshotReader {
   /// Fills `layer`, which is empty.
   void tokens(LayerCache<Scalar>& layer) {
     const Index width = kv_heads_ * head_dim_;
-    typename LayerCache<Scalar>::Contents contents(kv_heads_, head_dim_, even_block_,
+    typename LayerCache<Scalar>::Contents contents(kv_heads_, head_dim_, even_blocks_->front(),
                                                    layer.value_block());
     const Index dropped = contents.dropped =
         reader_.count("dropped", layer.has_window() ? most : 0);
@@ -119,7 +123,6 @@ class SnapshotReader {
   void finish() { reader_.finish(); }
 
  private:
-  using Blocks = std::shared_ptr<const std::vector<KeyBlock>>;
   using Plan = std::shared_ptr<const KeyPlan<Scalar>>;
 
   static constexpr Index most = Index{1} << 40;  // what no file reaches, and no product exceeds
@@ -166,9 +169,11 @@ class SnapshotReader {
   }
 
   Blocks blocks() {
-    return shared(blocks_, "blocks", [&] {
+    return shared(blocks_, "blocks", [&]() -> Blocks {
       std::vector<KeyBlock> blocks;
       for (Index head = 0; head < kv_heads_; ++head) blocks.push_back(key_block());
+      // With scales per token there is but one kind, which rows and plans of a cache share.
+      if (config_.key_scales == KeyScales::per_token) return even_blocks_;
       return std::make_shared<const std::vector<KeyBlock>>(std::move(blocks));
     });
   }
@@ -189,9 +194,9 @@ class SnapshotReader {
       allocation.bits.push_back(static_cast<std::uint8_t>(bits));
     }
     KeyBlock block(head_dim_, std::move(allocation), config_);
-    require(block.code_bytes() == even_block_.code_bytes(), "the file has key records of ",
-            block.code_bytes(), " bytes of codes; those of the cache have ",
-            even_block_.code_bytes());
+    const Index code_bytes = even_blocks_->front().code_bytes();
+    require(block.code_bytes() == code_bytes, "the file has key records of ", block.code_bytes(),
+            " bytes of codes; those of the cache have ", code_bytes);
     if (block.expected() == nullptr) return block;
     std::vector<Eigen::half> expected(at(head_dim_));
     reader_.array(expected.data(), head_dim_);
@@ -246,7 +251,7 @@ class SnapshotReader {
   Index kv_heads_;
   Index head_dim_;
   Config config_;
-  KeyBlock even_block_;
+  Blocks even_blocks_;
   ErrorFeedback<Real> blank_feedback_;
   double largest_;  // magnitude of a key or value
   bool calibrated_;
