@@ -15,7 +15,7 @@ namespace {
 constexpr Index head_dim = 40;
 constexpr Index tokens = 32;
 
-bool same_bytes(const Record& a, const Record& b) {
+bool same_record(const Record& a, const Record& b) {
   return a.size() == b.size() &&
          std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size())) == 0;
 }
@@ -65,8 +65,8 @@ TEST(KeyQuantizer, MaskedTokensWidenNoRange) {
     neighbours.row(token) = neighbours.row(token < 2 ? 2 : token == 31 ? 30 : 9);
   }
   const ErrorFeedback<float> feedback = some_feedback();
-  EXPECT_TRUE(same_bytes(quantize<float, 2>(keys, feedback, valid),
-                         quantize<float, 2>(neighbours, feedback)));
+  EXPECT_TRUE(same_record(quantize<float, 2>(keys, feedback, valid),
+                          quantize<float, 2>(neighbours, feedback)));
 }
 
 TEST(KeyQuantizer, MaskedTokensLeaveValidOnesAsThePublishedFillDoes) {
@@ -94,8 +94,8 @@ TEST(KeyQuantizer, MaskedTokensLeaveValidOnesAsThePublishedFillDoes) {
 TEST(KeyQuantizer, TakesHalvesForWhatTheyAre) {
   const Matrix<Eigen::half> keys = correlated_matrix<Eigen::half>(tokens, head_dim, 4);
   const ErrorFeedback<float> feedback = some_feedback();
-  EXPECT_TRUE(same_bytes(quantize<Eigen::half, 2>(keys, feedback),
-                         quantize<float, 2>(keys.cast<float>(), feedback)));
+  EXPECT_TRUE(same_record(quantize<Eigen::half, 2>(keys, feedback),
+                          quantize<float, 2>(keys.cast<float>(), feedback)));
 }
 
 TEST(KeyQuantizer, TakesRowsAnyStrideApart) {
@@ -104,7 +104,7 @@ TEST(KeyQuantizer, TakesRowsAnyStrideApart) {
   const KeyQuantizer<float> quantizer(head_dim, 2, Config{});
   Record record(quantizer.block().bytes());
   quantizer.quantize(wide.middleCols(head_dim, head_dim), some_feedback(), record.data());
-  EXPECT_TRUE(same_bytes(record, quantize<float, 2>(keys, some_feedback())));
+  EXPECT_TRUE(same_record(record, quantize<float, 2>(keys, some_feedback())));
 }
 
 TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
@@ -122,7 +122,7 @@ TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
   EXPECT_ERROR(quantizer.quantize(keys, feedback, record.data(), short_mask), "mask", "31", "32");
   EXPECT_ERROR(quantizer.quantize(keys, ErrorFeedback<float>(48), record.data()), "feedback", "48",
                "40");
-  EXPECT_TRUE(same_bytes(record, before));
+  EXPECT_TRUE(same_record(record, before));
 
   EXPECT_ERROR(quantizer.quantize(keys, feedback, record.data(), {}, 1), "slots from 1");
 
@@ -165,7 +165,7 @@ TEST(ValueQuantizer, QuantizesEachTokenAlone) {
     const Index other = tokens - 1 - token;
     quantizer.quantize(values.row(other).data(), backwards.data(), other);
   }
-  EXPECT_TRUE(same_bytes(forwards, backwards));
+  EXPECT_TRUE(same_record(forwards, backwards));
 
   Matrix<float> decoded(tokens, head_dim);
   block.decode(forwards.data(), tokens, decoded.data());
@@ -188,7 +188,7 @@ TEST(ValueQuantizer, TakesHalvesForWhatTheyAre) {
   Record record(quantizer.block().bytes()), expected(quantizer.block().bytes());
   quantizer.quantize(values.data(), record.data(), 5);
   ValueQuantizer<float>(head_dim, 2, Config{}).quantize(same.data(), expected.data(), 5);
-  EXPECT_TRUE(same_bytes(record, expected));
+  EXPECT_TRUE(same_record(record, expected));
 }
 
 TEST(ValueQuantizer, RefusesWhatItCannotQuantize) {
@@ -198,7 +198,7 @@ TEST(ValueQuantizer, RefusesWhatItCannotQuantize) {
   const Record before = record;
   EXPECT_ERROR(quantizer.quantize(value.data(), record.data(), -1), "token", "-1", "32");
   EXPECT_ERROR(quantizer.quantize(value.data(), record.data(), 32), "token", "32");
-  EXPECT_TRUE(same_bytes(record, before));
+  EXPECT_TRUE(same_record(record, before));
   EXPECT_ERROR((ValueQuantizer<float>(520, 2, Config{})), "head_dim", "520", "512");
 }
 
