@@ -81,6 +81,19 @@ TEST(Memory, WithoutResidualIsWhatTheBitsTake) {
   EXPECT_NEAR(8 * static_cast<double>(usage.codes + usage.scales) / elements, bits, 0.02 * bits);
 }
 
+TEST(Memory, KeysAndValuesHaveWidthsOfTheirOwn) {
+  for (const KeyScales scales : {KeyScales::per_channel, KeyScales::per_token}) {
+    Config config;
+    config.key_scales = scales;
+    config.key_bits = 4;
+    config.value_bits = 1;
+    Cache cache(large, config);
+    feed(cache, 320);
+    const Index keys = scales == KeyScales::per_token ? 320 - 32 : 320, values = 320 - 32;
+    EXPECT_EQ(cache.memory().codes, heads * (keys * 64 * 4 + values * 64 * 1) / 8);
+  }
+}
+
 TEST(Memory, ResidualShrinksAfterThePrompt) {
   Cache cache(large);
   const Index row = large.layers * width * 2 * Index{sizeof(float)};  // keys and values of a token

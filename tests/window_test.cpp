@@ -202,6 +202,13 @@ TEST(Window, EqualsDenseAttentionWithOtherSettings) {
   for (const bool padded : {true, false}) {
     converse<float>(50, Config::recommended(), padded);
     converse<double>(50, configured(Arithmetic::fast, 3), padded);
+    for (const Index residual_length : {0, 21}) {
+      Config per_token = configured(Arithmetic::fast, 1);
+      per_token.key_scales = KeyScales::per_token;
+      per_token.residual_length = residual_length;
+      per_token.rotate_keys = padded;
+      converse<float>(50, per_token, padded);
+    }
   }
 }
 
@@ -266,6 +273,10 @@ TEST(Window, CallsAtRandomLeaveWhatTheTwinHolds) {
     };
     Config config = configured(below(2) == 0 ? Arithmetic::fast : Arithmetic::exact, below(4));
     config.residual_length = 32 * (1 + below(3));
+    if (below(3) == 0) {
+      config.key_scales = KeyScales::per_token;
+      config.residual_length = below(40);
+    }
     const Index window = 1 + below(150);
     Twins<float> twins(with_window(window), config);
     Index longest = 0;  // at a flush

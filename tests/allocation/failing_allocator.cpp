@@ -42,8 +42,14 @@ void* operator new(std::size_t size, std::align_val_t alignment) {
   return memory != nullptr ? memory : throw std::bad_alloc();
 }
 
-// The library's forms for arrays call these two, those of AddressSanitizer do not.
+// In the standard library these call the first two, in AddressSanitizer they do not.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return is_exhausted(size) ? nullptr : __real_malloc(size > 0 ? size : 1);
+}
 void* operator new[](std::size_t size) { return operator new(size); }
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  return operator new(size, std::nothrow);
+}
 void* operator new[](std::size_t size, std::align_val_t alignment) {
   return operator new(size, alignment);
 }

@@ -36,7 +36,7 @@ struct Portable {
   template <class Operand>
   static Folded round(const float* x, const float* scale, const float* middle, Index n,
                       float centre, float alpha, Operand* operands) {
-    const float inverse = alpha > 0 ? 1 / alpha : 0.0f;
+    const float inverse = 1 / std::max(alpha, 1e-34f);  // that of a subnormal would be infinite
     float offset = 0;
     std::int32_t sum = 0;
     for (Index i = 0; i < n; ++i) {
