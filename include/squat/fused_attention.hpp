@@ -256,10 +256,10 @@ class FusedAttention {
     const Index tokens = block.tokens();
     kernels_.fold8(scores, max_block, count, table_, middles, groups_, tokens,
                    largest_code(block.bits()) / 2, value_operands8_, value_folded_);
-    // Rounding then adds at most a tenth to what rounding of the codes does:
-    // sqrt(n (4^bits - 1) / 12 / sum of squares) <= 0.1.
+    // Rounding then makes at most a seventh of the error that codes make here, and less in other
+    // blocks: sqrt(n (4^bits - 1) / 12 / sum of squares) <= 1 / sqrt(50).
     const std::int32_t least =
-        static_cast<std::int32_t>(100 * tokens * ((1 << (2 * block.bits())) - 1) / 12);
+        static_cast<std::int32_t>(50 * tokens * ((1 << (2 * block.bits())) - 1) / 12);
     return kernels_.is_fine8(value_operands8_, value_folded_, count, groups_, tokens, least);
   }
 

@@ -15,7 +15,7 @@ inline constexpr bool takes_operands8(int bits) { return bits <= 3; }
 // a score by a few hundredths at most.
 
 /// The largest operand of a row, in root mean squares.
-inline constexpr float largest_crest(int bits) { return 8 * 3 / largest_code(bits); }
+inline constexpr float largest_crest(int bits) { return 10 * 3 / largest_code(bits); }
 
 /// The most that a unit of an operand and of a code may move a score.
 inline float largest_alpha(int bits, Index head_dim) {
