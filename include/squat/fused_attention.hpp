@@ -256,10 +256,12 @@ class FusedAttention {
     const Index tokens = block.tokens();
     kernels_.fold8(scores, max_block, count, table_, middles, groups_, tokens,
                    largest_code(block.bits()) / 2, value_operands8_, value_folded_);
-    // Rounding then makes at most a seventh of the error that codes make here, and less in other
-    // blocks: sqrt(n (4^bits - 1) / 12 / sum of squares) <= 1 / sqrt(50).
-    const std::int32_t least =
-        static_cast<std::int32_t>(50 * tokens * ((1 << (2 * block.bits())) - 1) / 12);
+    // Rounding then makes at most a tenth of the error that codes of 1 or 2 bits make in the block:
+    // sqrt(n (4^bits - 1) / 12 / sum of squares) <= 1 / sqrt(100). Codes of 3 bits err less, so
+    // that a seventh of it is no more than that.
+    const Index inverse_share = block.bits() == 3 ? 50 : 100;
+    const auto least =
+        static_cast<std::int32_t>(inverse_share * tokens * ((1 << (2 * block.bits())) - 1) / 12);
     return kernels_.is_fine8(value_operands8_, value_folded_, count, groups_, tokens, least);
   }
 
