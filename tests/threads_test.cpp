@@ -12,7 +12,7 @@ namespace {
 
 constexpr Index sequences = 4;
 
-ModelShape cache_of_two_layers() {
+ModelShape two_layer_shape() {
   ModelShape model{2, 4, 2, 16};
   model.windows = {0, 60};
   return model;
@@ -66,16 +66,16 @@ void expect_same_outputs(const std::vector<std::vector<Rows>>& a,
 TEST(Threads, OwnSubspacesGiveTheSameBytes) {
   for (Config config : {strong_feedback(), Config::recommended()}) {
     config.shared_svd = false;
-    Cache serial(cache_of_two_layers(), config, sequences),
-        parallel(cache_of_two_layers(), config, sequences);
+    Cache serial(two_layer_shape(), config, sequences),
+        parallel(two_layer_shape(), config, sequences);
     expect_same_outputs(converse_all(serial, false), converse_all(parallel, true));
   }
 }
 
 TEST(Threads, GoByTheSubspaceOfOneSequence) {
   // Its plan is there before the others come.
-  Cache serial(cache_of_two_layers(), strong_feedback(), sequences);
-  Cache parallel(cache_of_two_layers(), strong_feedback(), sequences);
+  Cache serial(two_layer_shape(), strong_feedback(), sequences);
+  Cache parallel(two_layer_shape(), strong_feedback(), sequences);
   for (Cache* cache : {&serial, &parallel})
     for (Index layer = 0; layer < 2; ++layer) converse(*cache, layer, 0);
   expect_same_outputs(converse_all(serial, false, 1), converse_all(parallel, true, 1));
@@ -87,9 +87,9 @@ TEST(Threads, WhoeverComesFirstFitsTheSubspace) {
       Config config = Config::recommended();
       config.shared_svd = true;
       config.query_decay = decay;
-      Cache cache(cache_of_two_layers(), config, sequences);
+      Cache cache(two_layer_shape(), config, sequences);
       if (calibrated) {
-        QueryMoments moments(cache_of_two_layers());
+        QueryMoments moments(two_layer_shape());
         for (Index layer = 0; layer < 2; ++layer) moments.add<float>(layer, Tokens(100, 1).queries);
         cache.calibrate(moments);
       }
@@ -155,15 +155,15 @@ std::vector<std::vector<Rows>> go_on_from_forks(Cache& cache, bool at_once) {
 TEST(Threads, ForksShareSlabs) {
   for (Config config : {strong_feedback(), Config::recommended()}) {
     config.shared_svd = false;
-    Cache serial(cache_of_two_layers(), config, sequences),
-        parallel(cache_of_two_layers(), config, sequences);
+    Cache serial(two_layer_shape(), config, sequences),
+        parallel(two_layer_shape(), config, sequences);
     expect_same_outputs(go_on_from_forks(serial, false), go_on_from_forks(parallel, true));
   }
 }
 
 TEST(Threads, ManyReadTheSame) {
   const Tokens prompt(300, 1);
-  Cache cache(cache_of_two_layers(), Config::recommended());
+  Cache cache(two_layer_shape(), Config::recommended());
   cache.update(0, prompt.keys, prompt.values, prompt.queries);
   cache.flush(0);
   const Rows expected = attend(cache, prompt.queries.bottomRows(2));
