@@ -145,6 +145,19 @@ TEST_F(FusedAttention, RowsOfOperandsKeepApartInTheWidestHead) {
   EXPECT_LE(d.arithmetic, 0.1 * d.codes) << "size " << d.size;
 }
 
+TEST_F(FusedAttention, TakesRunsOfChannelsThatBeginAnywhere) {
+  for (const Index head_dim : {64, 128}) {
+    const States states(head_dim, 3);
+    for (const double bits : {1.75, 2.0, 2.5, 2.75, 3.0, 3.5}) {
+      Config config = Config::recommended(bits);
+      config.backend = Backend::quanto;  // the codes of no token are drawn by lot
+      const Distances d = measure<2>(states, 2, Arithmetic::fast, config);
+      EXPECT_LE(d.arithmetic, 0.1 * d.codes)
+          << bits << " bits, head_dim " << head_dim << "; size " << d.size;
+    }
+  }
+}
+
 struct Adversary {
   const char* name;
   void (*change)(States&);

@@ -17,7 +17,8 @@ namespace squat::simd {
 /// Up to four heads are folded at once, so that what is summed up across a register is summed up
 /// for all of them together. Where fewer are given, the missing ones stand for the first.
 struct Avx512Fold : Avx512Registers {
-  /// 16-bit fixed point, zero up to a multiple of 64, in the order in which narrow16() leaves it.
+  /// 16-bit fixed point in order, since runs of channels begin anywhere; zero up to a multiple
+  /// of 64.
   SQUAT_AVX512 static float fix(const float* x, Index n, std::int16_t* fixed) {
     __m512 top = _mm512_setzero_ps();
     Index i = 0;
@@ -26,11 +27,13 @@ struct Avx512Fold : Avx512Registers {
     const float highest = reduce<MaxFloats>(top);
     const __m512 inverse = _mm512_set1_ps(32767.0f / std::max(highest, 1e-30f));
     for (i = 0; i + 32 <= n; i += 32)
-      _mm512_storeu_si512(fixed + i, narrow16(round(_mm512_loadu_ps(x + i), inverse),
-                                              round(_mm512_loadu_ps(x + i + 16), inverse)));
+      _mm512_storeu_si512(fixed + i,
+                          in_order(narrow16(round(_mm512_loadu_ps(x + i), inverse),
+                                            round(_mm512_loadu_ps(x + i + 16), inverse))));
     for (; i < n; i += 32)
-      _mm512_storeu_si512(fixed + i, narrow16(round(load<true>(x + i, n - i), inverse),
-                                              round(load<true>(x + i + 16, n - i - 16), inverse)));
+      _mm512_storeu_si512(fixed + i,
+                          in_order(narrow16(round(load<true>(x + i, n - i), inverse),
+                                            round(load<true>(x + i + 16, n - i - 16), inverse))));
     if (i % 64 != 0) _mm512_storeu_si512(fixed + i, _mm512_setzero_si512());
     return highest * (1 / 32767.0f);
   }
@@ -144,9 +147,9 @@ struct Avx512Fold : Avx512Registers {
     for (Index i = 0; i < n; i += 64) {
       SQUAT_UNROLL
       for (int h = 0; h < Heads; ++h) {
-        const __m512i bytes =
-            narrow8(_mm512_mulhrs_epi16(_mm512_load_si512(products[h] + i), factors[h]),
-                    _mm512_mulhrs_epi16(_mm512_load_si512(products[h] + i + 32), factors[h]));
+        const __m512i bytes = in_order(_mm512_packs_epi16(
+            _mm512_mulhrs_epi16(_mm512_load_si512(products[h] + i), factors[h]),
+            _mm512_mulhrs_epi16(_mm512_load_si512(products[h] + i + 32), factors[h])));
         _mm512_storeu_si512(operands + h * max_length + i, bytes);
         add_products(sums[h], _mm512_set1_epi8(1), bytes);
         const __m512i sizes = _mm512_abs_epi8(bytes);

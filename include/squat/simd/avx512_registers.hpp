@@ -90,16 +90,14 @@ struct Avx512Registers {
     return _mm512_cvtps_epi32(_mm512_mul_ps(x, factor));
   }
 
-  /// 32 numbers in 16 bits: quads 0, 4, 1, 5, 2, 6, 3, 7, since packing works within 128 bits.
+  /// 32 numbers in 16 bits: quads 0, 4, 1, 5, 2, 6, 3, 7 (see in_order).
   SQUAT_AVX512_INLINE static __m512i narrow16(__m512i first, __m512i second) {
     return _mm512_packs_epi32(first, second);
   }
 
-  /// 64 numbers that narrow16() made, in 8 bits and in order.
-  SQUAT_AVX512_INLINE static __m512i narrow8(__m512i first, __m512i second) {
-    return _mm512_permutexvar_epi32(
-        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
-        _mm512_packs_epi16(first, second));
+  /// Puts in order what packing within 128 bits left.
+  SQUAT_AVX512_INLINE static __m512i in_order(__m512i packed) {
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), packed);
   }
 
   /// e^x for x <= 0, 0 where x < -87 or is no number. Relative error under 3e-7: x = k ln 2 + r,

@@ -62,7 +62,8 @@ struct VectorKernels {
   void (*widen8)(const std::uint8_t* scales, const std::int8_t* middles, const float* expected,
                  Index n, float step, float* scale, float* middle);
 
-  /// Fixed-point form of x[0..n) for try_fold8, into fixed[0..max_length); returns its unit.
+  /// Fixed-point form of x[0..n) for try_fold8, into fixed[0..max_length), each number in its
+  /// place: try_fold8 may begin anywhere in it. Returns its unit.
   float (*fix)(const float* x, Index n, std::int16_t* fixed);
 
   /// Folds `count` <= max_heads rows of x [count, n] (x_stride apart) with 8-bit operands in [-127,
