@@ -171,13 +171,14 @@ class Folding {
                               folded_.data());
   }
 
-  void fold8() {
+  bool try_fold8_positive(std::int32_t least = 0) {
     operand_stride_ = max_block;
     group_stride_ = max_heads * max_block;
-    highest_operand_ = 127;
-    kernels_.fold8(product_.x.data(), product_.x.cols(), product_.heads, product_.scale.data(),
-                   product_.middle.data(), product_.groups(), product_.depths, centre,
-                   operands_.data(), folded_.data());
+    highest_operand_ = 255;
+    return kernels_.try_fold8_positive(product_.x.data(), product_.x.cols(), product_.heads,
+                                       product_.scale.data(), product_.middle.data(),
+                                       product_.groups(), product_.depths, centre, least,
+                                       operands_.data(), folded_.data());
   }
 
   void fold16() {
@@ -200,13 +201,8 @@ class Folding {
     TileRows<Operand> adding = rows;
     adding.add = true;
     Matrix<float> out = Matrix<float>::Constant(product_.heads, stride, 7), sum = out;
-    if constexpr (sizeof(Operand) == 1) {
-      dots_.dot8(rows, folded_.data(), out.data(), stride);
-      dots_.dot8(adding, folded_.data(), sum.data(), stride);
-    } else {
-      dots_.dot16(rows, folded_.data(), out.data(), stride);
-      dots_.dot16(adding, folded_.data(), sum.data(), stride);
-    }
+    dots_.template with<Operand>()(rows, folded_.data(), out.data(), stride);
+    dots_.template with<Operand>()(adding, folded_.data(), sum.data(), stride);
     for (Index h = 0; h < product_.heads; ++h) {
       for (Index lane = 0; lane < lanes; ++lane) {
         const Index g = lane / 16 / product_.rows_per_group;
@@ -275,8 +271,8 @@ class SimdProducts {
   void like_values(Product product) const {
     product.x = product.x.array().abs();
     if constexpr (Bits <= 4) {
-      Folding<Bits, std::int8_t> folding(set_, product);
-      folding.fold8();
+      Folding<Bits, std::uint8_t> folding(set_, product);
+      ASSERT_TRUE(folding.try_fold8_positive());
       folding.expect_alpha(true);
       folding.expect_products(0.52);
     }
@@ -415,6 +411,37 @@ TEST_P(Simd, TryFold8RefusesPeaksAndLargeSteps) {
         EXPECT_FALSE(accepts(0.98f * alpha(large)));
         EXPECT_TRUE(accepts(1.02f * alpha(large)));
       }
+    }
+}
+
+TEST_P(Simd, TryFold8PositiveRefusesFewSquares) {
+  for (Index heads = 1; heads <= max_heads; ++heads)
+    for (const Index tokens : {32, 64, 128}) {
+      Product product(heads, tokens, 5, 1, 2, 3);
+      product.scale.setOnes();
+      for (Index row = 0; row < heads; ++row)
+        for (Index group = 0; group < product.groups(); ++group) {
+          SCOPED_TRACE(::testing::Message() << "row " << row << " of " << heads << ", group "
+                                            << group << ", " << tokens << " tokens");
+          // One operand is 255 everywhere, but 51 in this row and group.
+          product.x.setConstant(1e-6f);
+          product.x.col(7).setOnes();
+          product.x(row, 7) = 0.2f;
+          product.x(row, 8) = 1;
+          Product peaked = product;
+          peaked.scale(group, 8) = 0;
+          const auto accepts = [&](std::int32_t least) {
+            return Folding<2, std::uint8_t>(GetParam(), peaked).try_fold8_positive(least);
+          };
+          EXPECT_TRUE(accepts(50 * 50));
+          EXPECT_FALSE(accepts(52 * 52));
+          // Zeros are always fine.
+          peaked.x.row(row).setZero();
+          EXPECT_TRUE(accepts(52 * 52));
+          peaked.x = product.x;
+          peaked.scale.row(group).setZero();
+          EXPECT_TRUE(accepts(52 * 52));
+        }
     }
 }
 

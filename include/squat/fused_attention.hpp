@@ -227,10 +227,10 @@ class FusedAttention {
     for (Index first = 0; first < rows; first += simd::max_heads) {
       const Index count = std::min(simd::max_heads, rows - first);
       float* out = result.sum_values + first * stride_;
-      if (fold8(block, scores_[first], count, middles)) {
-        dots.dot8({tiles, stride_ / lanes, tokens / depths, count, value_operands8_, max_block,
-                   rows_per_group, simd::max_heads * max_block, true},
-                  value_folded_, out, stride_);
+      if (try_fold8(block, scores_[first], count, middles)) {
+        dots.dot8_positive({tiles, stride_ / lanes, tokens / depths, count, value_operands8_,
+                            max_block, rows_per_group, simd::max_heads * max_block, true},
+                           value_folded_, out, stride_);
       } else {
         for (Index group = 0; group < groups_; ++group)
           kernels_.fold16(scores_[first], max_block, count, table_ + group * tokens,
@@ -251,18 +251,16 @@ class FusedAttention {
 
   /// Makes operands of 8 bits, or returns false where they are too coarse: for wide codes, and in
   /// blocks in which the most probable token has a small scale beside another one's.
-  bool fold8(const ValueBlock& block, const float* scores, Index count, const float* middles) {
-    if (!takes_operands8(block.bits())) return false;
+  bool try_fold8(const ValueBlock& block, const float* scores, Index count, const float* middles) {
+    if (block.bits() > 4) return false;
     const Index tokens = block.tokens();
-    kernels_.fold8(scores, max_block, count, table_, middles, groups_, tokens,
-                   largest_code(block.bits()) / 2, value_operands8_, value_folded_);
-    // Rounding then makes at most a tenth of the error that codes of 1 or 2 bits make in the block:
-    // sqrt(n (4^bits - 1) / 12 / sum of squares) <= 1 / sqrt(100). Codes of 3 bits err less, so
-    // that a seventh of it is no more than that.
-    const Index inverse_share = block.bits() == 3 ? 50 : 100;
-    const auto least =
-        static_cast<std::int32_t>(inverse_share * tokens * ((1 << (2 * block.bits())) - 1) / 12);
-    return kernels_.is_fine8(value_operands8_, value_folded_, count, groups_, tokens, least);
+    // Operands are off by sqrt(1 / 12), codes from their middle by sqrt((4^bits - 1) / 12). So
+    // rounding makes at most a seventh of the error that codes of 4 bits make in a group, narrower
+    // ones less than that, and a three-hundredth of their ranges.
+    const auto least = static_cast<std::int32_t>(1000 * tokens);
+    return kernels_.try_fold8_positive(scores, max_block, count, table_, middles, groups_, tokens,
+                                       largest_code(block.bits()) / 2, least, value_operands8_,
+                                       value_folded_);
   }
 
   void widen_row(const Scalar* row, float* out) const {
@@ -286,7 +284,7 @@ class FusedAttention {
   alignas(64) float scores_[max_rows][max_block];
   alignas(64) float tokens_[chunk * simd::max_head_dim];
   alignas(64) float table_[2 * max_groups * max_block];
-  alignas(64) std::int8_t value_operands8_[max_groups * simd::max_heads * max_block];
+  alignas(64) std::uint8_t value_operands8_[max_groups * simd::max_heads * max_block];
   alignas(64) std::int16_t value_operands16_[max_groups * simd::max_heads * max_length];
   simd::Folded value_folded_[max_groups * simd::max_heads];
   float offsets_[max_rows * max_groups];  // per row and value group: what codes do not enter

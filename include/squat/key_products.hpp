@@ -47,10 +47,7 @@ void add_products(const KeyBlock& block, const KeyBlock::Run& run, const std::by
                                         lane_rows,
                                         0,
                                         add || plane > 0};
-    if constexpr (sizeof(Operand) == 1)
-      dots.dot8(tiles, shifted, scores, simd::max_block);
-    else
-      dots.dot16(tiles, shifted, scores, simd::max_block);
+    dots.with<Operand>()(tiles, shifted, scores, simd::max_block);
   }
 }
 

@@ -70,20 +70,54 @@ struct Avx2Registers {
     return _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
   }
 
-  /// 32 numbers in 8 bits.
-  SQUAT_AVX2_INLINE static __m256i narrow(__m256i a, __m256i b, __m256i c, __m256i d) {
-    // Packing works within 128-bit halves; this puts the eight groups of four back in order.
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    return _mm256_permutevar8x32_epi32(
-        _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d)), order);
+  /// 16 numbers in 16 bits: fours 0, 2, 1, 3, since packing works within 128 bits (see in_order).
+  SQUAT_AVX2_INLINE static __m256i narrow16(__m256i first, __m256i second) {
+    return _mm256_packs_epi32(first, second);
+  }
+  SQUAT_AVX2_INLINE static __m256i in_order(__m256i packed) {
+    return _mm256_permute4x64_epi64(packed, 0xd8);
   }
 
-  /// Maximum of numbers in [0, 32767].
-  SQUAT_AVX2_INLINE static int horizontal_max16(__m256i x) {
-    const __m128i y = _mm_max_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    // The one horizontal minimum there is, of the differences from 32767.
-    const __m128i all = _mm_set1_epi16(32767);
-    return 32767 - (_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_sub_epi16(all, y))) & 0xffff);
+  // What reduce4() combines lanes by.
+  struct AddFloats {
+    SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+    SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
+  };
+  struct MaxFloats {
+    SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+    SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+  };
+  struct AddIntegers {
+    SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) {
+      return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+    }
+    SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) {
+      return _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(a), _mm_castps_si128(b)));
+    }
+  };
+  struct MaxWords {
+    SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) {
+      return _mm256_castsi256_ps(_mm256_max_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+    }
+    SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) {
+      return _mm_castsi128_ps(_mm_max_epi16(_mm_castps_si128(a), _mm_castps_si128(b)));
+    }
+  };
+
+  /// Lane i combines all 32-bit lanes of x[i].
+  template <class Operation>
+  SQUAT_AVX2_INLINE static __m128 reduce4(const __m256 (&x)[4]) {
+    const __m256 ab = Operation::of(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+    const __m256 cd = Operation::of(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+    const __m256 all =
+        Operation::of(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    return Operation::of(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+  }
+  template <class Operation>
+  SQUAT_AVX2_INLINE static __m128i reduce4(const __m256i (&x)[4]) {
+    const __m256 lanes[4] = {_mm256_castsi256_ps(x[0]), _mm256_castsi256_ps(x[1]),
+                             _mm256_castsi256_ps(x[2]), _mm256_castsi256_ps(x[3])};
+    return _mm_castps_si128(reduce4<Operation>(lanes));
   }
 };
 

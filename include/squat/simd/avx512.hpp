@@ -67,14 +67,13 @@ struct Avx512 : Avx512Registers {
 
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx512Fold;
-    return {"avx512",       Avx2::widen,  Avx2::widen8, Fold::fix, Fold::try_fold8, Fold::fold8,
-            Avx2::is_fine8, Fold::fold16, exponentiate, dot_rows,  add_rows};
+    return {"avx512",     Avx2::widen,     Avx2::widen8,
+            Fold::fix,    Fold::try_fold8, Fold::try_fold8_positive,
+            Fold::fold16, exponentiate,    dot_rows,
+            add_rows};
   }
 
-  template <int Bits>
-  static constexpr DotKernels dot_kernels() {
-    return Avx512Dot::dot_kernels<Bits>();
-  }
+  using Dot = Avx512Dot;
 
  private:
   template <int Vectors>

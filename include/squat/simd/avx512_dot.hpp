@@ -37,14 +37,6 @@ struct Avx512Dot : Avx512Registers {
     }
   }
 
-  template <int Bits>
-  static constexpr DotKernels dot_kernels() {
-    if constexpr (Bits <= 4)
-      return {dot<Bits, std::int8_t>, dot<Bits, std::int16_t>};
-    else
-      return {nullptr, dot<Bits, std::int16_t>};
-  }
-
  private:
   template <int Bits, class Operand, int Heads>
   SQUAT_AVX512 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded,
@@ -80,7 +72,9 @@ struct Avx512Dot : Avx512Registers {
                                            Index count, const Operand* operands, Index stride,
                                            const Folded* folded, float* out, Index out_stride) {
     constexpr int parts = sizeof(Operand);  // low and high
-    __m512i sums[Rows][Heads][parts][2];    // the last index is the quad
+    // Codes of 4 bits, 16 times as large, would be no signed bytes.
+    constexpr bool shifts = Bits == 8 || (Bits == 4 && std::is_unsigned_v<Operand>);
+    __m512i sums[Rows][Heads][parts][2];  // the last index is the quad
     SQUAT_UNROLL
     for (int r = 0; r < Rows; ++r) {
       SQUAT_UNROLL
@@ -93,7 +87,7 @@ struct Avx512Dot : Avx512Registers {
     for (; count > 0; --count, tile += sizeof(CodeTile<Bits>), operands += 8) {
       __m512i codes[Rows][2];
       SQUAT_UNROLL
-      for (int r = 0; r < Rows; ++r) unpack<Bits>(tile + r * row_bytes, codes[r]);
+      for (int r = 0; r < Rows; ++r) unpack<Bits, shifts>(tile + r * row_bytes, codes[r]);
       SQUAT_UNROLL
       for (int h = 0; h < Heads; ++h) {
         SQUAT_UNROLL
@@ -102,7 +96,10 @@ struct Avx512Dot : Avx512Registers {
           SQUAT_UNROLL
           for (int r = 0; r < Rows; ++r) {
             __m512i& sum = sums[r][h][i % parts][i / parts];
-            add_products(sum, codes[r][i / parts], operand);
+            if constexpr (std::is_signed_v<Operand>)
+              add_products(sum, codes[r][i / parts], operand);
+            else
+              add_products(sum, operand, codes[r][i / parts]);
           }
         }
       }
@@ -113,18 +110,18 @@ struct Avx512Dot : Avx512Registers {
       SQUAT_UNROLL
       for (int r = 0; r < Rows; ++r) {
         float* target = out + h * out_stride + 16 * r;
-        __m512 sum = join<Bits>(sums[r][h][0]);
+        __m512 sum = join<shifts>(sums[r][h][0]);
         if constexpr (parts == 2)
-          sum = _mm512_fmadd_ps(join<Bits>(sums[r][h][1]), _mm512_set1_ps(256), sum);
+          sum = _mm512_fmadd_ps(join<shifts>(sums[r][h][1]), _mm512_set1_ps(256), sum);
         const __m512 base = add ? _mm512_loadu_ps(target) : _mm512_set1_ps(folded[h].offset);
         _mm512_storeu_ps(target, _mm512_fmadd_ps(alpha, sum, base));
       }
     }
   }
 
-  /// The two quads of a tile, a byte a code (see CodeTile). Codes of less than 8 bits are 16 times
-  /// what they should be in the second one: no shift is needed, and join() makes up for it.
-  template <int Bits>
+  /// The two quads of a tile, a byte a code (see CodeTile). Without `Shifts` codes are 16 times
+  /// what they should be in the second one, for which join() makes up.
+  template <int Bits, bool Shifts>
   SQUAT_AVX512_INLINE static void unpack(const std::uint8_t* tile, __m512i quads[2]) {
     if constexpr (Bits == 8) {
       quads[0] = _mm512_loadu_si512(tile);
@@ -152,14 +149,18 @@ struct Avx512Dot : Avx512Registers {
       }
       constexpr unsigned mask = ((1u << Bits) - 1) * 0x01010101u;
       quads[0] = _mm512_and_si512(codes, _mm512_set1_epi32(static_cast<int>(mask)));
-      quads[1] = _mm512_and_si512(codes, _mm512_set1_epi32(static_cast<int>(mask << 4)));
+      if constexpr (Shifts)
+        quads[1] = _mm512_and_si512(_mm512_srli_epi16(codes, 4),
+                                    _mm512_set1_epi32(static_cast<int>(mask)));
+      else
+        quads[1] = _mm512_and_si512(codes, _mm512_set1_epi32(static_cast<int>(mask << 4)));
     }
   }
 
   /// The sum over both quads.
-  template <int Bits>
+  template <bool Shifts>
   SQUAT_AVX512_INLINE static __m512 join(const __m512i quads[2]) {
-    const __m512i second = Bits == 8 ? quads[1] : _mm512_srai_epi32(quads[1], 4);
+    const __m512i second = Shifts ? quads[1] : _mm512_srai_epi32(quads[1], 4);
     return _mm512_cvtepi32_ps(_mm512_add_epi32(quads[0], second));
   }
 

@@ -58,18 +58,23 @@ struct Avx512Fold : Avx512Registers {
     }
   }
 
-  SQUAT_AVX512 static void fold8(const float* x, Index x_stride, Index count, const float* scale,
-                                 const float* middle, Index groups, Index n, float centre,
-                                 std::int8_t* operands, Folded* folded) {
+  SQUAT_AVX512 static bool try_fold8_positive(const float* x, Index x_stride, Index count,
+                                              const float* scale, const float* middle, Index groups,
+                                              Index n, float centre, std::int32_t least,
+                                              std::uint8_t* operands, Folded* folded) {
     switch (count) {
       case 1:
-        return fold8_heads<1>(x, x_stride, scale, middle, groups, n, centre, operands, folded);
+        return try_fold8_positive_heads<1>(x, x_stride, scale, middle, groups, n, centre, least,
+                                           operands, folded);
       case 2:
-        return fold8_heads<2>(x, x_stride, scale, middle, groups, n, centre, operands, folded);
+        return try_fold8_positive_heads<2>(x, x_stride, scale, middle, groups, n, centre, least,
+                                           operands, folded);
       case 3:
-        return fold8_heads<3>(x, x_stride, scale, middle, groups, n, centre, operands, folded);
+        return try_fold8_positive_heads<3>(x, x_stride, scale, middle, groups, n, centre, least,
+                                           operands, folded);
       default:
-        return fold8_heads<4>(x, x_stride, scale, middle, groups, n, centre, operands, folded);
+        return try_fold8_positive_heads<4>(x, x_stride, scale, middle, groups, n, centre, least,
+                                           operands, folded);
     }
   }
 
@@ -171,9 +176,12 @@ struct Avx512Fold : Avx512Registers {
   }
 
   template <int Heads>
-  SQUAT_AVX512 static void fold8_heads(const float* x, Index x_stride, const float* scale,
-                                       const float* middle, Index groups, Index n, float centre,
-                                       std::int8_t* operands, Folded* folded) {
+  SQUAT_AVX512 static bool try_fold8_positive_heads(const float* x, Index x_stride,
+                                                    const float* scale, const float* middle,
+                                                    Index groups, Index n, float centre,
+                                                    std::int32_t least, std::uint8_t* operands,
+                                                    Folded* folded) {
+    bool is_fine = true;
     // Relative to the highest of the row: as they are, and as 16-bit fixed point.
     alignas(64) float relative[Heads][max_block];
     alignas(64) std::int16_t fixed[Heads][max_block];
@@ -211,31 +219,37 @@ struct Avx512Fold : Avx512Registers {
       }
       const __m128 highest4 = reduce<MaxFloats>(top_scale);
       _mm_store_ps(highest_scale, highest4);
-      _mm_store_ps(scale_factor, _mm_div_ps(_mm_set1_ps(127 * 256.0f),
+      _mm_store_ps(scale_factor, _mm_div_ps(_mm_set1_ps(255 * 128.0f),
                                             _mm_max_ps(highest4, _mm_set1_ps(1e-30f))));
       for (Index g = 0; g < count; ++g, operands += max_heads * max_block, folded += max_heads)
-        fold8_group<Heads>(relative, fixed, highest, scale + g * n, scale_factor[g],
-                           highest_scale[g], middle + g * n, n, centre, operands, folded);
+        is_fine &= fold8_group<Heads>(relative, fixed, highest, scale + g * n, scale_factor[g],
+                                      highest_scale[g], middle + g * n, n, centre, least, operands,
+                                      folded);
     }
+    return is_fine;
   }
 
-  /// One group of fold8(), its scales brought to at most 127 * 256.
+  /// One group of try_fold8_positive(), its scales brought to at most 255 * 128.
   template <int Heads>
-  SQUAT_AVX512_INLINE static void fold8_group(const float (&relative)[Heads][max_block],
+  SQUAT_AVX512_INLINE static bool fold8_group(const float (&relative)[Heads][max_block],
                                               const std::int16_t (&fixed)[Heads][max_block],
                                               __m128 highest, const float* scale,
                                               float scale_factor, float highest_scale,
                                               const float* middle, Index n, float centre,
-                                              std::int8_t* operands, Folded* folded) {
+                                              std::int32_t least, std::uint8_t* operands,
+                                              Folded* folded) {
     constexpr int pairs = (Heads + 1) / 2;
     // 32 operands of one head, then 32 of another, from what narrow16() left.
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512 factor = _mm512_set1_ps(scale_factor);
-    const __m512i eighth_bit = _mm512_set1_epi16(1 << 7);  // times this, in mulhrs, is / 256
+    const __m512i by_128 = _mm512_set1_epi16(1 << 8);  // mulhrs with this divides by 128
     __m512 offsets[Heads];
-    __m512i sums[pairs];
+    __m512i sums[pairs], squares[Heads];
     SQUAT_UNROLL
-    for (int h = 0; h < Heads; ++h) offsets[h] = _mm512_setzero_ps();
+    for (int h = 0; h < Heads; ++h) {
+      offsets[h] = _mm512_setzero_ps();
+      squares[h] = _mm512_setzero_si512();
+    }
     SQUAT_UNROLL
     for (int pair = 0; pair < pairs; ++pair) sums[pair] = _mm512_setzero_si512();
     for (Index i = 0; i < n; i += 32) {
@@ -247,20 +261,21 @@ struct Avx512Fold : Avx512Registers {
       for (int h = 0; h < Heads; ++h) {
         offsets[h] = _mm512_fmadd_ps(m0, _mm512_load_ps(relative[h] + i), offsets[h]);
         offsets[h] = _mm512_fmadd_ps(m1, _mm512_load_ps(relative[h] + i + 16), offsets[h]);
-        words[h] = _mm512_mulhrs_epi16(_mm512_mulhrs_epi16(s, _mm512_load_si512(fixed[h] + i)),
-                                       eighth_bit);
+        words[h] =
+            _mm512_mulhrs_epi16(_mm512_mulhrs_epi16(s, _mm512_load_si512(fixed[h] + i)), by_128);
+        squares[h] = _mm512_dpwssd_epi32(squares[h], words[h], words[h]);
       }
       SQUAT_UNROLL
       for (int pair = 0; pair < pairs; ++pair) {
         const int a = 2 * pair, b = a + 1 < Heads ? a + 1 : a;
         const __m512i bytes =
-            _mm512_permutexvar_epi32(order, _mm512_packs_epi16(words[a], words[b]));
+            _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words[a], words[b]));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(operands + a * max_block + i),
                             _mm512_castsi512_si256(bytes));
         if (b != a)
           _mm256_storeu_si256(reinterpret_cast<__m256i*>(operands + b * max_block + i),
                               _mm512_extracti64x4_epi64(bytes, 1));
-        add_products(sums[pair], _mm512_set1_epi8(1), bytes);
+        add_products(sums[pair], bytes, _mm512_set1_epi8(1));
       }
     }
     // A register holds the sums of two heads, in its halves.
@@ -272,8 +287,12 @@ struct Avx512Fold : Avx512Registers {
     const __m128i sum4 = _mm512_castsi512_si128(_mm512_permutexvar_epi32(
         _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12),
         _mm512_castps_si512(sum)));
-    const __m128 alpha = _mm_mul_ps(highest, _mm_set1_ps(highest_scale * (1 / 127.0f)));
+    const __m128 alpha = _mm_mul_ps(highest, _mm_set1_ps(highest_scale * (1 / 255.0f)));
     store<Heads>(alpha, _mm_mul_ps(highest, reduce<AddFloats>(offsets)), centre, sum4, folded);
+    const __m128i few = _mm_cmpgt_epi32(_mm_set1_epi32(least), reduce<AddIntegers>(squares));
+    const __m128 too_coarse =
+        _mm_and_ps(_mm_castsi128_ps(few), _mm_cmpgt_ps(alpha, _mm_setzero_ps()));
+    return (_mm_movemask_ps(too_coarse) & ((1 << Heads) - 1)) == 0;
   }
 
   template <int Heads>

@@ -82,15 +82,15 @@ template <int Bits>
 DotKernels dot_kernels_for(InstructionSet set) {
   require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
 #if defined(SQUAT_HAVE_AVX2)
-  if (set == InstructionSet::avx2) return Avx2::dot_kernels<Bits>();
+  if (set == InstructionSet::avx2) return dot_kernels_of<Avx2::Dot, Bits>();
 #endif
 #if defined(SQUAT_HAVE_AVX512)
-  if (set == InstructionSet::avx512) return Avx512::dot_kernels<Bits>();
+  if (set == InstructionSet::avx512) return dot_kernels_of<Avx512::Dot, Bits>();
 #endif
 #if defined(SQUAT_HAVE_NEON)
-  if (set == InstructionSet::neon) return Neon::dot_kernels<Bits>();
+  if (set == InstructionSet::neon) return dot_kernels_of<Neon::Dot, Bits>();
 #endif
-  return Portable::dot_kernels<Bits>();
+  return dot_kernels_of<Portable::Dot, Bits>();
 }
 
 /// The kernels in use: requested() is asked once.

@@ -75,16 +75,14 @@ struct VectorKernels {
   bool (*try_fold8)(const float* x, Index x_stride, const std::int16_t* fixed, const float* units,
                     Index count, const float* scale, const float* middle, Index n, float centre,
                     float crest, float largest_alpha, std::int8_t* operands, Folded* folded);
-  /// Folds rows x >= 0 with the scales and middles [groups, n] of several groups, into
-  /// operands[groups][max_heads][max_block] and folded[groups][max_heads]. Here alpha is
-  /// max_i x_i * max_i scale_i / 127, a bound that needs no pass over the products.
-  void (*fold8)(const float* x, Index x_stride, Index count, const float* scale,
-                const float* middle, Index groups, Index n, float centre, std::int8_t* operands,
-                Folded* folded);
-  /// Whether what fold8 wrote is fine enough: in each row of each group the squares of the n
-  /// operands sum up to `least` at least, or alpha is 0.
-  bool (*is_fine8)(const std::int8_t* operands, const Folded* folded, Index count, Index groups,
-                   Index n, std::int32_t least);
+  /// Folds rows x >= 0 with the scales and middles [groups, n] of several groups, with operands in
+  /// [0, 255], into operands[groups][max_heads][max_block] and folded[groups][max_heads]. Here
+  /// alpha is max_i x_i * max_i scale_i / 255, a bound that needs no pass over the products.
+  /// Returns whether that is fine enough: in each row of each group the squares of the n operands
+  /// sum up to `least` at least, or alpha is 0.
+  bool (*try_fold8_positive)(const float* x, Index x_stride, Index count, const float* scale,
+                             const float* middle, Index groups, Index n, float centre,
+                             std::int32_t least, std::uint8_t* operands, Folded* folded);
   /// As try_fold8 with 16-bit operands in [-largest, largest], which are always fine enough.
   void (*fold16)(const float* x, Index x_stride, Index count, const float* scale,
                  const float* middle, Index n, float centre, float largest, std::int16_t* operands,
@@ -103,15 +101,37 @@ struct VectorKernels {
 /// Products of operands with packed codes of one width:
 /// out[head * out_stride + lane] = base + alpha[head] * (sum over depths of operand * code) for the
 /// 16 lanes of each of `rows` consecutive rows of tiles; row r writes lanes 16 r to 16 r + 15. The
-/// base is what is there if tiles.add, else offset[head]. dot8 exists for codes of at most 4 bits.
+/// base is what is there if tiles.add, else offset[head]. Operands of 8 bits are for codes of at
+/// most 4 bits; beside wider ones these kernels are null.
 struct DotKernels {
   template <class Operand>
   using Dot = void (*)(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                        Index out_stride);
 
   Dot<std::int8_t> dot8;
+  Dot<std::uint8_t> dot8_positive;
   Dot<std::int16_t> dot16;
+
+  template <class Operand>
+  Dot<Operand> with() const {
+    if constexpr (std::is_same_v<Operand, std::int8_t>)
+      return dot8;
+    else if constexpr (std::is_same_v<Operand, std::uint8_t>)
+      return dot8_positive;
+    else
+      return dot16;
+  }
 };
+
+/// The kernels that `Set` has for codes of `Bits` bits.
+template <class Set, int Bits>
+constexpr DotKernels dot_kernels_of() {
+  if constexpr (Bits <= 4)
+    return {Set::template dot<Bits, std::int8_t>, Set::template dot<Bits, std::uint8_t>,
+            Set::template dot<Bits, std::int16_t>};
+  else
+    return {nullptr, nullptr, Set::template dot<Bits, std::int16_t>};
+}
 
 /// Largest 16-bit operand for which n products with codes of `bits` bits sum up within 32 bits.
 inline float largest_operand16(Index n, int bits) {

@@ -60,33 +60,29 @@ struct Neon {
     return true;
   }
 
-  SQUAT_NEON static bool is_fine8(const std::int8_t* operands, const Folded* folded, Index count,
-                                  Index groups, Index n, std::int32_t least) {
-    for (Index group = 0; group < groups; ++group)
-      for (Index row = 0; row < count; ++row) {
-        const std::int8_t* source = operands + (group * max_heads + row) * max_block;
-        int32x4_t squares = vdupq_n_s32(0);
-        for (Index i = 0; i < n; i += 16) {
-          const int8x16_t bytes = vld1q_s8(source + i);
-          squares = vdotq_s32(squares, bytes, bytes);
-        }
-        if (vaddvq_s32(squares) < least && folded[group * max_heads + row].alpha > 0) return false;
-      }
-    return true;
-  }
-
-  SQUAT_NEON static void fold8(const float* x, Index x_stride, Index count, const float* scale,
-                               const float* middle, Index groups, Index n, float centre,
-                               std::int8_t* operands, Folded* folded) {
+  SQUAT_NEON static bool try_fold8_positive(const float* x, Index x_stride, Index count,
+                                            const float* scale, const float* middle, Index groups,
+                                            Index n, float centre, std::int32_t least,
+                                            std::uint8_t* operands, Folded* folded) {
     float highest[max_heads];
     for (Index row = 0; row < count; ++row) highest[row] = maximum(x + row * x_stride, n);
+    bool is_fine = true;
     for (Index group = 0; group < groups; ++group, scale += n, middle += n) {
       const float highest_scale = maximum(scale, n);
-      for (Index row = 0; row < count; ++row)
+      for (Index row = 0; row < count; ++row) {
+        std::uint8_t* target = operands + (group * max_heads + row) * max_block;
+        const float alpha = highest[row] * highest_scale / 255;
         folded[group * max_heads + row] =
-            round(x + row * x_stride, scale, middle, n, centre, highest[row] * highest_scale / 127,
-                  operands + (group * max_heads + row) * max_block);
+            round(x + row * x_stride, scale, middle, n, centre, alpha, target);
+        uint32x4_t squares = vdupq_n_u32(0);
+        for (Index i = 0; i < n; i += 16) {
+          const uint8x16_t bytes = vld1q_u8(target + i);
+          squares = vdotq_u32(squares, bytes, bytes);
+        }
+        is_fine &= static_cast<std::int32_t>(vaddvq_u32(squares)) >= least || !(alpha > 0);
+      }
     }
+    return is_fine;
   }
 
   SQUAT_NEON static void fold16(const float* x, Index x_stride, Index count, const float* scale,
@@ -141,14 +137,11 @@ struct Neon {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"neon",   widen,  Portable::widen8, fix,      try_fold8, fold8,
-            is_fine8, fold16, exponentiate,     dot_rows, add_rows};
+    return {"neon", widen,        Portable::widen8, fix,     try_fold8, try_fold8_positive,
+            fold16, exponentiate, dot_rows,         add_rows};
   }
 
-  template <int Bits>
-  static constexpr DotKernels dot_kernels() {
-    return NeonDot::dot_kernels<Bits>();
-  }
+  using Dot = NeonDot;
 
  private:
   SQUAT_NEON_INLINE static float32x4_t single(const std::uint16_t* half) {
@@ -186,6 +179,9 @@ struct Neon {
 
   SQUAT_NEON_INLINE static void store(int16x8_t rounded, std::int8_t* operands) {
     vst1_s8(operands, vmovn_s16(rounded));
+  }
+  SQUAT_NEON_INLINE static void store(int16x8_t rounded, std::uint8_t* operands) {
+    vst1_u8(operands, vqmovun_s16(rounded));
   }
   /// As NeonDot wants them.
   SQUAT_NEON_INLINE static void store(int16x8_t rounded, std::int16_t* operands) {

@@ -46,14 +46,6 @@ struct NeonDot {
     }
   }
 
-  template <int Bits>
-  static constexpr DotKernels dot_kernels() {
-    if constexpr (Bits <= 4)
-      return {dot<Bits, std::int8_t>, dot<Bits, std::int16_t>};
-    else
-      return {nullptr, dot<Bits, std::int16_t>};
-  }
-
  private:
   template <int Bits, class Operand, int Heads>
   SQUAT_NEON static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
@@ -114,12 +106,9 @@ struct NeonDot {
       for (int h = 0; h < Heads; ++h) {
         int32x4_t(&low)[2] = sums[h][0];
         if constexpr (parts == 1) {
-          const int8x8_t operand = vld1_s8(operands + h * stride);
           SQUAT_UNROLL
-          for (int i = 0; i < 2; ++i) {
-            low[i] = vdotq_lane_s32(low[i], first[i], operand, 0);
-            low[i] = vdotq_lane_s32(low[i], second[i], operand, 1);
-          }
+          for (int i = 0; i < 2; ++i)
+            low[i] = add_products(low[i], first[i], second[i], operands + h * stride);
         } else {
           int32x4_t(&high)[2] = sums[h][parts - 1];
           const int8x16_t operand = load(operands + h * stride);
@@ -171,6 +160,21 @@ struct NeonDot {
 
   SQUAT_NEON_INLINE static uint8x16_t shift(uint8x16_t x, int left) {
     return vshlq_u8(x, vdupq_n_s8(static_cast<std::int8_t>(left)));
+  }
+  /// The products of two quads with their operands.
+  SQUAT_NEON_INLINE static int32x4_t add_products(int32x4_t sums, int8x16_t first, int8x16_t second,
+                                                  const std::int8_t* operands) {
+    const int8x8_t operand = vld1_s8(operands);
+    sums = vdotq_lane_s32(sums, first, operand, 0);
+    return vdotq_lane_s32(sums, second, operand, 1);
+  }
+  SQUAT_NEON_INLINE static int32x4_t add_products(int32x4_t sums, int8x16_t first, int8x16_t second,
+                                                  const std::uint8_t* operands) {
+    const uint8x8_t operand = vld1_u8(operands);
+    uint32x4_t positive = vreinterpretq_u32_s32(sums);
+    positive = vdotq_lane_u32(positive, vreinterpretq_u8_s8(first), operand, 0);
+    positive = vdotq_lane_u32(positive, vreinterpretq_u8_s8(second), operand, 1);
+    return vreinterpretq_s32_u32(positive);
   }
   /// The low and high operands of a tile's depths.
   SQUAT_NEON_INLINE static int8x16_t load(const std::int16_t* operands) {

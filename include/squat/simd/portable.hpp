@@ -67,30 +67,21 @@ struct Portable {
     return true;
   }
 
-  static void fold8(const float* x, Index x_stride, Index count, const float* scale,
-                    const float* middle, Index groups, Index n, float centre, std::int8_t* operands,
-                    Folded* folded) {
+  static bool try_fold8_positive(const float* x, Index x_stride, Index count, const float* scale,
+                                 const float* middle, Index groups, Index n, float centre,
+                                 std::int32_t least, std::uint8_t* operands, Folded* folded) {
+    bool is_fine = true;
     for (Index group = 0; group < groups; ++group, scale += n, middle += n)
       for (Index row = 0; row < count; ++row) {
         const float* xs = x + row * x_stride;
+        std::uint8_t* target = operands + (group * max_heads + row) * max_block;
         const float alpha = *std::max_element(xs, xs + n) * *std::max_element(scale, scale + n);
-        folded[group * max_heads + row] = round(xs, scale, middle, n, centre, alpha / 127,
-                                                operands + (group * max_heads + row) * max_block);
-      }
-  }
-
-  static bool is_fine8(const std::int8_t* operands, const Folded* folded, Index count, Index groups,
-                       Index n, std::int32_t least) {
-    for (Index group = 0; group < groups; ++group)
-      for (Index row = 0; row < count; ++row) {
+        folded[group * max_heads + row] = round(xs, scale, middle, n, centre, alpha / 255, target);
         std::int32_t squares = 0;
-        for (Index i = 0; i < n; ++i) {
-          const std::int32_t operand = operands[(group * max_heads + row) * max_block + i];
-          squares += operand * operand;
-        }
-        if (squares < least && folded[group * max_heads + row].alpha > 0) return false;
+        for (Index i = 0; i < n; ++i) squares += target[i] * target[i];
+        is_fine &= squares >= least || !(alpha > 0);
       }
-    return true;
+    return is_fine;
   }
 
   static void fold16(const float* x, Index x_stride, Index count, const float* scale,
@@ -156,14 +147,11 @@ struct Portable {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"portable", widen,  widen8,       fix,      try_fold8, fold8,
-            is_fine8,   fold16, exponentiate, dot_rows, add_rows};
+    return {"portable",         widen,  widen8,       fix,      try_fold8,
+            try_fold8_positive, fold16, exponentiate, dot_rows, add_rows};
   }
 
-  template <int Bits>
-  static constexpr DotKernels dot_kernels() {
-    return {dot<Bits, std::int8_t>, dot<Bits, std::int16_t>};
-  }
+  using Dot = Portable;
 };
 
 }  // namespace squat::simd
