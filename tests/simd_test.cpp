@@ -61,33 +61,43 @@ TEST_P(Simd, WidenIsExactForEveryHalf) {
 
 TEST_P(Simd, ExponentiateIsOneStepOfSoftmax) {
   const float none = -std::numeric_limits<float>::infinity();
-  for (const Index n : {8, 16, 24, 32, 40, 64, 128})
-    for (const float spread : {0.0f, 1.0f, 80.0f, 1e4f})
-      for (const float before : {none, -3.0f, 85.0f})
-        for (const Index hidden : {Index{0}, Index{1}, n / 2, n}) {
-          SCOPED_TRACE(::testing::Message() << n << " scores within " << spread << " after "
-                                            << before << ", " << hidden << " hidden");
-          const Matrix<double> random = random_matrix(1, n, static_cast<unsigned>(n));
-          std::vector<float> scores(static_cast<std::size_t>(n));
-          for (Index i = 0; i < n; ++i)
-            scores[static_cast<std::size_t>(i)] =
-                i < hidden ? none : spread * static_cast<float>(std::tanh(random(i)));
-          const std::vector<float> given = scores;
-          float highest = before;
-          const float sum = kernels.exponentiate(scores.data(), n, highest);
-          EXPECT_EQ(highest, std::max(before, *std::max_element(given.begin(), given.end())));
-          double expected_sum = 0;
-          for (std::size_t i = 0; i < scores.size(); ++i) {
-            if (given[i] == none) {
-              EXPECT_EQ(scores[i], 0.0f);
-              continue;
+  for (const Index rows : {1, 2, 3, 4, 5, 11})
+    for (const Index n : {8, 16, 24, 32, 40, 64, 128})
+      for (const float spread : {0.0f, 1.0f, 80.0f, 1e4f})
+        for (const float before : {none, -3.0f, 85.0f})
+          for (const Index hidden : {Index{0}, Index{1}, n / 2, n}) {
+            SCOPED_TRACE(::testing::Message()
+                         << rows << " rows of " << n << " scores within " << spread << " after "
+                         << before << ", " << hidden << " hidden");
+            Matrix<float> scores(rows, n + 3);
+            scores =
+                spread * random_matrix<float>(rows, n + 3, static_cast<unsigned>(n)).array().tanh();
+            scores.leftCols(hidden).setConstant(none);
+            const Matrix<float> given = scores;
+            // One more: nobody may write it.
+            std::vector<float> highest(static_cast<std::size_t>(rows + 1), before), sums(highest);
+            kernels.exponentiate(scores.data(), scores.cols(), rows, n, highest.data(),
+                                 sums.data());
+            EXPECT_EQ(highest.back(), before);
+            EXPECT_EQ(sums.back(), before);
+            EXPECT_EQ(scores.rightCols(3), given.rightCols(3));
+            for (Index row = 0; row < rows; ++row) {
+              const float top = highest[static_cast<std::size_t>(row)];
+              EXPECT_EQ(top, std::max(before, given.row(row).head(n).maxCoeff()));
+              double expected_sum = 0;
+              for (Index i = 0; i < n; ++i) {
+                if (given(row, i) == none) {
+                  EXPECT_EQ(scores(row, i), 0.0f);
+                  continue;
+                }
+                const double expected = std::exp(static_cast<double>(given(row, i) - top));
+                EXPECT_NEAR(scores(row, i), expected, 4e-7 * expected + 1e-37);
+                expected_sum += expected;
+              }
+              EXPECT_NEAR(sums[static_cast<std::size_t>(row)], expected_sum,
+                          5e-6 * expected_sum + 1e-35);
             }
-            const double expected = std::exp(static_cast<double>(given[i] - highest));
-            EXPECT_NEAR(scores[i], expected, 4e-7 * expected + 1e-37);
-            expected_sum += expected;
           }
-          EXPECT_NEAR(sum, expected_sum, 5e-6 * expected_sum + 1e-35);
-        }
 }
 
 TEST_P(Simd, RowsOfFloats) {

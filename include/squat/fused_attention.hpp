@@ -67,6 +67,8 @@ class FusedAttention {
       if (row.has_exact) score_exact(layer, head, token, row.tokens, queries, rows);
       hide_unseen(token, row.tokens, key_block.tokens(), seen, rows);
       if (row.has_padding) hide_padding(row.tokens, rows, [&](Index t) { return row.is_valid(t); });
+      // Waits for nothing, and so fills what raise() waits for.
+      if (row.value_tokens > 0) read_values(value_block, row.values(head));
       raise(key_block.tokens(), rows, result);
       if (row.value_tokens < row.tokens) {
         add_residual(layer, head, token, row.value_tokens, row.tokens, rows);
@@ -187,19 +189,19 @@ class FusedAttention {
 
   /// Turns scores into exp(score - highest), and fades what was summed under a lower highest.
   void raise(Index count, Index rows, const PartialAttention& result) {
+    float before[max_rows], sums[max_rows];
+    std::copy_n(result.highest, rows, before);
+    kernels_.exponentiate(scores_[0], max_block, rows, count, result.highest, sums);
     for (Index i = 0; i < rows; ++i) {
-      float highest = result.highest[i];
-      const float sum = kernels_.exponentiate(scores_[i], count, highest);
-      if (highest != result.highest[i]) {
-        const float fading = std::exp(result.highest[i] - highest);
+      if (result.highest[i] != before[i]) {
+        const float fading = std::exp(before[i] - result.highest[i]);
         result.sum[i] *= fading;
         for (Index c = 0; c < stride_; ++c) result.sum_values[i * stride_ + c] *= fading;
         if (plain_ != result.sum_values)
           for (Index c = 0; c < stride_; ++c) plain_[i * stride_ + c] *= fading;
         for (Index group = 0; group < groups_; ++group) offsets_[i * groups_ + group] *= fading;
-        result.highest[i] = highest;
       }
-      result.sum[i] += sum;
+      result.sum[i] += sums[i];
     }
   }
 
@@ -214,13 +216,18 @@ class FusedAttention {
     }
   }
 
-  /// Adds scores_ times the values of a block.
-  void add_codes(const ValueBlock& block, const std::byte* record, Index rows,
-                 const PartialAttention& result) {
-    const Index tokens = block.tokens(), entries = block.table().entries();
-    const float* middles = table_ + entries;
+  /// Scales of a block, and behind them middles, into table_.
+  void read_values(const ValueBlock& block, const std::byte* record) {
+    const Index entries = block.table().entries();
     read_table(block.table(), record, 0, entries, largest_code(block.bits()), nullptr, table_,
                table_ + entries);
+  }
+
+  /// Adds scores_ times the values of a block whose table is read.
+  void add_codes(const ValueBlock& block, const std::byte* record, Index rows,
+                 const PartialAttention& result) {
+    const Index tokens = block.tokens();
+    const float* middles = table_ + block.table().entries();
     const Index rows_per_group = round_up(block.group_end(0), lanes) / lanes;
     const simd::DotKernels& dots = simd::dot_kernels(block.bits());
     const std::uint8_t* tiles = block.tile(record, 0, 0);
@@ -252,7 +259,7 @@ class FusedAttention {
   /// Makes operands of 8 bits, or returns false where they are too coarse: for wide codes, and in
   /// blocks in which the most probable token has a small scale beside another one's.
   bool try_fold8(const ValueBlock& block, const float* scores, Index count, const float* middles) {
-    if (block.bits() > 4) return false;
+    if (!takes_operands8(block.bits())) return false;
     const Index tokens = block.tokens();
     // Operands are off by sqrt(1 / 12), codes from their middle by sqrt((4^bits - 1) / 12). So
     // rounding makes at most a seventh of the error that codes of 4 bits make in a group, narrower

@@ -99,7 +99,9 @@ class OnlineSoftmax {
 
   static Real exponentiate(Real* score, Index count, Real& highest) {
     if constexpr (single) {
-      return simd::vector_kernels().exponentiate(score, count, highest);
+      float sum;
+      simd::vector_kernels().exponentiate(score, 0, 1, count, &highest, &sum);
+      return sum;
     } else {
       for (Index t = 0; t < count; ++t) highest = std::max(highest, score[t]);
       Real sum = 0;

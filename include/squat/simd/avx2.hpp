@@ -36,18 +36,13 @@ struct Avx2 : Avx2Registers {
     }
   }
 
-  SQUAT_AVX2 static float exponentiate(float* scores, Index n, float& highest) {
-    __m256 top = _mm256_loadu_ps(scores);
-    for (Index i = 8; i < n; i += 8) top = _mm256_max_ps(top, _mm256_loadu_ps(scores + i));
-    highest = std::max(highest, horizontal_max(top));
-    const __m256 shift = _mm256_set1_ps(highest);
-    __m256 sum = _mm256_setzero_ps();
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 p = exp(_mm256_sub_ps(_mm256_loadu_ps(scores + i), shift));
-      _mm256_storeu_ps(scores + i, p);
-      sum = _mm256_add_ps(sum, p);
-    }
-    return horizontal_sum(sum);
+  SQUAT_AVX2 static void exponentiate(float* scores, Index stride, Index rows, Index n,
+                                      float* highest, float* sums) {
+    for (; rows >= 4; rows -= 4, scores += 4 * stride, highest += 4, sums += 4)
+      exponentiate_rows<4>(scores, stride, n, highest, sums);
+    if (rows == 3) exponentiate_rows<3>(scores, stride, n, highest, sums);
+    if (rows == 2) exponentiate_rows<2>(scores, stride, n, highest, sums);
+    if (rows == 1) exponentiate_rows<1>(scores, stride, n, highest, sums);
   }
 
   SQUAT_AVX2 static void dot_rows(const float* rows, Index count, Index n, const float* query,
@@ -93,6 +88,51 @@ struct Avx2 : Avx2Registers {
   }
 
   using Dot = Avx2Dot;
+
+ private:
+  /// Rows together, so that one waits for another as little as possible.
+  template <int Rows>
+  SQUAT_AVX2_INLINE static void exponentiate_rows(float* scores, Index stride, Index n,
+                                                  float* highest, float* sums) {
+    __m256 parts[4];
+    SQUAT_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      parts[row] = _mm256_set1_ps(highest[row]);
+      for (Index i = 0; i < n; i += 8)
+        parts[row] = _mm256_max_ps(parts[row], _mm256_loadu_ps(scores + row * stride + i));
+    }
+    store<Rows>(reduce4<MaxFloats>(fill<Rows>(parts)), highest);
+    SQUAT_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      const __m256 shift = _mm256_set1_ps(highest[row]);
+      parts[row] = _mm256_setzero_ps();
+      for (Index i = 0; i < n; i += 8) {
+        float* at = scores + row * stride + i;
+        const __m256 p = exp(_mm256_sub_ps(_mm256_loadu_ps(at), shift));
+        _mm256_storeu_ps(at, p);
+        parts[row] = _mm256_add_ps(parts[row], p);
+      }
+    }
+    store<Rows>(reduce4<AddFloats>(fill<Rows>(parts)), sums);
+  }
+
+  /// Absent rows are copies of the first one.
+  template <int Rows>
+  SQUAT_AVX2_INLINE static __m256 (&fill(__m256 (&parts)[4]))[4] {
+    SQUAT_UNROLL
+    for (int row = Rows; row < 4; ++row) parts[row] = parts[0];
+    return parts;
+  }
+  template <int Rows>
+  SQUAT_AVX2_INLINE static void store(__m128 x, float* out) {
+    if constexpr (Rows == 4) {
+      _mm_storeu_ps(out, x);
+    } else {
+      float lanes[4];
+      _mm_storeu_ps(lanes, x);
+      std::copy_n(lanes, Rows, out);
+    }
+  }
 };
 
 }  // namespace squat::simd

@@ -76,19 +76,27 @@ struct Avx2Dot : Avx2Registers {
   template <int Bits, class Operand, int Heads>
   SQUAT_AVX2 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                                    Index out_stride) {
+    if (tiles.add)
+      dot_rows<true, Bits, Operand, Heads>(tiles, folded, out, out_stride);
+    else
+      dot_rows<false, Bits, Operand, Heads>(tiles, folded, out, out_stride);
+  }
+
+  template <bool Add, int Bits, class Operand, int Heads>
+  SQUAT_AVX2_INLINE static void dot_rows(const TileRows<Operand>& tiles, const Folded* folded,
+                                         float* out, Index out_stride) {
+    constexpr Index run = longest_run<Bits, Operand>, tile_bytes = Index{sizeof(CodeTile<Bits>)};
     const std::uint8_t* tile = tiles.tiles;
     const Operand* operands = tiles.operands;
+    const Index count = tiles.depth_tiles, stride = tiles.operand_stride;
     Index left_in_group = tiles.rows_per_group;
-    for (Index row = 0; row < tiles.rows; ++row, out += 16) {
-      bool add = tiles.add;
-      for (Index begin = 0; begin < tiles.depth_tiles; begin += longest_run<Bits, Operand>) {
-        const Index count = std::min(longest_run<Bits, Operand>, tiles.depth_tiles - begin);
-        const auto dot =
-            add ? dot_row<true, Bits, Operand, Heads> : dot_row<false, Bits, Operand, Heads>;
-        dot(tile, count, operands + 8 * begin, tiles.operand_stride, folded, out, out_stride);
-        tile += count * Index{sizeof(CodeTile<Bits>)};
-        add = true;
-      }
+    for (const float* const end = out + 16 * tiles.rows; out != end; out += 16) {
+      dot_row<Add, Bits, Operand, Heads>(tile, std::min(run, count), operands, stride, folded, out,
+                                         out_stride);
+      for (Index done = run; done < count; done += run)
+        dot_row<true, Bits, Operand, Heads>(tile + done * tile_bytes, std::min(run, count - done),
+                                            operands + 8 * done, stride, folded, out, out_stride);
+      tile += count * tile_bytes;
       if (--left_in_group == 0) {
         left_in_group = tiles.rows_per_group;
         operands += tiles.group_stride;

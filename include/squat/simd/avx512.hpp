@@ -17,27 +17,10 @@
 namespace squat::simd {
 
 struct Avx512 : Avx512Registers {
-  SQUAT_AVX512 static float exponentiate(float* scores, Index n, float& highest) {
-    const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    const Index whole = n / 16 * 16;
-    __m512 top = none;
-    for (Index i = 0; i < whole; i += 16) top = _mm512_max_ps(top, _mm512_loadu_ps(scores + i));
-    const __m512 tail =
-        whole < n ? _mm512_mask_loadu_ps(none, first_lanes(n - whole), scores + whole) : none;
-    highest = std::max(highest, reduce<MaxFloats>(_mm512_max_ps(top, tail)));
-    const __m512 shift = _mm512_set1_ps(highest);
-    __m512 sum = _mm512_setzero_ps();
-    for (Index i = 0; i < whole; i += 16) {
-      const __m512 p = exp(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
-      _mm512_storeu_ps(scores + i, p);
-      sum = _mm512_add_ps(sum, p);
-    }
-    if (whole < n) {
-      const __m512 p = exp(_mm512_sub_ps(tail, shift));
-      _mm512_mask_storeu_ps(scores + whole, first_lanes(n - whole), p);
-      sum = _mm512_add_ps(sum, p);
-    }
-    return reduce<AddFloats>(sum);
+  SQUAT_AVX512 static void exponentiate(float* scores, Index stride, Index rows, Index n,
+                                        float* highest, float* sums) {
+    for (Index row = 0; row < rows; ++row)
+      sums[row] = exponentiate_row(scores + row * stride, n, highest[row]);
   }
 
   SQUAT_AVX512 static void dot_rows(const float* rows, Index count, Index n, const float* query,
@@ -76,6 +59,29 @@ struct Avx512 : Avx512Registers {
   using Dot = Avx512Dot;
 
  private:
+  SQUAT_AVX512_INLINE static float exponentiate_row(float* scores, Index n, float& highest) {
+    const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    const Index whole = n / 16 * 16;
+    __m512 top = none;
+    for (Index i = 0; i < whole; i += 16) top = _mm512_max_ps(top, _mm512_loadu_ps(scores + i));
+    const __m512 tail =
+        whole < n ? _mm512_mask_loadu_ps(none, first_lanes(n - whole), scores + whole) : none;
+    highest = std::max(highest, reduce<MaxFloats>(_mm512_max_ps(top, tail)));
+    const __m512 shift = _mm512_set1_ps(highest);
+    __m512 sum = _mm512_setzero_ps();
+    for (Index i = 0; i < whole; i += 16) {
+      const __m512 p = exp(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
+      _mm512_storeu_ps(scores + i, p);
+      sum = _mm512_add_ps(sum, p);
+    }
+    if (whole < n) {
+      const __m512 p = exp(_mm512_sub_ps(tail, shift));
+      _mm512_mask_storeu_ps(scores + whole, first_lanes(n - whole), p);
+      sum = _mm512_add_ps(sum, p);
+    }
+    return reduce<AddFloats>(sum);
+  }
+
   template <int Vectors>
   SQUAT_AVX512_INLINE static void add_columns(const float* rows, Index count, Index stride,
                                               const float* weights, float* out) {

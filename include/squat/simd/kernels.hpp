@@ -88,9 +88,11 @@ struct VectorKernels {
                  const float* middle, Index n, float centre, float largest, std::int16_t* operands,
                  Folded* folded);
 
-  /// One step of an online softmax: raises `highest` to the maximum of scores[0..n), replaces each
-  /// score by exp(score - highest) and returns their sum. A score of minus infinity becomes 0.
-  float (*exponentiate)(float* scores, Index n, float& highest);
+  /// One step of an online softmax for `rows` rows of n scores, `stride` apart: raises highest[row]
+  /// to the maximum of its scores, replaces each score by exp(score - highest[row]), minus infinity
+  /// by 0, and gives sums[row].
+  void (*exponentiate)(float* scores, Index stride, Index rows, Index n, float* highest,
+                       float* sums);
 
   /// scores[r] = rows[r] . query, for `count` rows of n floats.
   void (*dot_rows)(const float* rows, Index count, Index n, const float* query, float* scores);

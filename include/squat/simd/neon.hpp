@@ -97,18 +97,21 @@ struct Neon {
     }
   }
 
-  SQUAT_NEON static float exponentiate(float* scores, Index n, float& highest) {
-    float32x4_t top = vld1q_f32(scores);
-    for (Index i = 4; i < n; i += 4) top = vmaxq_f32(top, vld1q_f32(scores + i));
-    highest = std::max(highest, vmaxvq_f32(top));
-    const float32x4_t shift = vdupq_n_f32(highest);
-    float32x4_t sum = vdupq_n_f32(0);
-    for (Index i = 0; i < n; i += 4) {
-      const float32x4_t p = exp(vsubq_f32(vld1q_f32(scores + i), shift));
-      vst1q_f32(scores + i, p);
-      sum = vaddq_f32(sum, p);
+  SQUAT_NEON static void exponentiate(float* scores, Index stride, Index rows, Index n,
+                                      float* highest, float* sums) {
+    for (Index row = 0; row < rows; ++row, scores += stride) {
+      float32x4_t top = vld1q_f32(scores);
+      for (Index i = 4; i < n; i += 4) top = vmaxq_f32(top, vld1q_f32(scores + i));
+      highest[row] = std::max(highest[row], vmaxvq_f32(top));
+      const float32x4_t shift = vdupq_n_f32(highest[row]);
+      float32x4_t sum = vdupq_n_f32(0);
+      for (Index i = 0; i < n; i += 4) {
+        const float32x4_t p = exp(vsubq_f32(vld1q_f32(scores + i), shift));
+        vst1q_f32(scores + i, p);
+        sum = vaddq_f32(sum, p);
+      }
+      sums[row] = vaddvq_f32(sum);
     }
-    return vaddvq_f32(sum);
   }
 
   SQUAT_NEON static void dot_rows(const float* rows, Index count, Index n, const float* query,

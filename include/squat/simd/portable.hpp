@@ -121,16 +121,18 @@ struct Portable {
     }
   }
 
-  static float exponentiate(float* scores, Index n, float& highest) {
-    for (Index i = 0; i < n; ++i) highest = std::max(highest, scores[i]);
-    float sum = 0;
-    for (Index i = 0; i < n; ++i) {
-      scores[i] = scores[i] == -std::numeric_limits<float>::infinity()
-                      ? 0.0f
-                      : std::exp(scores[i] - highest);
-      sum += scores[i];
+  static void exponentiate(float* scores, Index stride, Index rows, Index n, float* highest,
+                           float* sums) {
+    for (Index row = 0; row < rows; ++row, scores += stride) {
+      highest[row] = std::max(highest[row], *std::max_element(scores, scores + n));
+      sums[row] = 0;
+      for (Index i = 0; i < n; ++i) {
+        scores[i] = scores[i] == -std::numeric_limits<float>::infinity()
+                        ? 0.0f
+                        : std::exp(scores[i] - highest[row]);
+        sums[row] += scores[i];
+      }
     }
-    return sum;
   }
 
   static void dot_rows(const float* rows, Index count, Index n, const float* query, float* scores) {
