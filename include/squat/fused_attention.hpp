@@ -259,7 +259,7 @@ class FusedAttention {
   /// Makes operands of 8 bits, or returns false where they are too coarse: for wide codes, and in
   /// blocks in which the most probable token has a small scale beside another one's.
   bool try_fold8(const ValueBlock& block, const float* scores, Index count, const float* middles) {
-    if (!takes_operands8(block.bits())) return false;
+    if (block.bits() > 4) return false;
     const Index tokens = block.tokens();
     // Operands are off by sqrt(1 / 12), codes from their middle by sqrt((4^bits - 1) / 12). So
     // rounding makes at most a seventh of the error that codes of 4 bits make in a group, narrower

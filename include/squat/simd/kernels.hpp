@@ -75,11 +75,11 @@ struct VectorKernels {
   bool (*try_fold8)(const float* x, Index x_stride, const std::int16_t* fixed, const float* units,
                     Index count, const float* scale, const float* middle, Index n, float centre,
                     float crest, float largest_alpha, std::int8_t* operands, Folded* folded);
-  /// Folds rows x >= 0 with the scales and middles [groups, n] of several groups, with operands in
-  /// [0, 255], into operands[groups][max_heads][max_block] and folded[groups][max_heads]. Here
-  /// alpha is max_i x_i * max_i scale_i / 255, a bound that needs no pass over the products.
-  /// Returns whether that is fine enough: in each row of each group the squares of the n operands
-  /// sum up to `least` at least, or alpha is 0.
+  /// Folds rows x >= 0 with the scales and middles [groups, n] of several groups, n being 32, 64 or
+  /// 128, with operands in [0, 255], into operands[groups][max_heads][max_block] and
+  /// folded[groups][max_heads]. Here alpha is max_i x_i * max_i scale_i / 255, a bound that needs
+  /// no pass over the products. Returns whether that is fine enough: in each row of each group the
+  /// squares of the n operands sum up to `least` at least, or alpha is 0.
   bool (*try_fold8_positive)(const float* x, Index x_stride, Index count, const float* scale,
                              const float* middle, Index groups, Index n, float centre,
                              std::int32_t least, std::uint8_t* operands, Folded* folded);
