@@ -234,7 +234,7 @@ class FusedAttention {
     for (Index first = 0; first < rows; first += simd::max_heads) {
       const Index count = std::min(simd::max_heads, rows - first);
       float* out = result.sum_values + first * stride_;
-      if (try_fold8(block, scores_[first], count, middles)) {
+      if (dots.dot8_positive != nullptr && try_fold8(block, scores_[first], count, middles)) {
         dots.dot8_positive({tiles, stride_ / lanes, tokens / depths, count, value_operands8_,
                             max_block, rows_per_group, simd::max_heads * max_block, true},
                            value_folded_, out, stride_);
@@ -256,10 +256,9 @@ class FusedAttention {
     }
   }
 
-  /// Makes operands of 8 bits, or returns false where they are too coarse: for wide codes, and in
-  /// blocks in which the most probable token has a small scale beside another one's.
+  /// Makes operands of 8 bits, or returns false where they are too coarse: in blocks in which the
+  /// most probable token has a small scale beside another one's.
   bool try_fold8(const ValueBlock& block, const float* scores, Index count, const float* middles) {
-    if (block.bits() > 4) return false;
     const Index tokens = block.tokens();
     // Operands are off by sqrt(1 / 12), codes from their middle by sqrt((4^bits - 1) / 12). So
     // rounding makes at most a seventh of the error that codes of 4 bits make in a group, narrower

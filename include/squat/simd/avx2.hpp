@@ -94,14 +94,14 @@ struct Avx2 : Avx2Registers {
   template <int Rows>
   SQUAT_AVX2_INLINE static void exponentiate_rows(float* scores, Index stride, Index n,
                                                   float* highest, float* sums) {
-    __m256 parts[4];
+    __m256 parts[Rows];
     SQUAT_UNROLL
     for (int row = 0; row < Rows; ++row) {
       parts[row] = _mm256_set1_ps(highest[row]);
       for (Index i = 0; i < n; i += 8)
         parts[row] = _mm256_max_ps(parts[row], _mm256_loadu_ps(scores + row * stride + i));
     }
-    store<Rows>(reduce4<MaxFloats>(fill<Rows>(parts)), highest);
+    store<Rows>(reduce<MaxFloats>(parts), highest);
     SQUAT_UNROLL
     for (int row = 0; row < Rows; ++row) {
       const __m256 shift = _mm256_set1_ps(highest[row]);
@@ -113,16 +113,9 @@ struct Avx2 : Avx2Registers {
         parts[row] = _mm256_add_ps(parts[row], p);
       }
     }
-    store<Rows>(reduce4<AddFloats>(fill<Rows>(parts)), sums);
+    store<Rows>(reduce<AddFloats>(parts), sums);
   }
 
-  /// Absent rows are copies of the first one.
-  template <int Rows>
-  SQUAT_AVX2_INLINE static __m256 (&fill(__m256 (&parts)[4]))[4] {
-    SQUAT_UNROLL
-    for (int row = Rows; row < 4; ++row) parts[row] = parts[0];
-    return parts;
-  }
   template <int Rows>
   SQUAT_AVX2_INLINE static void store(__m128 x, float* out) {
     if constexpr (Rows == 4) {

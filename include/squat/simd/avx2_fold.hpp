@@ -65,7 +65,7 @@ struct Avx2Fold : Avx2Registers {
             _mm256_max_epi16(top[row], _mm256_max_epi16(_mm256_abs_epi16(a), _mm256_abs_epi16(b)));
       }
     }
-    const __m128i words = reduce4<MaxWords>(top);
+    const __m128i words = reduce<MaxWords>(top);
     const __m128i highest =
         _mm_and_si128(_mm_max_epi16(words, _mm_srli_epi32(words, 16)), _mm_set1_epi32(0xffff));
     const __m128 unit = _mm_mul_ps(_mm_load_ps(row_units), _mm_set1_ps(scale_unit));
@@ -97,8 +97,8 @@ struct Avx2Fold : Avx2Registers {
     // products are in units of 2^15 units; an operand is one of them times factor / 2^15.
     const __m128 alpha =
         _mm_div_ps(_mm_mul_ps(unit, _mm_set1_ps(32768.0f * 32768.0f)), _mm_cvtepi32_ps(factor));
-    store_folded(alpha, dot4(rows, middle, n), reduce4<AddIntegers>(sums), centre, folded);
-    const __m128 energy = _mm_cvtepi32_ps(reduce4<AddIntegers>(squares));
+    store_folded(alpha, dot4(rows, middle, n), reduce<AddIntegers>(sums), centre, folded);
+    const __m128 energy = _mm_cvtepi32_ps(reduce<AddIntegers>(squares));
     const __m128 least = _mm_set1_ps(127.0f * 127.0f * static_cast<float>(n) / (crest * crest));
     const __m128 too_coarse =
         _mm_or_ps(_mm_and_ps(_mm_cmplt_ps(energy, least), _mm_cmpgt_ps(energy, _mm_setzero_ps())),
@@ -187,7 +187,7 @@ struct Avx2Fold : Avx2Registers {
     __m256 top[4];
     SQUAT_UNROLL
     for (int row = 0; row < max_heads; ++row) top[row] = highest<Chunks>(rows[row]);
-    const __m128 highest_x = reduce4<MaxFloats>(top);
+    const __m128 highest_x = reduce<MaxFloats>(top);
     _mm_store_ps(factors, divide(32767, highest_x));
     SQUAT_UNROLL
     for (int row = 0; row < max_heads; ++row)
@@ -201,7 +201,7 @@ struct Avx2Fold : Avx2Registers {
         SQUAT_UNROLL
         for (int g = 0; g < 4; ++g)
           top[g] = highest<Chunks>(scale + std::min(group + g, groups - 1) * n);
-        const __m128 highest_scale = reduce4<MaxFloats>(top);
+        const __m128 highest_scale = reduce<MaxFloats>(top);
         _mm_store_ps(highest_scales, highest_scale);
         _mm_store_ps(factors, divide(255 * 128, highest_scale));
       }
@@ -227,9 +227,9 @@ struct Avx2Fold : Avx2Registers {
       }
       const __m128 alpha =
           _mm_mul_ps(highest_x, _mm_set1_ps(highest_scales[group % 4] * (1 / 255.0f)));
-      store_folded(alpha, dot4(rows, middle + group * n, n), reduce4<AddIntegers>(sums), centre,
+      store_folded(alpha, dot4(rows, middle + group * n, n), reduce<AddIntegers>(sums), centre,
                    folded + group * max_heads);
-      const __m128i few = _mm_cmpgt_epi32(_mm_set1_epi32(least), reduce4<AddIntegers>(squares));
+      const __m128i few = _mm_cmpgt_epi32(_mm_set1_epi32(least), reduce<AddIntegers>(squares));
       is_coarse |=
           _mm_movemask_ps(_mm_and_ps(_mm_castsi128_ps(few), _mm_cmpgt_ps(alpha, _mm_setzero_ps())));
     }
@@ -247,7 +247,7 @@ struct Avx2Fold : Avx2Registers {
       for (int row = 0; row < 4; ++row)
         sum[row] = _mm256_fmadd_ps(m, _mm256_loadu_ps(x[row] + i), sum[row]);
     }
-    return reduce4<AddFloats>(sum);
+    return reduce<AddFloats>(sum);
   }
 
   /// Four Folded: alpha, and offset = dot - centre * alpha * sum of operands.

@@ -78,7 +78,7 @@ struct Avx2Registers {
     return _mm256_permute4x64_epi64(packed, 0xd8);
   }
 
-  // What reduce4() combines lanes by.
+  // What reduce() combines lanes by.
   struct AddFloats {
     SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
     SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
@@ -104,20 +104,22 @@ struct Avx2Registers {
     }
   };
 
-  /// Lane i combines all 32-bit lanes of x[i].
-  template <class Operation>
-  SQUAT_AVX2_INLINE static __m128 reduce4(const __m256 (&x)[4]) {
-    const __m256 ab = Operation::of(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
-    const __m256 cd = Operation::of(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+  /// Lane i combines all 32-bit lanes of x[i]; missing rows give what the first gives.
+  template <class Operation, int Rows>
+  SQUAT_AVX2_INLINE static __m128 reduce(const __m256 (&x)[Rows]) {
+    const __m256 b = x[Rows > 1 ? 1 : 0], c = x[Rows > 2 ? 2 : 0], d = x[Rows > 3 ? 3 : 0];
+    const __m256 ab = Operation::of(_mm256_unpacklo_ps(x[0], b), _mm256_unpackhi_ps(x[0], b));
+    const __m256 cd = Operation::of(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
     const __m256 all =
         Operation::of(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
     return Operation::of(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
   }
-  template <class Operation>
-  SQUAT_AVX2_INLINE static __m128i reduce4(const __m256i (&x)[4]) {
-    const __m256 lanes[4] = {_mm256_castsi256_ps(x[0]), _mm256_castsi256_ps(x[1]),
-                             _mm256_castsi256_ps(x[2]), _mm256_castsi256_ps(x[3])};
-    return _mm_castps_si128(reduce4<Operation>(lanes));
+  template <class Operation, int Rows>
+  SQUAT_AVX2_INLINE static __m128i reduce(const __m256i (&x)[Rows]) {
+    __m256 lanes[Rows];
+    SQUAT_UNROLL
+    for (int row = 0; row < Rows; ++row) lanes[row] = _mm256_castsi256_ps(x[row]);
+    return _mm_castps_si128(reduce<Operation>(lanes));
   }
 };
 

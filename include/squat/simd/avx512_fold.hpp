@@ -349,7 +349,6 @@ struct Avx512Fold : Avx512Registers {
                                           std::int16_t* operands, __m512i sums[Heads]) {
     const __m512i by_parts =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
-    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     const __m512 half = _mm512_set1_ps(128);
     const __m512 s0 = load<Tail>(scale, left), s1 = load<Tail>(scale + 16, left - 16);
     SQUAT_UNROLL
@@ -362,7 +361,7 @@ struct Avx512Fold : Avx512Registers {
       sums[h] = _mm512_dpwssd_epi32(sums[h], words, _mm512_set1_epi16(1));
       const __m512i parts = _mm512_xor_si512(words, _mm512_set1_epi16(0x80));
       _mm512_storeu_si512(operands + h * max_length,
-                          _mm512_permutexvar_epi64(order, _mm512_shuffle_epi8(parts, by_parts)));
+                          in_order(_mm512_shuffle_epi8(parts, by_parts)));
     }
   }
 };
