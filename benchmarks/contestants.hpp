@@ -213,15 +213,19 @@ inline Contestant squat_key_contestant(const SharedData& data, const Setting& se
   squat::KeyBlock key_block(d, std::move(bits), config);
   key_block.set_expected(statistics.middles());
   auto quantizer = std::make_shared<squat::KeyQuantizer<float>>(std::move(key_block), config);
-  auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
+  constexpr squat::Index blocks = squat::KeyQuantizer<float>::max_blocks;
+  auto slab = std::make_shared<squat::Slab>(1, blocks, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = setting.name + ", keys";
-  contestant.run = [data, quantizer, feedback, record, config, d](int) {
+  contestant.run = [data, quantizer, feedback, slab, config, d](int) {
     const auto keys = rows_of(data->keys, data->shape.kv_width(), 0, data->shape.tokens);
-    const squat::Index block = config.token_group_size;
-    for (squat::Index first = 0; first + block <= keys.rows(); first += block)
+    const squat::Index rows = blocks * config.token_group_size;
+    std::byte* records[blocks];
+    for (squat::Index i = 0; i < blocks; ++i) records[i] = slab->keys(0, i);
+    for (squat::Index first = 0; first + rows <= keys.rows(); first += rows)
       for (squat::Index head = 0; head < data->shape.kv_heads; ++head)
-        quantizer->quantize(keys.block(first, head * d, block, d), *feedback, record->keys(0, 0));
+        quantizer->quantize_blocks(keys.block(first, head * d, rows, d), *feedback,
+                                   {records, blocks});
   };
   return contestant;
 }

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <limits>
+#include <numeric>
 #include <squat/affine_table.hpp>
 #include <squat/simd/encode.hpp>
 #include <vector>
@@ -53,23 +54,26 @@ TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
   for (int bits = 1; bits <= 8; ++bits)
     for (const int scale_bits : {8, 16, 32})
       for (const bool unbiased : {false, true})
-        for (const Index tokens : {32, 64, 128}) {
-          SCOPED_TRACE(::testing::Message() << bits << " bits, scales of " << scale_bits << ", "
-                                            << tokens << " tokens, unbiased " << unbiased);
-          Matrix<float> x = channels(tokens, static_cast<unsigned>(bits)), y = x;
-          Affine<float> affine[8], want[8];
-          Bytes codes(static_cast<std::size_t>(8 * tokens)), want_codes = codes;
-          const GroupFormat format{bits, scale_bits, unbiased};
-          kernels<2>().octet(x.data(), tokens, inner.data(), format, expected, affine,
-                             codes.data());
-          portable.octet(y.data(), tokens, inner.data(), format, expected, want, want_codes.data());
-          EXPECT_EQ(codes, want_codes);
-          EXPECT_EQ(x, y);
-          for (int k = 0; k < 8; ++k) {
-            EXPECT_EQ(affine[k].scale, want[k].scale) << k;
-            EXPECT_EQ(affine[k].zero, want[k].zero) << k;
+        for (const Index tokens : {32, 64, 128})
+          for (const Index blocks : {1, 3}) {
+            SCOPED_TRACE(::testing::Message()
+                         << bits << " bits, scales of " << scale_bits << ", " << blocks
+                         << " blocks of " << tokens << " tokens, unbiased " << unbiased);
+            Matrix<float> x = channels(blocks * tokens, static_cast<unsigned>(bits)), y = x;
+            Affine<float> affine[3 * 8], want[3 * 8];
+            Bytes codes(static_cast<std::size_t>(x.size())), want_codes = codes;
+            const GroupFormat format{bits, scale_bits, unbiased};
+            kernels<2>().octet(x.data(), blocks, tokens, inner.data(), format, expected, affine,
+                               codes.data());
+            portable.octet(y.data(), blocks, tokens, inner.data(), format, expected, want,
+                           want_codes.data());
+            EXPECT_EQ(codes, want_codes);
+            EXPECT_EQ(x, y);
+            for (int i = 0; i < 8 * blocks; ++i) {
+              EXPECT_EQ(affine[i].scale, want[i].scale) << i;
+              EXPECT_EQ(affine[i].zero, want[i].zero) << i;
+            }
           }
-        }
 }
 
 TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
@@ -135,7 +139,7 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
           const GroupFormat format{bits, scale_bits, unbiased};
           Affine<float> affine[8];
           Matrix<float> keys = x;
-          kernels<2>().octet(keys.data(), n, inner.data(), format, expected, affine, all.data());
+          kernels<2>().octet(keys.data(), 1, n, inner.data(), format, expected, affine, all.data());
           for (const Affine<float>& one : affine) expect_in_range(one, all, bits, scale_bits);
           CodeGrid<float> grid;
           kernels<2>().groups(x.data(), n, n, format, &grid, codes.data());
@@ -207,8 +211,14 @@ TEST_P(Encode, Transposes) {
   const Matrix<float> wide = random_matrix<float>(32, 48, 8);
   for (const Index columns : {8, 24, 40}) {
     Matrix<float> out = Matrix<float>::Zero(columns, wide.rows());
-    kernels<2>().transpose(wide.data() + 8, wide.cols(), wide.rows(), columns, out.data());
-    EXPECT_EQ(out, wide.middleCols(8, columns).transpose());
+    std::vector<Index> position(static_cast<std::size_t>(columns));
+    for (Index c = 0; c < columns; ++c)
+      position[static_cast<std::size_t>(c)] = (3 * c + 1) % columns;
+    if (columns % 3 == 0) std::iota(position.begin(), position.end(), Index{0});
+    kernels<2>().transpose(wide.data() + 8, wide.cols(), wide.rows(), columns, position.data(),
+                           out.data());
+    for (Index c = 0; c < columns; ++c)
+      EXPECT_EQ(out.row(position[static_cast<std::size_t>(c)]), wide.col(8 + c).transpose());
   }
 }
 

@@ -107,6 +107,54 @@ TEST(KeyQuantizer, TakesRowsAnyStrideApart) {
   EXPECT_TRUE(same_record(record, quantize<float, 2>(keys, some_feedback())));
 }
 
+template <class Scalar>
+void expect_blocks_as_one_by_one(const Config& config) {
+  constexpr Index blocks = 3;
+  const Index block_tokens = config.token_group_size;
+  const Matrix<Scalar> keys = correlated_matrix<Scalar>(blocks * block_tokens, head_dim, 8);
+  std::vector<std::uint8_t> valid(static_cast<std::size_t>(keys.rows()), 1);
+  // Stand-ins come from the same block.
+  for (const Index token : {Index{3}, block_tokens - 1, block_tokens, 2 * block_tokens})
+    valid[static_cast<std::size_t>(token)] = 0;
+  SecondMoment moment(head_dim);
+  moment.add<float>(correlated_matrix<float>(100, head_dim, 1));
+  const ErrorFeedback<ComputeType<Scalar>> feedback(QuerySubspace::fit(moment, 6, 0.1),
+                                                    config.quant_group_size);
+  const KeyQuantizer<Scalar> quantizer(KeyBlock(head_dim, even_bits(head_dim, 2.6), config),
+                                       config);
+  for (const bool masked : {false, true}) {
+    const std::uint8_t* mask = masked ? valid.data() : nullptr;
+    std::vector<Record> together(blocks, Record(quantizer.block().bytes())), alone = together;
+    std::byte* records[blocks];
+    for (std::size_t i = 0; i < blocks; ++i) records[i] = together[i].data();
+    quantizer.quantize_blocks(keys, feedback, {records, blocks},
+                              masked ? Mask(mask, keys.rows()) : Mask());
+    for (Index i = 0; i < blocks; ++i) {
+      Record& record = alone[static_cast<std::size_t>(i)];
+      const Index first = i * block_tokens;
+      quantizer.quantize(keys.middleRows(first, block_tokens), feedback, record.data(),
+                         masked ? Mask(mask + first, block_tokens) : Mask());
+      EXPECT_TRUE(same_record(together[static_cast<std::size_t>(i)], record)) << "block " << i;
+    }
+  }
+}
+
+TEST(KeyQuantizer, BlocksSideBySideAreThoseOneByOne) {
+  for (const Index step : {1, 4, 5, 8, 64})
+    for (const Backend backend : {Backend::quanto, Backend::hqq, Backend::unbiased})
+      for (const Index group : {32, 64}) {
+        SCOPED_TRACE(::testing::Message() << "step " << step << ", backend "
+                                          << static_cast<int>(backend) << ", groups of " << group);
+        Config config;
+        config.adaptive_bits = true;
+        config.quant_group_size = step;
+        config.backend = backend;
+        config.token_group_size = config.residual_length = group;
+        expect_blocks_as_one_by_one<float>(config);
+        expect_blocks_as_one_by_one<double>(config);
+      }
+}
+
 TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
   const KeyQuantizer<float> quantizer(head_dim, 2, Config{});
   const Matrix<float> keys = random_matrix<float>(tokens, head_dim, 6);
@@ -125,6 +173,12 @@ TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
   EXPECT_TRUE(same_record(record, before));
 
   EXPECT_ERROR(quantizer.quantize(keys, feedback, record.data(), {}, 1), "slots from 1");
+
+  std::byte* const records[] = {record.data(), record.data()};
+  EXPECT_ERROR(quantizer.quantize_blocks(keys, feedback, {records, 2}), "keys", "[32, 40]",
+               "[64, 40]");
+  EXPECT_ERROR(quantizer.quantize_blocks(keys, feedback, {records, 5}), "records", "5", "1 to 4");
+  EXPECT_TRUE(same_record(record, before));
 
   Config config;
   config.key_scales = KeyScales::per_token;

@@ -26,6 +26,15 @@ struct Affine {
 /// Largest magnitude of a key or value that a stored zero point of `scale_bits` bits can hold.
 inline double largest_storable(int scale_bits) { return scale_bits == 32 ? 1e18 : 65504.0; }
 
+/// The nearest integer to x, ties to even, for x within the integers that Real holds.
+template <class Real>
+Real nearest_integer(Real x) {
+  // Adding and taking away 1.5 * 2^(mantissa bits) rounds, and unlike std::nearbyint is one vector
+  // addition on every instruction set.
+  constexpr Real magic = std::is_same_v<Real, double> ? Real(6755399441055744.0) : Real(12582912.0);
+  return (x + magic) - magic;
+}
+
 /// A scale of 8 bits has 5 bits of exponent and 3 of mantissa: 8 steps an octave from 2^-14 to
 /// 61440, steps of 2^-17 below.
 inline constexpr int largest_scale_byte = 0xf7;
@@ -40,7 +49,7 @@ inline float scale_from_byte(int byte) {
 
 /// The nearest such scale to x >= 0.
 inline int scale_to_byte(float x) {
-  if (x < 0x1p-14f) return static_cast<int>(std::lround(x * 0x1p17f));
+  if (x < 0x1p-14f) return static_cast<int>(nearest_integer(x * 0x1p17f));
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   const std::uint32_t byte = ((bits + (1u << 19)) >> 20) - (112 << 3);
@@ -71,15 +80,6 @@ inline void store_affine(float value, int scale_bits, std::byte* target) {
   } else {
     std::memcpy(target, &value, 4);
   }
-}
-
-/// The nearest integer to x, ties to even, for x within the integers that Real holds.
-template <class Real>
-Real nearest_integer(Real x) {
-  // Adding and taking away 1.5 * 2^(mantissa bits) rounds, and unlike std::nearbyint is one vector
-  // addition on every instruction set.
-  constexpr Real magic = std::is_same_v<Real, double> ? Real(6755399441055744.0) : Real(12582912.0);
-  return (x + magic) - magic;
 }
 
 /// The code of x: nearest, ties to even, within [0, levels]. Here and wherever x is held within

@@ -88,7 +88,7 @@ class ErrorFeedback {
     Carry(const ErrorFeedback& feedback, Index tokens) {
       const Index width =
           feedback.form_ == Form::low_rank
-              ? (feedback.has_inner() ? round_up(feedback.rank_, 8) : feedback.rank_)
+              ? (feedback.has_inner() ? round_up(feedback.rank_, 4) : feedback.rank_)
           : feedback.form_ == Form::dense ? feedback.head_dim_
                                           : 0;
       state_ = feedback.token_major() ? Matrix<Real>::Zero(tokens, round_up(width, 8))

@@ -22,6 +22,9 @@ class KeyQuantizer {
 
   const KeyBlock& block() const { return block_; }
 
+  /// As many blocks as quantize_blocks() takes.
+  static constexpr Index max_blocks = 4;
+
   /// Writes `keys` [tokens, head_dim] to slots of `record` from `slot` on: all token_group_size of
   /// them at once, or with scales per token any that are free. `feedback` has the channels in the
   /// block's order, rotated where keys are. Tokens that `mask` leaves out widen no range: in a
@@ -36,34 +39,61 @@ class KeyQuantizer {
                                             : slot == 0 && keys.rows() == tokens;
     require(fits && keys.cols() == head_dim, "keys are [", keys.rows(), ", ", keys.cols(),
             "] for slots from ", slot, " on; a block is [", tokens, ", ", head_dim, "]");
-    require(mask.empty() || mask.size() == keys.rows(), "mask has ", mask.size(),
-            " entries; keys have ", keys.rows(), " tokens");
-    require(feedback.head_dim() == head_dim, "feedback is for head_dim ", feedback.head_dim(),
-            "; keys have ", head_dim);
+    check_call(keys, feedback, mask);
     if (block_.is_per_token())
       quantize_tokens(keys, feedback, record, mask, slot);
     else
-      quantize_block(keys, feedback, record, mask);
+      encode_blocks(keys, feedback, {&record, 1}, mask);
+  }
+
+  /// Records of so many blocks of one head.
+  struct Records {
+    std::byte* const* first;
+    Index count;
+
+    std::byte* operator[](Index block) const { return first[block]; }
+  };
+
+  /// quantize() of 1 to max_blocks blocks, keys [records.count * tokens, head_dim], with scales per
+  /// channel: the same codes as one by one, in less time.
+  void quantize_blocks(const MatrixView<Scalar>& keys, const ErrorFeedback<Real>& feedback,
+                       Records records, const Mask& mask = {}) const {
+    require(!block_.is_per_token(), "key_scales is per_token; blocks want per_channel");
+    require(records.count >= 1 && records.count <= max_blocks, "records are ", records.count,
+            "; they must be 1 to ", max_blocks);
+    require(keys.rows() == records.count * block_.tokens() && keys.cols() == block_.head_dim(),
+            "keys are [", keys.rows(), ", ", keys.cols(), "]; ", records.count, " blocks are [",
+            records.count * block_.tokens(), ", ", block_.head_dim(), "]");
+    check_call(keys, feedback, mask);
+    encode_blocks(keys, feedback, records, mask);
   }
 
  private:
-  using Codes = Matrix<std::uint8_t>;  // of an octet of channels [8, tokens]
+  using Codes = Matrix<std::uint8_t>;  // of an octet of channels, [8, tokens] of each block
 
-  void quantize_block(const MatrixView<Scalar>& keys, const ErrorFeedback<Real>& feedback,
-                      std::byte* record, const Mask& mask) const {
-    const Index tokens = block_.tokens(), head_dim = block_.head_dim();
+  static void check_call(const MatrixView<Scalar>& keys, const ErrorFeedback<Real>& feedback,
+                         const Mask& mask) {
+    require(mask.empty() || mask.size() == keys.rows(), "mask has ", mask.size(),
+            " entries; keys have ", keys.rows(), " tokens");
+    require(feedback.head_dim() == keys.cols(), "feedback is for head_dim ", feedback.head_dim(),
+            "; keys have ", keys.cols());
+  }
+
+  void encode_blocks(const MatrixView<Scalar>& keys, const ErrorFeedback<Real>& feedback,
+                     Records records, const Mask& mask) const {
+    const Index head_dim = block_.head_dim();
     Matrix<Real> x = working_copy(keys, mask, feedback.token_major());
-    typename ErrorFeedback<Real>::Carry carry(feedback, tokens);
-    Codes codes(8, tokens);
+    typename ErrorFeedback<Real>::Carry carry(feedback, keys.rows());
+    Codes codes(8 * records.count, block_.tokens());
     for (Index first = 0; first < head_dim; first += feedback.block()) {
       const Index count = std::min(feedback.block(), head_dim - first);
       feedback.correct(x, first, count, carry);
       if (feedback.token_major())
-        encode_token_major(x, first, count, codes, record);
+        encode_token_major(x, first, count, codes, records);
       else if (feedback.has_inner())
-        encode_octet(x.row(first).data(), feedback.inner(first), first, codes, record);
+        encode_octet(x.row(first).data(), feedback.inner(first), first, codes, records);
       else
-        encode_channels(x, first, count, codes, record);
+        encode_channels(x, first, count, codes, records);
       feedback.absorb(x, first, count, carry);
     }
   }
@@ -108,28 +138,26 @@ class KeyQuantizer {
                             bool token_major) const {
     if constexpr (std::is_same_v<Scalar, float>) {
       if (!token_major && (mask.empty() || is_full(mask))) {
-        Matrix<float> natural(keys.cols(), keys.rows());
-        simd::encode_kernels().transpose(keys.data(), keys.outerStride(), keys.rows(), keys.cols(),
-                                         natural.data());
-        if (block_.is_ordered()) return natural;
+        Index position[512];  // of a channel; 512 is the largest head_dim
+        for (Index p = 0; p < keys.cols(); ++p) position[block_.channel_at(p)] = p;
         Matrix<float> x(keys.cols(), keys.rows());
-        for (Index p = 0; p < keys.cols(); ++p) x.row(p) = natural.row(block_.channel_at(p));
+        simd::encode_kernels().transpose(keys.data(), keys.outerStride(), keys.rows(), keys.cols(),
+                                         position, x.data());
         return x;
       }
     }
-    Index stand_in = 0;
-    while (stand_in < keys.rows() - 1 && !mask[stand_in]) ++stand_in;
     Matrix<Real> x(token_major ? keys.rows() : keys.cols(),
                    token_major ? keys.cols() : keys.rows());
-    for (Index token = 0; token < keys.rows(); ++token) {
-      if (mask[token]) stand_in = token;
-      const Scalar* key = keys.row(stand_in).data();
-      if (token_major)
+    for (Index first = 0; first < keys.rows(); first += block_.tokens()) {
+      const Index end = first + block_.tokens();
+      Index stand_in = first;
+      while (stand_in < end - 1 && !mask[stand_in]) ++stand_in;
+      for (Index token = first; token < end; ++token) {
+        if (mask[token]) stand_in = token;
+        const Scalar* key = keys.row(stand_in).data();
         for (Index p = 0; p < keys.cols(); ++p)
-          x(token, p) = static_cast<Real>(key[block_.channel_at(p)]);
-      else
-        for (Index p = 0; p < keys.cols(); ++p)
-          x(p, token) = static_cast<Real>(key[block_.channel_at(p)]);
+          (token_major ? x(token, p) : x(p, token)) = static_cast<Real>(key[block_.channel_at(p)]);
+      }
     }
     return x;
   }
@@ -143,7 +171,7 @@ class KeyQuantizer {
   /// Codes of the channels at [first, first + count), x [tokens, head_dim]; their keys in x become
   /// errors, stored - corrected.
   void encode_token_major(Matrix<Real>& x, Index first, Index count, Codes& codes,
-                          std::byte* record) const {
+                          Records records) const {
     for (const KeyBlock::Run& run : block_.runs()) {
       const Index begin = std::max(first, run.first);
       const Index end = std::min(first + count, run.first + run.count);
@@ -151,15 +179,19 @@ class KeyQuantizer {
         if constexpr (std::is_same_v<Real, float>) {
           if (config_.backend == Backend::quanto && config_.scale_bits != 8 &&
               run.planes.count == 1) {
-            simd::encode_kernels(run.bits).keys(
-                x.data() + position, x.cols(), x.rows(), config_.scale_bits,
-                block_.table().scale(record, position), block_.table().zero(record, position),
-                block_.tile(record, run, 0, 0, position), KeyBlock::tile_stride(run, 0));
+            for (Index block = 0; block < records.count; ++block) {
+              std::byte* const record = records[block];
+              simd::encode_kernels(run.bits).keys(
+                  x.row(block * block_.tokens()).data() + position, x.cols(), block_.tokens(),
+                  config_.scale_bits, block_.table().scale(record, position),
+                  block_.table().zero(record, position), block_.tile(record, run, 0, 0, position),
+                  KeyBlock::tile_stride(run, 0));
+            }
             continue;
           }
         }
         Matrix<Real> channels = x.middleCols(position, 8).transpose();
-        encode_octet(channels.data(), nullptr, position, codes, record);
+        encode_octet(channels.data(), nullptr, position, codes, records);
         x.middleCols(position, 8) = channels.transpose();
       }
     }
@@ -168,44 +200,53 @@ class KeyQuantizer {
   /// Codes of the channels at [first, first + count), x [head_dim, tokens]. Channels come in order;
   /// the codes of an octet are packed with its last one.
   void encode_channels(Matrix<Real>& x, Index first, Index count, Codes& codes,
-                       std::byte* record) const {
-    for (Index position = first; position < first + count; ++position) {
-      encode_channel(x.row(position).data(), codes.row(position % 8).data(), record, position);
-      if (position % 8 == 7) pack(codes.data(), block_.tokens(), 0, position - 7, record);
-    }
+                       Records records) const {
+    for (Index position = first; position < first + count; ++position)
+      for (Index block = 0; block < records.count; ++block) {
+        encode_channel(x.row(position).data() + block * block_.tokens(),
+                       codes.row(8 * block + position % 8).data(), records[block], position);
+        if (position % 8 == 7)
+          pack(codes.row(8 * block).data(), block_.tokens(), 0, position - 7, records[block]);
+      }
   }
 
-  /// Codes of eight channels x [8][tokens] with feedback from one to the next; their keys become
-  /// errors, stored - x as it came.
-  void encode_octet(Real* x, const Real* inner, Index first, Codes& codes,
-                    std::byte* record) const {
-    const Index tokens = block_.tokens();
+  /// Codes of eight channels x [8][blocks][tokens] with feedback from one to the next; their keys
+  /// become errors, stored - x as it came.
+  void encode_octet(Real* x, const Real* inner, Index first, Codes& codes, Records records) const {
+    const Index tokens = block_.tokens(), stride = records.count * tokens;
     static constexpr Real none[64] = {};
     if (inner == nullptr) inner = none;
     if constexpr (std::is_same_v<Real, float>) {
       if (config_.backend != Backend::hqq) {
-        Affine<float> affine[8];
+        Affine<float> affine[8 * max_blocks];
         simd::encode_kernels().octet(
-            x, tokens, inner,
+            x, records.count, tokens, inner,
             {block_.bits_at(first), config_.scale_bits, config_.backend == Backend::unbiased},
             block_.expected() == nullptr ? nullptr : block_.expected() + first, affine,
             codes.data());
-        for (Index k = 0; k < 8; ++k) block_.set_affine(record, first + k, affine[k]);
-        pack(codes.data(), tokens, 0, first, record);
+        for (Index block = 0; block < records.count; ++block) {
+          for (Index k = 0; k < 8; ++k)
+            block_.set_affine(records[block], first + k, affine[8 * block + k]);
+          pack(codes.row(8 * block).data(), tokens, 0, first, records[block]);
+        }
         return;
       }
     }
-    Real moved[128] = {};  // the largest block
-    for (Index k = 0; k < 8; ++k) {
-      Real* own = x + k * tokens;
-      std::copy_n(own, tokens, moved);
-      for (Index i = 0; i < k; ++i)
-        for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * x[i * tokens + t];
-      const Affine<Real> affine = encode_channel(moved, codes.row(k).data(), record, first + k);
-      for (Index t = 0; t < tokens; ++t)
-        own[t] = affine.scale * static_cast<Real>(codes(k, t)) + affine.zero - own[t];
+    for (Index block = 0; block < records.count; ++block) {
+      Real* const before = x + block * tokens;  // channel 0, and what follows it
+      for (Index k = 0; k < 8; ++k) {
+        Real* const own = before + k * stride;
+        std::uint8_t* const own_codes = codes.row(8 * block + k).data();
+        Real moved[128] = {};  // the largest block
+        std::copy_n(own, tokens, moved);
+        for (Index i = 0; i < k; ++i)
+          for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * before[i * stride + t];
+        const Affine<Real> affine = encode_channel(moved, own_codes, records[block], first + k);
+        for (Index t = 0; t < tokens; ++t)
+          own[t] = affine.scale * static_cast<Real>(own_codes[t]) + affine.zero - own[t];
+      }
+      pack(codes.row(8 * block).data(), tokens, 0, first, records[block]);
     }
-    pack(codes.data(), tokens, 0, first, record);
   }
 
   /// Codes [tokens] of the channel at `position`; `x` [tokens] becomes its error, stored - x.

@@ -289,22 +289,43 @@ class LayerCache {
   /// Quantizes the oldest `count` residual keys into new rows or, if they come one by one, first
   /// into what is left of the last one. They count once take_keys() says so.
   void pack_keys(Index count, const KeyPlan<Scalar>& plan) {
+    using Quantizer = KeyQuantizer<Scalar>;
     const Index block = config_.token_group_size;
     for (Index first = 0; first < count;) {
-      if (!fills_row()) rows_.add((count - first + block - 1) / block).key_blocks = plan.blocks;
-      BlockRow& row = rows_.back();
-      const Index slot = row.tokens, tokens = std::min(block - slot, count - first);
-      for (Index token = 0; token < tokens; ++token)
-        row.set_valid(slot + token, *valid_.row(first + token) != 0);
-      std::uint8_t counts[BlockRow::max_tokens];
-      row.has_exact |= mark(first, tokens, counts);
-      for (Index head = 0; head < kv_heads_; ++head)
-        plan.quantizers[at(head)].quantize(residual_keys(first, tokens, head),
-                                           plan.feedback[at(head)], row.keys(head),
-                                           Mask(counts, tokens), slot);
-      row.tokens += static_cast<std::int32_t>(tokens);
+      const bool fills = fills_row();
+      const Index slot = fills ? Index{rows_.back().tokens} : Index{0};
+      const Index tokens =
+          std::min(is_per_token_ ? block - slot : Quantizer::max_blocks * block, count - first);
+      const Index row = rows_.size() - fills;
+      std::uint8_t counts[Quantizer::max_blocks * BlockRow::max_tokens];
+      for (Index done = 0; done < tokens; done += block) {
+        if (!fills) rows_.add((count - first - done + block - 1) / block).key_blocks = plan.blocks;
+        receive(rows_.back(), first + done, std::min(block, tokens - done), counts + done);
+      }
+      for (Index head = 0; head < kv_heads_; ++head) {
+        const Quantizer& quantizer = plan.quantizers[at(head)];
+        const auto keys = residual_keys(first, tokens, head);
+        const Mask mask(counts, tokens);
+        if (is_per_token_) {
+          quantizer.quantize(keys, plan.feedback[at(head)], rows_[row].keys(head), mask, slot);
+          continue;
+        }
+        std::byte* records[Quantizer::max_blocks];
+        for (Index i = row; i < rows_.size(); ++i) records[i - row] = rows_[i].keys(head);
+        quantizer.quantize_blocks(keys, plan.feedback[at(head)], {records, rows_.size() - row},
+                                  mask);
+      }
       first += tokens;
     }
+  }
+
+  /// Tells `row` of the `tokens` residual keys from `first` on, and `counts` which of them shape
+  /// ranges.
+  void receive(BlockRow& row, Index first, Index tokens, std::uint8_t* counts) const {
+    for (Index token = 0; token < tokens; ++token)
+      row.set_valid(row.tokens + token, *valid_.row(first + token) != 0);
+    row.has_exact |= mark(first, tokens, counts);
+    row.tokens += static_cast<std::int32_t>(tokens);
   }
 
   void take_keys(Index count) noexcept {

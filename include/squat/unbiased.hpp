@@ -8,8 +8,8 @@ namespace squat {
 /// The sum of eight lanes as vector versions compute it.
 template <class Real>
 Real sum_lanes(const Real lanes[8]) {
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+  return ((lanes[0] + lanes[2]) + (lanes[1] + lanes[3])) +
+         ((lanes[4] + lanes[6]) + (lanes[5] + lanes[7]));
 }
 
 /// The code of x on a grid around zero.

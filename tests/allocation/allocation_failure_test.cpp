@@ -147,7 +147,7 @@ TEST(AllocationFailure, LeavesWhatForksShareUndone) {
     cache.fork(0, 1);
     update(cache, tokens(), 200, 150, sequence(1));
   };
-  EXPECT_GT(run_out_of_memory(forked, [](Cache& cache) { cache.flush(0, sequence(1)); }), 20);
+  EXPECT_GT(run_out_of_memory(forked, [](Cache& cache) { cache.flush(0, sequence(1)); }), 10);
 }
 
 /// A file of what `call` leaves in a cache of two sequences.

@@ -1,26 +1,34 @@
 // Groups of numbers to codes and scales in AVX2.
 #pragma once
 
-#include <squat/simd/avx2.hpp>
-#include <squat/simd/encode_kernels.hpp>
+#include <squat/simd/avx2_grids.hpp>
 
 #if defined(SQUAT_HAVE_AVX2)
 
 namespace squat::simd {
 
 /// What EncodeKernels does with one group at a time.
-struct Avx2Groups : Avx2Registers {
+struct Avx2Groups : Avx2Grids {
   SQUAT_AVX2 static void groups(const float* x, Index n, Index length, const GroupFormat& format,
                                 CodeGrid<float>* grids, std::uint8_t* codes) {
-    if (format.unbiased || format.scale_bits == 8) {
-      for (Index i = 0; i < n; i += length)
-        *grids++ = encode_group(x + i, std::min(length, n - i), format, 0, codes + i);
-      return;
+    const __m256 levels = _mm256_set1_ps(static_cast<float>((1 << format.bits) - 1));
+    for (Index first = 0; first < n;) {
+      // The last group may be shorter than the others, and is then alone.
+      const Index numbers = std::min(length, n - first);
+      const Index count = std::min((n - first) / numbers, Index{4});
+      Grids found;
+      find_grids(x + first, length, count, numbers, format, 0, found);
+      for (Index group = 0; group < count; ++group, first += numbers) {
+        *grids++ = found[group];
+        const __m256 shift = _mm256_set1_ps(found.shift[group]);
+        const __m256 inverse = _mm256_set1_ps(found.inverse[group]);
+        const __m256 origin = _mm256_set1_ps(found.origin[group]);
+        for (Index i = first; i < first + numbers; i += 8) {
+          const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x + i), shift);
+          store64(codes + i, _mm256_cvtps_epi32(on_grid(y, inverse, origin, levels)));
+        }
+      }
     }
-    // Ranges of eight groups at once: dividing is what takes time.
-    for (Index first = 0; first < n; first += 8 * length, grids += 8)
-      encode_eight(x + first, std::min(8 * length, n - first), length, format, grids,
-                   codes + first);
   }
 
   SQUAT_AVX2 static float symmetric(const float* x, Index n, int bits, int scale_bits,
@@ -41,7 +49,7 @@ struct Avx2Groups : Avx2Registers {
     const float step = normal_step(bits) * std::sqrt(energy / static_cast<float>(n));
     const float steps[symmetric_steps] = {step, step * 0.86f, step * 1.16f,
                                           2 * horizontal_max(top) / levels};
-    const __m256 middles = _mm256_set1_ps(middle);
+    const __m256 middles = _mm256_set1_ps(middle), most = _mm256_set1_ps(levels);
     __m256 inverses[symmetric_steps], products[symmetric_steps], sizes[symmetric_steps];
     SQUAT_UNROLL
     for (int k = 0; k < symmetric_steps; ++k) {
@@ -52,26 +60,28 @@ struct Avx2Groups : Avx2Registers {
       const __m256 xi = _mm256_loadu_ps(x + i);
       SQUAT_UNROLL
       for (int k = 0; k < symmetric_steps; ++k) {
-        const __m256 code =
-            _mm256_sub_ps(rounded(on_grid(xi, inverses[k], middles, levels)), middles);
+        const __m256 code = _mm256_sub_ps(
+            _mm256_round_ps(on_grid(xi, inverses[k], middles, most), rounding), middles);
         products[k] = add_product(products[k], code, xi);
         sizes[k] = _mm256_fmadd_ps(code, code, sizes[k]);  // exact
       }
     }
+    const __m128 product = reduce<AddFloats>(products);
+    alignas(16) float all_products[4], cosines[4];
+    _mm_store_ps(all_products, product);
+    _mm_store_ps(cosines, _mm_div_ps(_mm_mul_ps(product, product), reduce<AddFloats>(sizes)));
     float best = 0, best_step = step, best_product = 1;
-    for (int k = 0; k < symmetric_steps; ++k) {
-      const float product = sum_lanes(products[k]);
-      const float cosine = product * product / sum_lanes(sizes[k]);
-      if (cosine > best) {
-        best = cosine;
+    for (int k = 0; k < symmetric_steps; ++k)
+      if (cosines[k] > best) {
+        best = cosines[k];
         best_step = steps[k];
-        best_product = product;
+        best_product = all_products[k];
       }
-    }
     const float scale = energy / best_product, stored = stored_scale(scale, scale_bits);
     const __m256 inverse = _mm256_set1_ps(stored > 0 ? scale / (best_step * stored) : 0.0f);
     for (Index i = 0; i < n; i += 8)
-      store64(codes + i, grid_codes(_mm256_loadu_ps(x + i), inverse, middles, levels));
+      store64(codes + i,
+              _mm256_cvtps_epi32(on_grid(_mm256_loadu_ps(x + i), inverse, middles, most)));
     return stored;
   }
 
@@ -141,169 +151,10 @@ struct Avx2Groups : Avx2Registers {
     return range;
   }
 
-  /// The same for one range, in every lane; scales of any width.
-  SQUAT_AVX2_INLINE static Range fit(__m256 low, __m256 high, float levels, int scale_bits,
-                                     float expected, Affine<float>& affine) {
-    if (scale_bits != 8) {
-      const Range range = fit_eight(low, high, levels, scale_bits);
-      affine = {_mm256_cvtss_f32(range.scale), _mm256_cvtss_f32(range.zero)};
-      return range;
-    }
-    const float limit = static_cast<float>(largest_storable(8));
-    affine = stored_range(std::min(limit, std::max(-limit, _mm256_cvtss_f32(low))),
-                          std::min(limit, std::max(-limit, _mm256_cvtss_f32(high))), levels, 8,
-                          expected);
-    return {_mm256_set1_ps(affine.scale), _mm256_set1_ps(affine.zero),
-            _mm256_set1_ps(inverse_scale(affine))};
-  }
-
   SQUAT_AVX2_INLINE static __m256i to_codes(__m256 x, const Range& range, float levels) {
     const __m256 code = _mm256_mul_ps(_mm256_sub_ps(x, range.zero), range.inverse);
     return _mm256_cvtps_epi32(
         _mm256_min_ps(_mm256_max_ps(code, _mm256_setzero_ps()), _mm256_set1_ps(levels)));
-  }
-
-  SQUAT_AVX2_INLINE static __m256 on_grid(__m256 x, __m256 inverse, __m256 middle, float levels) {
-    return _mm256_min_ps(_mm256_max_ps(add_product(middle, x, inverse), _mm256_setzero_ps()),
-                         _mm256_set1_ps(levels));
-  }
-  SQUAT_AVX2_INLINE static __m256 rounded(__m256 x) {
-    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  }
-  SQUAT_AVX2_INLINE static __m256i grid_codes(__m256 x, __m256 inverse, __m256 middle,
-                                              float levels) {
-    return _mm256_cvtps_epi32(on_grid(x, inverse, middle, levels));
-  }
-
-  /// Codes of x[0..n) and their grid.
-  SQUAT_AVX2_INLINE static CodeGrid<float> encode_group(const float* x, Index n,
-                                                        const GroupFormat& format, float expected,
-                                                        std::uint8_t* codes) {
-    __m256 low = _mm256_loadu_ps(x), high = low;
-    for (Index i = 8; i < n; i += 8) {
-      low = _mm256_min_ps(low, _mm256_loadu_ps(x + i));
-      high = _mm256_max_ps(high, _mm256_loadu_ps(x + i));
-    }
-    low = horizontal<true>(low);
-    high = horizontal<false>(high);
-    const float levels = static_cast<float>((1 << format.bits) - 1);
-    if (format.unbiased) {
-      const float limit = static_cast<float>(largest_storable(format.scale_bits));
-      const float least = std::min(limit, std::max(-limit, _mm256_cvtss_f32(low)));
-      const float most = std::min(limit, std::max(-limit, _mm256_cvtss_f32(high)));
-      const float step = (most - least) * (1 / levels);
-      if (step > std::numeric_limits<float>::min())
-        return unbiased(x, n, format, expected, (least + most) * 0.5f, step, codes);
-    }
-    Affine<float> affine;
-    const Range range = fit(low, high, levels, format.scale_bits, expected, affine);
-    for (Index i = 0; i < n; i += 8)
-      store64(codes + i, to_codes(_mm256_loadu_ps(x + i), range, levels));
-    return nearest_grid(affine);
-  }
-
-  /// Up to eight groups by min-max.
-  SQUAT_AVX2_INLINE static void encode_eight(const float* x, Index n, Index length,
-                                             const GroupFormat& format, CodeGrid<float>* grids,
-                                             std::uint8_t* codes) {
-    alignas(32) float lows[8] = {}, highs[8] = {}, scales[8], zeros[8], inverses[8];
-    for (Index first = 0, group = 0; first < n; first += length, ++group) {
-      const Index end = std::min(first + length, n);
-      __m256 low = _mm256_loadu_ps(x + first), high = low;
-      for (Index i = first + 8; i < end; i += 8) {
-        low = _mm256_min_ps(low, _mm256_loadu_ps(x + i));
-        high = _mm256_max_ps(high, _mm256_loadu_ps(x + i));
-      }
-      lows[group] = _mm256_cvtss_f32(horizontal<true>(low));
-      highs[group] = _mm256_cvtss_f32(horizontal<false>(high));
-    }
-    const float levels = static_cast<float>((1 << format.bits) - 1);
-    const Range ranges =
-        fit_eight(_mm256_load_ps(lows), _mm256_load_ps(highs), levels, format.scale_bits);
-    _mm256_store_ps(scales, ranges.scale);
-    _mm256_store_ps(zeros, ranges.zero);
-    _mm256_store_ps(inverses, ranges.inverse);
-    for (Index first = 0, group = 0; first < n; first += length, ++group) {
-      grids[group] = {{scales[group], zeros[group]}, zeros[group], inverses[group], 0};
-      const Range range = {_mm256_set1_ps(scales[group]), _mm256_set1_ps(zeros[group]),
-                           _mm256_set1_ps(inverses[group])};
-      for (Index i = first; i < std::min(first + length, n); i += 8)
-        store64(codes + i, to_codes(_mm256_loadu_ps(x + i), range, levels));
-    }
-  }
-
-  /// unbiased_codes, once the middle and the step of the whole range are known.
-  SQUAT_AVX2 static CodeGrid<float> unbiased(const float* x, Index n, const GroupFormat& format,
-                                             float expected, float middle, float step,
-                                             std::uint8_t* codes) {
-    float parts[3];
-    if (clipped_parts(format.bits, parts) == 1)
-      return unbiased_of<1>(x, n, format, expected, middle, step, parts, codes);
-    return unbiased_of<3>(x, n, format, expected, middle, step, parts, codes);
-  }
-
-  template <int Candidates>
-  SQUAT_AVX2_INLINE static CodeGrid<float> unbiased_of(const float* x, Index n,
-                                                       const GroupFormat& format, float expected,
-                                                       float middle, float step, const float* parts,
-                                                       std::uint8_t* codes) {
-    const float levels = static_cast<float>((1 << format.bits) - 1), count = static_cast<float>(n);
-    const __m256 middles = _mm256_set1_ps(middle), halves = _mm256_set1_ps(levels / 2);
-    __m256 xs = _mm256_setzero_ps(), squares = xs;
-    __m256 inverses[Candidates], cs[Candidates], sizes[Candidates], products[Candidates];
-    SQUAT_UNROLL
-    for (int k = 0; k < Candidates; ++k) {
-      inverses[k] = _mm256_set1_ps(1 / (step * parts[k]));
-      cs[k] = sizes[k] = products[k] = _mm256_setzero_ps();
-    }
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x + i), middles);
-      xs = _mm256_add_ps(xs, y);
-      squares = add_product(squares, y, y);
-      SQUAT_UNROLL
-      for (int k = 0; k < Candidates; ++k) {
-        const __m256 code = rounded(on_grid(y, inverses[k], halves, levels));
-        cs[k] = _mm256_add_ps(cs[k], code);
-        sizes[k] = _mm256_fmadd_ps(code, code, sizes[k]);  // exact
-        products[k] = add_product(products[k], code, y);
-      }
-    }
-    GroupSums<float> best{};
-    float best_closeness = -1, best_inverse = 0;
-    const float sum_x = sum_lanes(xs), sum_xx = sum_lanes(squares);
-    SQUAT_UNROLL
-    for (int k = 0; k < Candidates; ++k) {
-      const GroupSums<float> sums{sum_x, sum_xx, sum_lanes(cs[k]), sum_lanes(sizes[k]),
-                                  sum_lanes(products[k])};
-      const float near = closeness(sums, count);
-      if (near > best_closeness) {
-        best = sums;
-        best_closeness = near;
-        best_inverse = 1 / (step * parts[k]);
-      }
-    }
-    const CodeGrid<float> grid =
-        unbiased_grid(best, count, middle, best_inverse, levels, format.scale_bits, expected);
-    const __m256 inverse = _mm256_set1_ps(grid.inverse);
-    const __m256 stored = _mm256_set1_ps(grid.shift);
-    for (Index i = 0; i < n; i += 8)
-      store64(codes + i,
-              grid_codes(_mm256_sub_ps(_mm256_loadu_ps(x + i), stored), inverse, halves, levels));
-    return grid;
-  }
-
-  /// sum + a b, rounded twice as the portable version does: not a fused multiply-add.
-  SQUAT_AVX2_INLINE static __m256 add_product(__m256 sum, __m256 a, __m256 b) {
-    __m256 product = _mm256_mul_ps(a, b);
-    __asm__("" : "+x"(product));
-    return _mm256_add_ps(sum, product);
-  }
-
-  /// As sum_lanes of affine.hpp.
-  SQUAT_AVX2_INLINE static float sum_lanes(__m256 x) {
-    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
-    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
   }
 
   SQUAT_AVX2_INLINE static __m256 butterfly(__m256 other, __m256 own, const int negative) {
@@ -314,24 +165,17 @@ struct Avx2Groups : Avx2Registers {
     return _mm256_add_ps(other, _mm256_xor_ps(own, minus));
   }
 
+  /// As sum_lanes of unbiased.hpp.
+  SQUAT_AVX2_INLINE static float sum_lanes(__m256 x) {
+    const __m256 only[1] = {x};
+    return _mm_cvtss_f32(reduce<AddFloats>(only));
+  }
+
   /// 8 codes, a byte each.
   SQUAT_AVX2_INLINE static void store64(std::uint8_t* target, __m256i x) {
     const __m128i words =
         _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_packus_epi16(words, words));
-  }
-
-  /// Minimum or maximum of all eight, in every lane.
-  template <bool Min>
-  SQUAT_AVX2_INLINE static __m256 horizontal(__m256 x) {
-    x = better<Min>(x, _mm256_permute2f128_ps(x, x, 1));
-    x = better<Min>(x, _mm256_shuffle_ps(x, x, 0x4e));
-    return better<Min>(x, _mm256_shuffle_ps(x, x, 0xb1));
-  }
-
-  template <bool Min>
-  SQUAT_AVX2_INLINE static __m256 better(__m256 a, __m256 b) {
-    return Min ? _mm256_min_ps(a, b) : _mm256_max_ps(a, b);
   }
 };
 

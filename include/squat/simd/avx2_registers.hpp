@@ -83,6 +83,10 @@ struct Avx2Registers {
     SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
     SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
   };
+  struct MinFloats {
+    SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+    SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_min_ps(a, b); }
+  };
   struct MaxFloats {
     SQUAT_AVX2_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
     SQUAT_AVX2_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_max_ps(a, b); }

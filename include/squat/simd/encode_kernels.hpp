@@ -31,10 +31,12 @@ struct EncodeKernels {
   void (*put)(const std::uint8_t* codes, Index n, std::uint8_t* tile, Index tile_stride,
               Index depth);
 
-  /// Eight channels of a key block whose keys lie as x [8][tokens], with feedback from channel to
-  /// channel: channel k moves by sum over i < k of inner[8 k + i] * error_i. Writes their affine
-  /// and codes [8][tokens]; x becomes error, stored - x, x as it was before it moved.
-  void (*octet)(float* x, Index tokens, const float* inner, const GroupFormat& format,
+  /// Eight channels of `blocks` key blocks of one head. Keys lie as x [8][blocks][tokens], with
+  /// feedback from channel to channel: channel k moves by sum over i < k of inner[8 k + i] *
+  /// error_i. Writes affine [blocks][8] and codes [blocks][8][tokens]; x becomes error, stored - x,
+  /// x as it was before it moved. What takes time is that a channel waits for the one before it:
+  /// blocks do so side by side.
+  void (*octet)(float* x, Index blocks, Index tokens, const float* inner, const GroupFormat& format,
                 const float* expected, Affine<float>* affine, std::uint8_t* codes);
   /// Grids and codes of the groups of x[0..n), at most 512 numbers, `length` to a group but perhaps
   /// for the last.
@@ -45,10 +47,11 @@ struct EncodeKernels {
   /// hadamard of x[0..n), which versions may round otherwise.
   void (*rotate)(float* x, Index n);
 
-  /// out [columns, rows] = x [rows, columns] transposed; rows and columns are multiples of 8, the
-  /// rows of x are `stride` apart.
-  void (*transpose)(const float* x, Index stride, Index rows, Index columns, float* out);
-  /// out [rows, columns] += a [rows, n] b [n, columns]; rows and columns are multiples of 8,
+  /// x [rows, columns] transposed: column c becomes row position[c] of out [columns, rows]. Rows
+  /// and columns are multiples of 8, the rows of x are `stride` apart.
+  void (*transpose)(const float* x, Index stride, Index rows, Index columns, const Index* position,
+                    float* out);
+  /// out [rows, columns] += a [rows, n] b [n, columns]; rows are a multiple of 4, columns of 8,
   /// strides are those of rows. Here versions may differ in rounding.
   void (*add_products)(const float* a, Index a_stride, const float* b, Index b_stride, float* out,
                        Index out_stride, Index rows, Index n, Index columns);
@@ -109,19 +112,25 @@ struct PortableEncode {
     return nearest_grid(affine);
   }
 
-  static void octet(float* x, Index tokens, const float* inner, const GroupFormat& format,
-                    const float* expected, Affine<float>* affine, std::uint8_t* codes) {
-    for (Index k = 0; k < 8; ++k) {
-      float moved[128] = {};  // the largest block
-      for (Index t = 0; t < tokens; ++t) moved[t] = x[k * tokens + t];
-      for (Index i = 0; i < k; ++i)
-        for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * x[i * tokens + t];
-      std::uint8_t* own = codes + k * tokens;
-      affine[k] = encode(moved, tokens, format, expected == nullptr ? 0 : expected[k], own);
-      for (Index t = 0; t < tokens; ++t)
-        x[k * tokens + t] =
-            affine[k].scale * static_cast<float>(own[t]) + affine[k].zero - x[k * tokens + t];
-    }
+  static void octet(float* x, Index blocks, Index tokens, const float* inner,
+                    const GroupFormat& format, const float* expected, Affine<float>* affine,
+                    std::uint8_t* codes) {
+    const Index stride = blocks * tokens;
+    for (Index k = 0; k < 8; ++k)
+      for (Index block = 0; block < blocks; ++block) {
+        float* const first = x + block * tokens;  // of channel 0
+        float moved[128] = {};                    // the largest block
+        for (Index t = 0; t < tokens; ++t) moved[t] = first[k * stride + t];
+        for (Index i = 0; i < k; ++i)
+          for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * first[i * stride + t];
+        std::uint8_t* own = codes + (8 * block + k) * tokens;
+        const Affine<float> stored =
+            encode(moved, tokens, format, expected == nullptr ? 0 : expected[k], own);
+        affine[8 * block + k] = stored;
+        for (Index t = 0; t < tokens; ++t)
+          first[k * stride + t] =
+              stored.scale * static_cast<float>(own[t]) + stored.zero - first[k * stride + t];
+      }
   }
 
   static void groups(const float* x, Index n, Index length, const GroupFormat& format,
@@ -130,9 +139,10 @@ struct PortableEncode {
       *grids++ = encode(x + i, std::min(length, n - i), format, 0, codes + i);
   }
 
-  static void transpose(const float* x, Index stride, Index rows, Index columns, float* out) {
+  static void transpose(const float* x, Index stride, Index rows, Index columns,
+                        const Index* position, float* out) {
     for (Index row = 0; row < rows; ++row)
-      for (Index c = 0; c < columns; ++c) out[c * rows + row] = x[row * stride + c];
+      for (Index c = 0; c < columns; ++c) out[position[c] * rows + row] = x[row * stride + c];
   }
 
   static void add_products(const float* a, Index a_stride, const float* b, Index b_stride,
