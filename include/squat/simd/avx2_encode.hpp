@@ -70,29 +70,6 @@ struct Avx2Encode : Avx2Groups {
     }
   }
 
-  SQUAT_AVX2 static void octet(float* x, Index blocks, Index tokens, const float* inner,
-                               const GroupFormat& format, const float* expected,
-                               Affine<float>* affine, std::uint8_t* codes) {
-    const Index stride = blocks * tokens;
-    const __m256 levels = _mm256_set1_ps(static_cast<float>((1 << format.bits) - 1));
-    alignas(32) float moved[4 * 128];
-    for (Index first = 0; first < blocks; first += 4) {
-      const Index count = std::min(blocks - first, Index{4});
-      for (Index k = 0; k < 8; ++k) {
-        float* const own = x + k * stride + first * tokens;
-        move(x + first * tokens, stride, k, inner + 8 * k, count * tokens, moved);
-        Grids grids;
-        find_grids(moved, tokens, count, tokens, format, expected == nullptr ? 0 : expected[k],
-                   grids);
-        for (Index i = 0; i < count; ++i) {
-          affine[8 * (first + i) + k] = {grids.scale[i], grids.zero[i]};
-          encode(moved + i * tokens, tokens, grids, i, levels, own + i * tokens,
-                 codes + (8 * (first + i) + k) * tokens);
-        }
-      }
-    }
-  }
-
   SQUAT_AVX2 static void transpose(const float* x, Index stride, Index rows, Index columns,
                                    const Index* position, float* out) {
     for (Index row = 0; row < rows; row += 8) {
@@ -131,50 +108,6 @@ struct Avx2Encode : Avx2Groups {
   }
 
  private:
-  /// moved = x of channel k [n], a multiple of 32, and what the errors of those before it add.
-  SQUAT_AVX2_INLINE static void move(const float* x, Index stride, Index k, const float* inner,
-                                     Index n, float* moved) {
-    for (Index t = 0; t < n; t += 32) {
-      __m256 y[4];
-      SQUAT_UNROLL
-      for (int v = 0; v < 4; ++v) y[v] = _mm256_loadu_ps(x + k * stride + t + 8 * v);
-      for (Index i = 0; i < k; ++i) {
-        const __m256 factor = _mm256_broadcast_ss(inner + i);
-        SQUAT_UNROLL
-        for (int v = 0; v < 4; ++v)
-          y[v] = add_product(y[v], factor, _mm256_loadu_ps(x + i * stride + t + 8 * v));
-      }
-      SQUAT_UNROLL
-      for (int v = 0; v < 4; ++v) _mm256_store_ps(moved + t + 8 * v, y[v]);
-    }
-  }
-
-  /// Codes of moved [n], n a multiple of 32; x [n], which it came from, becomes its error.
-  SQUAT_AVX2_INLINE static void encode(const float* moved, Index n, const Grids& grids, Index group,
-                                       __m256 levels, float* x, std::uint8_t* codes) {
-    const __m256 scale = _mm256_broadcast_ss(&grids.scale[group]);
-    const __m256 zero = _mm256_broadcast_ss(&grids.zero[group]);
-    const __m256 shift = _mm256_broadcast_ss(&grids.shift[group]);
-    const __m256 inverse = _mm256_broadcast_ss(&grids.inverse[group]);
-    const __m256 origin = _mm256_broadcast_ss(&grids.origin[group]);
-    for (Index t = 0; t < n; t += 32) {
-      __m256i code[4];
-      SQUAT_UNROLL
-      for (int v = 0; v < 4; ++v) {
-        float* const own = x + t + 8 * v;
-        const __m256 y = _mm256_sub_ps(_mm256_load_ps(moved + t + 8 * v), shift);
-        code[v] = _mm256_cvtps_epi32(on_grid(y, inverse, origin, levels));
-        const __m256 stored = add_product(zero, _mm256_cvtepi32_ps(code[v]), scale);
-        _mm256_storeu_ps(own, _mm256_sub_ps(stored, _mm256_loadu_ps(own)));
-      }
-      // Packing works within 128 bits and leaves fours 0, 2, 4, 6, 1, 3, 5, 7.
-      const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]),
-                                                _mm256_packs_epi32(code[2], code[3]));
-      store256(codes + t,
-               _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
-    }
-  }
-
   SQUAT_AVX2_INLINE static void store(__m256 x, int scale_bits, std::byte* target) {
     if (scale_bits == 16)
       _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_cvtps_ph(x, 0));
