@@ -36,11 +36,11 @@ case $name in
     export PKG_CONFIG_PATH=$directory/moved/share/pkgconfig
     pkg-config --print-errors --exact-version="$SQUAT_VERSION" squat
     read -ra flags < <(pkg-config --cflags squat)
-    "$CXX" -std=c++17 "${flags[@]}" "$consumers/main.cpp" -o consumer
+    "$CXX" -std=c++17 "${flags[@]}" "$consumers/headers.cpp" -o consumer
     ./consumer
     ;;
   plain_include)
-    compile "$consumers/main.cpp"
+    compile "$consumers/headers.cpp"
     ./consumer
     ;;
   no_exceptions)
@@ -53,7 +53,7 @@ case $name in
     grep -q '^squat: shape.query_heads is 3;' message
     ;;
   two_units)
-    compile "$consumers"/two_units/*.cpp
+    compile "$consumers/headers.cpp" "$consumers/two_units/second.cpp"
     ./consumer
     ;;
   *)
