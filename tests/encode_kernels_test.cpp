@@ -53,16 +53,16 @@ TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
   const float expected[8] = {0, 1, 0, -1, 2, 0, 0, 7};
   for (int bits = 1; bits <= 8; ++bits)
     for (const int scale_bits : {8, 16, 32})
-      for (const bool unbiased : {false, true})
+      for (const GridFit fit : {GridFit::min_max, GridFit::unbiased})
         for (const Index tokens : {32, 64, 128})
           for (const Index blocks : {1, 3}) {
             SCOPED_TRACE(::testing::Message()
                          << bits << " bits, scales of " << scale_bits << ", " << blocks
-                         << " blocks of " << tokens << " tokens, unbiased " << unbiased);
+                         << " blocks of " << tokens << " tokens, fit " << static_cast<int>(fit));
             Matrix<float> x = channels(blocks * tokens, static_cast<unsigned>(bits)), y = x;
             Affine<float> affine[3 * 8], want[3 * 8];
             Bytes codes(static_cast<std::size_t>(x.size())), want_codes = codes;
-            const GroupFormat format{bits, scale_bits, unbiased};
+            const GroupFormat format{bits, scale_bits, fit};
             kernels<2>().octet(x.data(), blocks, tokens, inner.data(), format, expected, affine,
                                codes.data());
             portable.octet(y.data(), blocks, tokens, inner.data(), format, expected, want,
@@ -82,9 +82,9 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
       const Matrix<float> x = random_matrix<float>(1, n, static_cast<unsigned>(n + bits));
       Bytes codes(static_cast<std::size_t>(n)), want = codes;
       for (const int scale_bits : {8, 16, 32})
-        for (const bool unbiased : {false, true})
+        for (const GridFit fit : {GridFit::min_max, GridFit::unbiased, GridFit::symmetric})
           for (const Index length : {32, 64, 512}) {
-            const GroupFormat format{bits, scale_bits, unbiased};
+            const GroupFormat format{bits, scale_bits, fit};
             CodeGrid<float> got[16] = {}, wanted[16] = {};
             kernels<2>().groups(x.data(), n, length, format, got, codes.data());
             portable.groups(x.data(), n, length, format, wanted, want.data());
@@ -97,11 +97,6 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
               EXPECT_EQ(got[group].origin, wanted[group].origin);
             }
           }
-      for (const int scale_bits : {8, 16, 32}) {
-        EXPECT_EQ(kernels<2>().symmetric(x.data(), n, bits, scale_bits, codes.data()),
-                  portable.symmetric(x.data(), n, bits, scale_bits, want.data()));
-        EXPECT_EQ(codes, want) << n << " numbers, " << bits << " bits";
-      }
     }
 }
 
@@ -135,8 +130,8 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
         SCOPED_TRACE(::testing::Message() << bits << " bits, scales of " << scale_bits << ", of "
                                           << x0 << " and " << x1);
         Bytes codes(static_cast<std::size_t>(n)), all(static_cast<std::size_t>(8 * n));
-        for (const bool unbiased : {false, true}) {
-          const GroupFormat format{bits, scale_bits, unbiased};
+        for (const GridFit fit : {GridFit::min_max, GridFit::unbiased, GridFit::symmetric}) {
+          const GroupFormat format{bits, scale_bits, fit};
           Affine<float> affine[8];
           Matrix<float> keys = x;
           kernels<2>().octet(keys.data(), 1, n, inner.data(), format, expected, affine, all.data());
@@ -145,8 +140,6 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
           kernels<2>().groups(x.data(), n, n, format, &grid, codes.data());
           expect_in_range(grid, codes, bits, scale_bits);
         }
-        const float scale = kernels<2>().symmetric(x.data(), n, bits, scale_bits, codes.data());
-        expect_in_range({scale, 0}, codes, bits, scale_bits);
         Config config;
         config.scale_bits = scale_bits;
         for (const Backend backend : {Backend::quanto, Backend::hqq, Backend::unbiased}) {

@@ -77,7 +77,7 @@ TEST(SymmetricCodes, LeaveAnErrorThatIsOrthogonal) {
     for (const Index count : {8, 32, 64, 512}) {
       const Matrix<double> x = random_matrix(1, count, 7);
       Codes codes(static_cast<std::size_t>(count));
-      const double scale = symmetric_codes(x.data(), count, bits, 32, codes.data());
+      const double scale = symmetric_codes(x.data(), count, bits, 32, codes.data()).scale;
       double along = 0, energy = 0;
       for (Index i = 0; i < count; ++i) {
         const double stored =
@@ -89,7 +89,7 @@ TEST(SymmetricCodes, LeaveAnErrorThatIsOrthogonal) {
     }
   const std::vector<float> zeros(8, 0.0f);
   Codes codes(8, 9);
-  EXPECT_EQ(symmetric_codes(zeros.data(), 8, 2, 8, codes.data()), 0.0f);
+  EXPECT_EQ(symmetric_codes(zeros.data(), 8, 2, 8, codes.data()).scale, 0.0f);
 }
 
 /// Mean squared errors of min-max and of unbiased codes of normal numbers.

@@ -221,7 +221,7 @@ class KeyQuantizer {
         Affine<float> affine[8 * max_blocks];
         simd::encode_kernels().octet(
             x, records.count, tokens, inner,
-            {block_.bits_at(first), config_.scale_bits, config_.backend == Backend::unbiased},
+            {block_.bits_at(first), config_.scale_bits, simd::grid_fit(config_.backend)},
             block_.expected() == nullptr ? nullptr : block_.expected() + first, affine,
             codes.data());
         for (Index block = 0; block < records.count; ++block) {

@@ -100,8 +100,8 @@ class TokenKeyEncoder {
     if constexpr (std::is_same_v<Real, float>) {
       if (config_.backend != Backend::hqq)
         return simd::encode_kernels().groups(
-            x, count, length, {bits, config_.scale_bits, config_.backend == Backend::unbiased},
-            grids, codes);
+            x, count, length, {bits, config_.scale_bits, simd::grid_fit(config_.backend)}, grids,
+            codes);
     }
     for (Index i = 0; i < count; i += length)
       *grids++ = encode_group(x + i, std::min(length, count - i), bits, config_, Real(0), codes);

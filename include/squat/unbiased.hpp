@@ -53,14 +53,15 @@ SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
   return as_stored(scale, scale_bits);
 }
 
-/// ValueGrid::symmetric: codes of x[0..count) and their scale, as it is stored, for a zero point of
-/// -levels / 2 * scale. Of a few steps that one is taken whose codes c, counted from the middle,
-/// are nearest to x in angle; the scale <x, x> / <c, x> makes the error orthogonal to x, as RaBitQ
-/// does (Gao & Long 2024, eq. 12): it has no bias along x. What storing changes of the scale, the
-/// step follows. `count` is a multiple of 8. Sums go eight lanes at a time, so that vector versions
-/// compute the same.
+/// ValueGrid::symmetric: codes of x[0..count) and their grid; the zero point, which nobody stores,
+/// is -levels / 2 * scale, and 0 here. Of a few steps that one is taken whose codes c, counted from
+/// the middle, are nearest to x in angle; the scale <x, x> / <c, x> makes the error orthogonal to
+/// x, as RaBitQ does (Gao & Long 2024, eq. 12): it has no bias along x. What storing changes of the
+/// scale, the step follows. `count` is a multiple of 8. Sums go eight lanes at a time, so that
+/// vector versions compute the same.
 template <class Real>
-Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::uint8_t* codes) {
+CodeGrid<Real> symmetric_codes(const Real* x, Index count, int bits, int scale_bits,
+                               std::uint8_t* codes) {
   const Real levels = static_cast<Real>((1 << bits) - 1), middle = levels / 2;
   Real lanes[8] = {}, top = 0;
   for (Index i = 0; i < count; ++i) {
@@ -70,7 +71,7 @@ Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::
   const Real energy = sum_lanes(lanes);
   if (!(energy > std::numeric_limits<float>::min())) {
     std::fill_n(codes, count, std::uint8_t{0});
-    return 0;
+    return {};
   }
   const Real step =
       static_cast<Real>(normal_step(bits)) * std::sqrt(energy / static_cast<Real>(count));
@@ -82,8 +83,10 @@ Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::
     const Real inverse = 1 / candidate;
     Real products[8] = {}, squares[8] = {};
     for (Index i = 0; i < count; ++i) {
-      const Real code = grid_code(x[i], inverse, middle, levels) - middle;
-      products[i % 8] += code * x[i];
+      const Real size = std::abs(x[i]);
+      const Real code = static_cast<Real>(static_cast<int>(std::min(middle, size * inverse))) +
+                        Real(0.5);  // of that size, counted from the middle
+      products[i % 8] += code * size;
       squares[i % 8] += code * code;
     }
     const Real product = sum_lanes(products), cosine = product * product / sum_lanes(squares);
@@ -97,7 +100,7 @@ Real symmetric_codes(const Real* x, Index count, int bits, int scale_bits, std::
   const Real inverse = stored > 0 ? scale / (best_step * stored) : Real(0);
   for (Index i = 0; i < count; ++i)
     codes[i] = static_cast<std::uint8_t>(grid_code(x[i], inverse, middle, levels));
-  return stored;
+  return {{stored, 0}, 0, inverse, middle};
 }
 
 /// Parts of the range that Backend::unbiased tries for codes of `bits` bits; returns how many.

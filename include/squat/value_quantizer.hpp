@@ -45,30 +45,21 @@ class ValueQuantizer {
  private:
   /// Codes of x [head_dim], and the grid of every group.
   void encode(const Real* x, CodeGrid<Real>* grids, std::uint8_t* codes) const {
+    const bool symmetric = config_.value_grid == ValueGrid::symmetric;
     if constexpr (std::is_same_v<Real, float>) {
-      if (config_.value_grid == ValueGrid::min_max && config_.backend != Backend::hqq) {
-        simd::encode_kernels().groups(
-            x, block_.head_dim(), block_.group_end(0),
-            {bits_, config_.scale_bits, config_.backend == Backend::unbiased}, grids, codes);
+      if (symmetric || config_.backend != Backend::hqq) {
+        const auto fit = symmetric ? simd::GridFit::symmetric : simd::grid_fit(config_.backend);
+        simd::encode_kernels().groups(x, block_.head_dim(), block_.group_end(0),
+                                      {bits_, config_.scale_bits, fit}, grids, codes);
         return;
       }
     }
     for (Index group = 0; group < block_.groups(); ++group) {
       const Index begin = block_.group_begin(group), count = block_.group_end(group) - begin;
-      grids[group] = encode_group(x + begin, count, codes + begin);
+      grids[group] =
+          symmetric ? symmetric_codes(x + begin, count, bits_, config_.scale_bits, codes + begin)
+                    : encode_group(x + begin, count, bits_, config_, Real(0), codes + begin);
     }
-  }
-
-  /// Codes of one group, and their grid.
-  CodeGrid<Real> encode_group(const Real* x, Index count, std::uint8_t* codes) const {
-    if (config_.value_grid == ValueGrid::min_max)
-      return squat::encode_group(x, count, bits_, config_, Real(0), codes);
-    Real scale;
-    if constexpr (std::is_same_v<Real, float>)
-      scale = simd::encode_kernels().symmetric(x, count, bits_, config_.scale_bits, codes);
-    else
-      scale = symmetric_codes(x, count, bits_, config_.scale_bits, codes);
-    return {{scale, 0}, 0, 0, 0};  // no zero point is stored
   }
 
   Config config_;

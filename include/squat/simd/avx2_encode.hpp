@@ -103,7 +103,7 @@ struct Avx2Encode : Avx2Groups {
 
   template <int Bits>
   static constexpr EncodeKernels kernels() {
-    return {keys<Bits>, pack_channels<Bits>, put_codes<Bits>, octet, groups, symmetric,
+    return {keys<Bits>, pack_channels<Bits>, put_codes<Bits>, octet, groups,
             rotate,     transpose,           add_products};
   }
 

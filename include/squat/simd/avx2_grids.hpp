@@ -1,8 +1,7 @@
 // Grids of groups of numbers in AVX2, up to four groups side by side.
 #pragma once
 
-#include <squat/simd/avx2.hpp>
-#include <squat/simd/encode_kernels.hpp>
+#include <squat/simd/avx2_affine.hpp>
 
 #if defined(SQUAT_HAVE_AVX2)
 
@@ -10,7 +9,7 @@ namespace squat::simd {
 
 /// What finding a grid takes is mostly waiting: for sums, and for divisions. Four groups wait
 /// together, a lane each. Every number is that of the portable version, to the bit.
-struct Avx2Grids : Avx2Registers {
+struct Avx2Grids : Avx2Affine {
  protected:
   /// CodeGrid of up to four groups.
   struct alignas(16) Grids {
@@ -24,6 +23,8 @@ struct Avx2Grids : Avx2Registers {
   /// Grids of `count` groups of n numbers, 1 to 4 groups that begin `stride` apart in x.
   SQUAT_AVX2 static void find_grids(const float* x, Index stride, Index count, Index n,
                                     const GroupFormat& format, float expected, Grids& grids) {
+    if (format.fit == GridFit::symmetric)
+      return find_symmetric(x, stride, count, n, format.bits, format.scale_bits, grids);
     __m256 lows[4], highs[4];
     SQUAT_UNROLL
     for (Index group = 0; group < 4; ++group) {
@@ -40,13 +41,11 @@ struct Avx2Grids : Avx2Registers {
     const __m128 limit = _mm_set1_ps(static_cast<float>(largest_storable(format.scale_bits)));
     const __m128 low = within(reduce<MinFloats>(lows), limit);
     const __m128 high = within(reduce<MaxFloats>(highs), limit);
-    if (format.unbiased)
+    if (format.fit == GridFit::unbiased)
       find_unbiased(x, stride, count, n, format, low, high, expected, grids);
     else
       store_nearest(stored_range(low, high, levels, format.scale_bits, expected), grids);
   }
-
-  static constexpr int rounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
   /// Where eight numbers lie on their grid; rounded, that is their codes.
   SQUAT_AVX2_INLINE static __m256 on_grid(__m256 x, __m256 inverse, __m256 origin, __m256 levels) {
@@ -54,99 +53,7 @@ struct Avx2Grids : Avx2Registers {
                          levels);
   }
 
-  /// sum + a b, rounded twice as the portable version does: not a fused multiply-add.
-  SQUAT_AVX2_INLINE static __m256 add_product(__m256 sum, __m256 a, __m256 b) {
-    return _mm256_add_ps(sum, product(a, b));
-  }
-  SQUAT_AVX2_INLINE static __m256 product(__m256 a, __m256 b) {
-    __m256 ab = _mm256_mul_ps(a, b);
-    __asm__("" : "+x"(ab));
-    return ab;
-  }
-  SQUAT_AVX2_INLINE static __m128 product(__m128 a, __m128 b) {
-    __m128 ab = _mm_mul_ps(a, b);
-    __asm__("" : "+x"(ab));
-    return ab;
-  }
-
  private:
-  /// Of four groups.
-  struct Affines {
-    __m128 scale, zero;
-  };
-
-  SQUAT_AVX2_INLINE static __m128 within(__m128 x, __m128 limit) {
-    return _mm_min_ps(_mm_max_ps(x, _mm_sub_ps(_mm_setzero_ps(), limit)), limit);
-  }
-
-  /// As the function of this name in affine.hpp, as those that follow are.
-  SQUAT_AVX2_INLINE static __m128 as_stored(__m128 x, int scale_bits) {
-    x = within(x, _mm_set1_ps(largest_stored(scale_bits)));
-    return scale_bits == 16 ? _mm_cvtph_ps(_mm_cvtps_ph(x, 0)) : x;
-  }
-
-  /// Subnormal scales count as zero.
-  SQUAT_AVX2_INLINE static __m128 or_zero(__m128 scale) {
-    return _mm_andnot_ps(_mm_cmplt_ps(scale, _mm_set1_ps(std::numeric_limits<float>::min())),
-                         scale);
-  }
-
-  /// x where a > 0, else zero.
-  SQUAT_AVX2_INLINE static __m128 if_positive(__m128 a, __m128 x) {
-    return _mm_and_ps(_mm_cmpgt_ps(a, _mm_setzero_ps()), x);
-  }
-
-  SQUAT_AVX2_INLINE static Affines stored_range(__m128 low, __m128 high, float levels,
-                                                int scale_bits, float expected) {
-    if (scale_bits == 8)
-      return stored_affine8(_mm_mul_ps(_mm_sub_ps(high, low), _mm_set1_ps(1 / levels)),
-                            _mm_mul_ps(_mm_add_ps(low, high), _mm_set1_ps(0.5f)), levels, expected);
-    const __m128 zero = as_stored(low, scale_bits);
-    const __m128 scale = _mm_div_ps(_mm_sub_ps(high, zero), _mm_set1_ps(levels));
-    return {or_zero(as_stored(_mm_max_ps(scale, _mm_setzero_ps()), scale_bits)), zero};
-  }
-
-  SQUAT_AVX2_INLINE static Affines stored_affine8(__m128 ideal_scale, __m128 middle, float levels,
-                                                  float expected) {
-    const __m128 from = _mm_sub_ps(middle, _mm_set1_ps(expected));
-    const __m128 distance = _mm_andnot_ps(_mm_set1_ps(-0.0f), from);
-    const float reach = levels * (float{largest_middle} / middle_steps);
-    __m128i bytes = to_bytes(_mm_max_ps(_mm_mul_ps(distance, _mm_set1_ps(1 / reach)), ideal_scale));
-    // One more where the middle is still out of reach.
-    const __m128i most = _mm_set1_epi32(largest_scale_byte);
-    const __m128 short_of =
-        _mm_cmplt_ps(_mm_mul_ps(from_bytes(bytes), _mm_set1_ps(reach)), distance);
-    bytes = _mm_sub_epi32(bytes,
-                          _mm_and_si128(_mm_castps_si128(short_of), _mm_cmplt_epi32(bytes, most)));
-    const __m128 scale = from_bytes(bytes);
-    // zero_of_middle()
-    const __m128 far = _mm_set1_ps(float{largest_middle}), magic = _mm_set1_ps(12582912.0f);
-    const __m128 ideal_steps = product(_mm_mul_ps(from, _mm_div_ps(_mm_set1_ps(1.0f), scale)),
-                                       _mm_set1_ps(middle_steps / levels));
-    const __m128 steps = within(_mm_sub_ps(_mm_add_ps(ideal_steps, magic), magic), far);
-    const __m128 moved = product(steps, _mm_mul_ps(scale, _mm_set1_ps(levels / middle_steps)));
-    const __m128 expecteds = _mm_set1_ps(expected);
-    const __m128 zero =
-        _mm_sub_ps(_mm_add_ps(expecteds, moved), product(scale, _mm_set1_ps(levels / 2)));
-    return {scale, _mm_blendv_ps(expecteds, zero, _mm_cmpgt_ps(scale, _mm_setzero_ps()))};
-  }
-
-  /// scale_to_byte and scale_from_byte.
-  SQUAT_AVX2_INLINE static __m128i to_bytes(__m128 x) {
-    const __m128i small = _mm_cvtps_epi32(_mm_mul_ps(x, _mm_set1_ps(0x1p17f)));
-    const __m128i rounded = _mm_add_epi32(_mm_castps_si128(x), _mm_set1_epi32(1 << 19));
-    const __m128i large =
-        _mm_min_epu32(_mm_sub_epi32(_mm_srli_epi32(rounded, 20), _mm_set1_epi32(112 << 3)),
-                      _mm_set1_epi32(largest_scale_byte));
-    return _mm_blendv_epi8(large, small, _mm_castps_si128(_mm_cmplt_ps(x, _mm_set1_ps(0x1p-14f))));
-  }
-  SQUAT_AVX2_INLINE static __m128 from_bytes(__m128i bytes) {
-    const __m128 small = _mm_mul_ps(_mm_cvtepi32_ps(bytes), _mm_set1_ps(0x1p-17f));
-    const __m128 large =
-        _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(bytes, _mm_set1_epi32(112 << 3)), 20));
-    return _mm_blendv_ps(large, small, _mm_castsi128_ps(_mm_cmplt_epi32(bytes, _mm_set1_epi32(8))));
-  }
-
   SQUAT_AVX2_INLINE static void store_nearest(const Affines& affines, Grids& grids) {
     const __m128 inverse = _mm_div_ps(_mm_set1_ps(1.0f), affines.scale);
     _mm_store_ps(grids.scale, affines.scale);
@@ -235,7 +142,8 @@ struct Avx2Grids : Avx2Registers {
     __m256 c = _mm256_setzero_ps(), cc = c, xc = c;
     for (Index i = 0; i < n; i += 8) {
       const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x + i), middles);
-      const __m256 code = _mm256_round_ps(on_grid(y, inverses, halves, most), rounding);
+      const __m256 code = _mm256_round_ps(on_grid(y, inverses, halves, most),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
       c = _mm256_add_ps(c, code);
       cc = _mm256_fmadd_ps(code, code, cc);  // exact
       xc = add_product(xc, code, y);
@@ -280,6 +188,88 @@ struct Avx2Grids : Avx2Registers {
     _mm_store_ps(grids.shift, _mm_add_ps(middle, _mm_sub_ps(stored, wanted)));
     _mm_store_ps(grids.inverse, if_positive(affines.scale, _mm_mul_ps(inverse_step, ratio)));
     _mm_store_ps(grids.origin, half);
+  }
+
+  /// symmetric_codes, but for the codes.
+  SQUAT_AVX2_INLINE static void find_symmetric(const float* x, Index stride, Index count, Index n,
+                                               int bits, int scale_bits, Grids& grids) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 squares[4] = {}, tops[4] = {};
+    for (Index group = 0; group < count; ++group) {
+      const float* const own = x + group * stride;
+      for (Index i = 0; i < n; i += 8) {
+        const __m256 xi = _mm256_loadu_ps(own + i);
+        squares[group] = add_product(squares[group], xi, xi);
+        tops[group] = _mm256_max_ps(tops[group], _mm256_andnot_ps(sign, xi));
+      }
+    }
+    const float levels = static_cast<float>((1 << bits) - 1);
+    const __m128 energy = reduce<AddFloats>(squares), top = reduce<MaxFloats>(tops);
+    const __m128 step =
+        _mm_mul_ps(_mm_set1_ps(normal_step(bits)),
+                   _mm_sqrt_ps(_mm_div_ps(energy, _mm_set1_ps(static_cast<float>(n)))));
+    const __m128 steps[symmetric_steps] = {step, _mm_mul_ps(step, _mm_set1_ps(0.86f)),
+                                           _mm_mul_ps(step, _mm_set1_ps(1.16f)),
+                                           _mm_div_ps(_mm_add_ps(top, top), _mm_set1_ps(levels))};
+    alignas(16) float inverses[symmetric_steps][4];
+    for (int k = 0; k < symmetric_steps; ++k)
+      _mm_store_ps(inverses[k], _mm_div_ps(_mm_set1_ps(1.0f), steps[k]));
+
+    // By group, a lane a step, and then the other way round.
+    __m128 products[4] = {}, sizes[4] = {};
+    for (Index group = 0; group < count; ++group)
+      add_up_symmetric(x + group * stride, n, inverses, group, levels, products[group],
+                       sizes[group]);
+    _MM_TRANSPOSE4_PS(products[0], products[1], products[2], products[3]);
+    _MM_TRANSPOSE4_PS(sizes[0], sizes[1], sizes[2], sizes[3]);
+    __m128 best = _mm_setzero_ps(), best_step = step, best_product = _mm_set1_ps(1.0f);
+    SQUAT_UNROLL
+    for (int k = 0; k < symmetric_steps; ++k) {
+      const __m128 cosine = _mm_div_ps(_mm_mul_ps(products[k], products[k]), sizes[k]);
+      const __m128 better = _mm_cmpgt_ps(cosine, best);
+      best = _mm_blendv_ps(best, cosine, better);
+      best_step = _mm_blendv_ps(best_step, steps[k], better);
+      best_product = _mm_blendv_ps(best_product, products[k], better);
+    }
+
+    const __m128 scale = _mm_div_ps(energy, best_product);
+    __m128 stored = _mm_max_ps(_mm_setzero_ps(), scale);
+    stored = scale_bits == 8 ? from_bytes(to_bytes(stored)) : as_stored(stored, scale_bits);
+    const __m128 spread = _mm_cmpgt_ps(energy, _mm_set1_ps(std::numeric_limits<float>::min()));
+    const __m128 inverse = _mm_div_ps(scale, _mm_mul_ps(best_step, stored));
+    _mm_store_ps(grids.scale, _mm_and_ps(spread, stored));
+    _mm_store_ps(grids.zero, _mm_setzero_ps());
+    _mm_store_ps(grids.shift, _mm_setzero_ps());
+    _mm_store_ps(grids.inverse, _mm_and_ps(spread, if_positive(stored, inverse)));
+    _mm_store_ps(grids.origin, _mm_and_ps(spread, _mm_set1_ps(levels / 2)));
+  }
+
+  /// Sums of x * code and code^2, codes counted from the middle, a lane a step.
+  SQUAT_AVX2_INLINE static void add_up_symmetric(const float* x, Index n,
+                                                 const float (&inverses)[symmetric_steps][4],
+                                                 Index group, float levels, __m128& products,
+                                                 __m128& sizes) {
+    const __m256 middle = _mm256_set1_ps(levels / 2), half = _mm256_set1_ps(0.5f);
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 inverse[symmetric_steps], xc[symmetric_steps], cc[symmetric_steps];
+    SQUAT_UNROLL
+    for (int k = 0; k < symmetric_steps; ++k) {
+      inverse[k] = _mm256_broadcast_ss(&inverses[k][group]);
+      xc[k] = cc[k] = _mm256_setzero_ps();
+    }
+    for (Index i = 0; i < n; i += 8) {
+      const __m256 size = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i));
+      SQUAT_UNROLL
+      for (int k = 0; k < symmetric_steps; ++k) {
+        const __m256 steps = _mm256_min_ps(_mm256_mul_ps(size, inverse[k]), middle);
+        const __m256 code =
+            _mm256_add_ps(_mm256_round_ps(steps, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC), half);
+        xc[k] = add_product(xc[k], code, size);
+        cc[k] = _mm256_fmadd_ps(code, code, cc[k]);  // exact
+      }
+    }
+    products = reduce<AddFloats>(xc);
+    sizes = reduce<AddFloats>(cc);
   }
 };
 

@@ -54,60 +54,6 @@ struct Avx2Groups : Avx2Grids {
     }
   }
 
-  SQUAT_AVX2 static float symmetric(const float* x, Index n, int bits, int scale_bits,
-                                    std::uint8_t* codes) {
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    __m256 squares = _mm256_setzero_ps(), top = squares;
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 xi = _mm256_loadu_ps(x + i);
-      squares = add_product(squares, xi, xi);
-      top = _mm256_max_ps(top, _mm256_and_ps(xi, magnitude));
-    }
-    const float energy = sum_lanes(squares);
-    if (!(energy > std::numeric_limits<float>::min())) {
-      std::fill_n(codes, n, std::uint8_t{0});
-      return 0;
-    }
-    const float levels = static_cast<float>((1 << bits) - 1), middle = levels / 2;
-    const float step = normal_step(bits) * std::sqrt(energy / static_cast<float>(n));
-    const float steps[symmetric_steps] = {step, step * 0.86f, step * 1.16f,
-                                          2 * horizontal_max(top) / levels};
-    const __m256 middles = _mm256_set1_ps(middle), most = _mm256_set1_ps(levels);
-    __m256 inverses[symmetric_steps], products[symmetric_steps], sizes[symmetric_steps];
-    SQUAT_UNROLL
-    for (int k = 0; k < symmetric_steps; ++k) {
-      inverses[k] = _mm256_set1_ps(1 / steps[k]);
-      products[k] = sizes[k] = _mm256_setzero_ps();
-    }
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 xi = _mm256_loadu_ps(x + i);
-      SQUAT_UNROLL
-      for (int k = 0; k < symmetric_steps; ++k) {
-        const __m256 code = _mm256_sub_ps(
-            _mm256_round_ps(on_grid(xi, inverses[k], middles, most), rounding), middles);
-        products[k] = add_product(products[k], code, xi);
-        sizes[k] = _mm256_fmadd_ps(code, code, sizes[k]);  // exact
-      }
-    }
-    const __m128 product = reduce<AddFloats>(products);
-    alignas(16) float all_products[4], cosines[4];
-    _mm_store_ps(all_products, product);
-    _mm_store_ps(cosines, _mm_div_ps(_mm_mul_ps(product, product), reduce<AddFloats>(sizes)));
-    float best = 0, best_step = step, best_product = 1;
-    for (int k = 0; k < symmetric_steps; ++k)
-      if (cosines[k] > best) {
-        best = cosines[k];
-        best_step = steps[k];
-        best_product = all_products[k];
-      }
-    const float scale = energy / best_product, stored = stored_scale(scale, scale_bits);
-    const __m256 inverse = _mm256_set1_ps(stored > 0 ? scale / (best_step * stored) : 0.0f);
-    for (Index i = 0; i < n; i += 8)
-      store64(codes + i,
-              _mm256_cvtps_epi32(on_grid(_mm256_loadu_ps(x + i), inverse, middles, most)));
-    return stored;
-  }
-
   SQUAT_AVX2 static void rotate(float* x, Index n) {
     const Index block = n & -n;  // 8 at least
     const __m256 norm = _mm256_set1_ps(1 / std::sqrt(static_cast<float>(block)));
@@ -230,12 +176,6 @@ struct Avx2Groups : Avx2Grids {
       store256(codes + t,
                _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
     }
-  }
-
-  /// As sum_lanes of unbiased.hpp.
-  SQUAT_AVX2_INLINE static float sum_lanes(__m256 x) {
-    const __m256 only[1] = {x};
-    return _mm_cvtss_f32(reduce<AddFloats>(only));
   }
 
   /// 8 codes, a byte each.

@@ -8,11 +8,17 @@
 
 namespace squat::simd {
 
-/// How a group is quantized: by min-max or by unbiased_codes().
+/// How the grid of a group is found.
+enum class GridFit { min_max, unbiased, symmetric };
+
+inline GridFit grid_fit(Backend backend) {
+  return backend == Backend::unbiased ? GridFit::unbiased : GridFit::min_max;
+}
+
 struct GroupFormat {
   int bits;
   int scale_bits;
-  bool unbiased;
+  GridFit fit;
 };
 
 /// Encoding. As in VectorKernels the portable version is the specification; here others
@@ -42,8 +48,6 @@ struct EncodeKernels {
   /// for the last.
   void (*groups)(const float* x, Index n, Index length, const GroupFormat& format,
                  CodeGrid<float>* grids, std::uint8_t* codes);
-  /// symmetric_codes of x[0..n).
-  float (*symmetric)(const float* x, Index n, int bits, int scale_bits, std::uint8_t* codes);
   /// hadamard of x[0..n), which versions may round otherwise.
   void (*rotate)(float* x, Index n);
 
@@ -102,8 +106,10 @@ struct PortableEncode {
 
   static CodeGrid<float> encode(const float* x, Index n, const GroupFormat& format, float expected,
                                 std::uint8_t* codes) {
-    if (format.unbiased)
+    if (format.fit == GridFit::unbiased)
       return unbiased_codes(x, n, format.bits, format.scale_bits, expected, codes);
+    if (format.fit == GridFit::symmetric)
+      return symmetric_codes(x, n, format.bits, format.scale_bits, codes);
     const float levels = static_cast<float>((1 << format.bits) - 1);
     const Affine<float> affine = min_max(x, n, levels, format.scale_bits, expected);
     const float inverse = inverse_scale(affine);
@@ -155,8 +161,8 @@ struct PortableEncode {
 
   template <int Bits>
   static constexpr EncodeKernels kernels() {
-    return {keys<Bits>,      pack<Bits>,      put<Bits>, octet,       groups,
-            symmetric_codes, hadamard<float>, transpose, add_products};
+    return {keys<Bits>, pack<Bits>,      put<Bits>, octet,
+            groups,     hadamard<float>, transpose, add_products};
   }
 };
 
