@@ -88,16 +88,19 @@ struct Avx2Encode : Avx2Groups {
   SQUAT_AVX2 static void add_products(const float* a, Index a_stride, const float* b,
                                       Index b_stride, float* out, Index out_stride, Index rows,
                                       Index n, Index columns) {
-    for (Index column = 0; column < columns; column += 16) {
-      const bool wide = column + 8 < columns;
+    for (Index column = 0; column < columns;) {
+      const Index vectors = std::min((columns - column) / 8, Index{3});
       for (Index row = 0; row < rows; row += 4) {
-        if (wide)
-          add_products_block<2>(a + row * a_stride, a_stride, b + column, b_stride,
-                                out + row * out_stride + column, out_stride, n);
+        const float* const factors = a + row * a_stride;
+        float* const sums = out + row * out_stride + column;
+        if (vectors == 3)
+          add_products_block<3>(factors, a_stride, b + column, b_stride, sums, out_stride, n);
+        else if (vectors == 2)
+          add_products_block<2>(factors, a_stride, b + column, b_stride, sums, out_stride, n);
         else
-          add_products_block<1>(a + row * a_stride, a_stride, b + column, b_stride,
-                                out + row * out_stride + column, out_stride, n);
+          add_products_block<1>(factors, a_stride, b + column, b_stride, sums, out_stride, n);
       }
+      column += 8 * vectors;
     }
   }
 
