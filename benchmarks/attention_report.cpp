@@ -173,9 +173,10 @@ void run(const Options& options) {
   if (const std::string title = "Encoding: " + encode.name(); wanted(title))
     tables.push_back(encode_table(encode, title, options).json());
 
-  nlohmann::json memory;
-  if (const AttentionShape shape{32, 8, 128, 4096}; wanted("Memory: " + shape.name()))
-    memory = memory_table(shape, settings());
+  nlohmann::json memory = nlohmann::json::object();
+  for (const int tokens : {4096, 131072})
+    if (const AttentionShape shape{32, 8, 128, tokens}; wanted("Memory: " + shape.name()))
+      memory[shape.name()] = memory_table(shape, settings());
 
   if (options.json.empty()) return;
   std::ofstream file(options.json);

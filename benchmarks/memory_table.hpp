@@ -1,6 +1,7 @@
 // What a cached token costs in memory, part by part.
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -22,34 +23,41 @@ inline MemoryRow ggml_memory(const AttentionShape& shape, ggml_type type) {
   return row;
 }
 
-inline MemoryRow squat_memory(const AttentionData& data, const Setting& setting) {
+/// Of a cache that got `data` so many times.
+inline MemoryRow squat_memory(const AttentionData& data, int times, const Setting& setting) {
   squat::SQuatCache<float, 2> cache(model_shape(data.shape, 1), setting.config);
-  fill(cache, 0, data);
+  for (int i = 0; i < times; ++i) fill(cache, 0, data);
   return {setting.name, cache.memory()};
 }
 
-/// Prints the rows in bits per cached element, and returns them.
+/// Prints the rows in bits per cached element, and returns them; "beside" is what is neither codes
+/// nor scales, as a part of these.
 inline nlohmann::json memory_table(const AttentionShape& shape,
                                    const std::vector<Setting>& settings) {
-  const AttentionData data(shape);
+  AttentionShape part = shape;
+  part.tokens = std::min(shape.tokens, 4096);
+  const AttentionData data(part);
   std::vector<MemoryRow> rows = {ggml_memory(shape, GGML_TYPE_F16),
                                  ggml_memory(shape, GGML_TYPE_Q8_0),
                                  ggml_memory(shape, GGML_TYPE_Q4_0)};
-  for (const Setting& setting : settings) rows.push_back(squat_memory(data, setting));
+  for (const Setting& setting : settings)
+    rows.push_back(squat_memory(data, shape.tokens / part.tokens, setting));
   const double elements = 2.0 * shape.tokens * static_cast<double>(shape.kv_width());
   const auto bits = [&](squat::Index bytes) { return 8 * static_cast<double>(bytes) / elements; };
 
   std::printf("\n### Memory: %s, bits per element\n\n", shape.name().c_str());
   std::printf(
       "| cache | codes | scales | headers | reserved | residual | subspace | bookkeeping | total "
-      "|\n");
-  std::printf("|---|---|---|---|---|---|---|---|---|\n");
+      "| beside |\n");
+  std::printf("|---|---|---|---|---|---|---|---|---|---|\n");
   nlohmann::json json = nlohmann::json::array();
   for (const auto& [name, bytes] : rows) {
-    std::printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name.c_str(),
-                bits(bytes.codes), bits(bytes.scales), bits(bytes.headers), bits(bytes.reserved),
-                bits(bytes.residual), bits(bytes.subspace), bits(bytes.bookkeeping),
-                bits(bytes.total()));
+    const double stored = bits(bytes.codes + bytes.scales);
+    std::printf("| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.2f | %.3f | %.1f %% |\n",
+                name.c_str(), bits(bytes.codes), bits(bytes.scales), bits(bytes.headers),
+                bits(bytes.reserved), bits(bytes.residual), bits(bytes.subspace),
+                bits(bytes.bookkeeping), bits(bytes.total()),
+                100 * (bits(bytes.total()) / stored - 1));
     json.push_back({{"name", name}, {"bits_per_element", bits(bytes.total())}});
   }
   std::fflush(stdout);
