@@ -2,8 +2,8 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <squat/attention.hpp>
+#include <squat/key_fits.hpp>
 #include <squat/snapshot_reader.hpp>
 #include <utility>
 
@@ -41,18 +41,14 @@ class SQuatCache {
   using Real = ComputeType<Scalar>;
 
   explicit SQuatCache(const ModelShape& shape, const Config& config = {}, Index sequences = 1)
-      : shape_(shape), config_(config), sequences_(sequences) {
-    check(shape, config);
-    require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
-    even_blocks_ = std::make_shared<const std::vector<KeyBlock>>(kv_heads(), even_block());
-    if (shape.rope.pairing != RopePairing::none)
-      rope_ = std::make_shared<const RopeTable>(shape.rope, shape.head_dim);
-    locks_ = std::make_unique<std::mutex[]>(static_cast<std::size_t>(shape.layers));
-    blank_plan_ = std::make_shared<const KeyPlan<Scalar>>(
-        even_blocks_,
-        std::vector<ErrorFeedback<Real>>(kv_heads(), ErrorFeedback<Real>(shape.head_dim)), config);
-    clear();
-  }
+      : shape_(checked(shape, config, sequences)),
+        config_(config),
+        sequences_(sequences),
+        rope_(shape.rope.pairing == RopePairing::none
+                  ? nullptr
+                  : std::make_shared<const RopeTable>(shape.rope, shape.head_dim)),
+        fits_(shape, config, key_bits(), sequences, rope_),
+        layers_(empty_layers(sequences)) {}
 
   /// Attention work goes to `executor`, which outlives the cache; serial until one is set. Where
   /// several threads attend, it takes several calls of run() at the same time.
@@ -63,24 +59,11 @@ class SQuatCache {
   /// Bits per channel are still chosen by the keys of the first sequence that fills a block. Fails
   /// on another shape, moments without queries, or a cache that holds tokens.
   void calibrate(const QueryMoments& moments) {
-    const ModelShape& shape = moments.shape();
-    require(shape.layers == shape_.layers && shape.kv_heads == shape_.kv_heads &&
-                shape.head_dim == shape_.head_dim,
-            "moments are for ", shape.layers, " layers, ", shape.kv_heads, " kv heads of ",
-            shape.head_dim, "; the cache has ", shape_.layers, ", ", shape_.kv_heads, " of ",
-            shape_.head_dim);
-    std::vector<KeyFit<Scalar>> fits(static_cast<std::size_t>(shape_.layers));
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
+    for (Index layer = 0; layer < shape_.layers; ++layer)
       for (Index sequence = 0; sequence < sequences_; ++sequence)
-        require(entry(layer, sequence).tokens.size() == 0, "calibrate: layer ", layer,
-                " of sequence ", sequence, " holds tokens");
-      for (Index head = 0; head < shape_.kv_heads; ++head) {
-        require(moments.moment(layer, head).count() > 0, "moments of layer ", layer, ", kv head ",
-                head, " have no queries");
-        fits[static_cast<std::size_t>(layer)].moments.push_back(moments.moment(layer, head));
-      }
-    }
-    calibrated_ = std::move(fits);
+        require(tokens(layer, sequence).size() == 0, "calibrate: layer ", layer, " of sequence ",
+                sequence, " holds tokens");
+    fits_.calibrate(moments);
   }
 
   const ModelShape& shape() const { return shape_; }
@@ -94,33 +77,13 @@ class SQuatCache {
   /// query_heads * head_dim].
   void update(Index layer, MatrixView<Scalar> keys, MatrixView<Scalar> values,
               MatrixView<Scalar> queries, const CallOptions& options = {}) {
-    Entry& target = entry(layer, options.sequence);
+    LayerCache<Scalar>& target = tokens(layer, options.sequence);
     check_new_tokens(keys, values, queries, options.mask);
-    std::unique_ptr<KeyFit<Scalar>> fit;
-    bool fits;
-    {
-      const Lock lock = lock_fits(layer);
-      const Index owner = calibrated_.empty() ? fitted_by(layer, options.sequence) : calibration;
-      fits = owner == -1 || options.fit == FitQueries::accumulate || config_.query_decay > 0 ||
-             !target.tokens.has_valid();
-      if (fits && (owner == -1 || owner == options.sequence)) fit = continued_fit(target);
-    }
-    if (fit && !take_in(*fit, target, queries, options.mask)) fit = nullptr;
-    target.tokens.reserve(keys.rows());
+    auto joining = fits_.join(layer, options.sequence, target, queries, options);
+    target.reserve(keys.rows());
     flush(layer, options);
-    // Keys that come one by one keep to the metric of their row, or each would ask for a new plan.
-    if (fit && target.fit && options.fit != FitQueries::accumulate && target.tokens.has_valid() &&
-        target.tokens.fills_row())
-      fit->plan = target.fit->plan;
-    target.tokens.append(keys, values, options.mask);
-    const Lock lock = lock_fits(layer);
-    if (fit) {
-      // Another sequence may have been first.
-      const Index owner = fitted_by(layer, options.sequence);
-      if (owner == -1 || owner == options.sequence) target.fit = std::move(fit);
-    } else if (!fits && target.fit && target.fit->plan) {
-      target.fit->forget();  // the prompt is over
-    }
+    target.append(keys, values, options.mask);
+    fits_.settle(layer, options.sequence, target, std::move(joining));
   }
 
   /// Causal attention of the newest queries.rows() tokens of the layer over all of it, or over as
@@ -131,8 +94,8 @@ class SQuatCache {
   /// allows those queries to hold anything.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const {
-    const Entry& source = entry(layer, options.sequence);
-    const Index size = source.tokens.size();
+    const LayerCache<Scalar>& source = tokens(layer, options.sequence);
+    const Index size = source.size();
     constexpr Index last_position = Index{1} << 48;
     require(options.position >= -1 && options.position <= last_position, "options.position is ",
             options.position, "; it must be 0 to ", last_position,
@@ -148,11 +111,11 @@ class SQuatCache {
     check_matrix("queries", queries, shape_.query_heads, unlimited, options.mask);
     check_output(queries, out);
     const Index first = options.position == -1 ? size - queries.rows() : options.position;
-    require(source.tokens.seen(first).begin >= source.tokens.first(), "queries begin at position ",
-            first, "; layer ", layer, " of sequence ", options.sequence,
+    require(source.seen(first).begin >= source.first(), "queries begin at position ", first,
+            "; layer ", layer, " of sequence ", options.sequence,
             " has dropped what they see: with a window of ", shape_.window(layer),
-            " they can begin at ", source.tokens.least_size() - 1, " or later");
-    squat::attend(source.tokens, shape_, rope_.get(), config_.arithmetic,
+            " they can begin at ", source.least_size() - 1, " or later");
+    squat::attend(source, shape_, rope_.get(), config_.arithmetic,
                   QueryRows<Scalar>{queries, first, options.mask}, out, options.log_sum_exp,
                   *executor_);
   }
@@ -160,8 +123,8 @@ class SQuatCache {
   /// Quantizes what the residual of the layer no longer has to hold, and drops what its window has
   /// left behind.
   void flush(Index layer, const CallOptions& options = {}) {
-    LayerCache<Scalar>& tokens = entry(layer, options.sequence).tokens;
-    tokens.flush(*plan(layer, options.sequence));
+    LayerCache<Scalar>& target = tokens(layer, options.sequence);
+    target.flush(*fits_.plan(layer, options.sequence, target));
   }
 
   /// update, attend and flush: what an engine calls for each layer and each run of new tokens.
@@ -190,29 +153,26 @@ class SQuatCache {
   /// Tokens that the layer has taken in, padding included, and a window's dropped ones too: the
   /// next token has this position.
   Index size(Index layer, const CallOptions& options = {}) const {
-    return entry(layer, options.sequence).tokens.size();
+    return tokens(layer, options.sequence).size();
   }
 
   /// The first token that the layer still holds; 0 unless it has a window. flush() drops whole
   /// blocks of tokens behind the newest shape().window(layer) + residual_length. Exact tokens
   /// before it are held all the same, and seen.
   Index first(Index layer, const CallOptions& options = {}) const {
-    return entry(layer, options.sequence).tokens.first();
+    return tokens(layer, options.sequence).first();
   }
 
   /// Bytes allocated by the whole cache. What several sequences share counts once.
   MemoryUsage memory() const {
     MemoryUsage usage;
     Counted counted;
-    usage.bookkeeping = Index{sizeof(*this)} +
-                        static_cast<Index>((entries_.capacity() - entries_.size()) * sizeof(Entry));
-    usage.bookkeeping += blank_plan_->bytes() + shape_.layers * Index{sizeof(std::mutex)};
+    usage.bookkeeping =
+        Index{sizeof(*this)} +
+        static_cast<Index>((layers_.capacity() - layers_.size()) * sizeof(LayerCache<Scalar>));
     if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
-    for (const Entry& entry : entries_) usage += entry.memory(counted);
-    if (counted.insert(even_blocks_.get()).second)
-      for (const KeyBlock& block : *even_blocks_) usage.bookkeeping += block.bookkeeping_bytes();
-    for (const KeyFit<Scalar>& fit : calibrated_)
-      usage.subspace += Index{sizeof(KeyFit<Scalar>)} + fit.bytes(counted);
+    for (const LayerCache<Scalar>& layer : layers_) usage += layer.memory(counted);
+    usage += fits_.memory(counted);
     return usage;
   }
 
@@ -227,15 +187,15 @@ class SQuatCache {
   /// or update(). What remains is seen as if the others had never come.
   void truncate(Index size, const CallOptions& options = {}) {
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      const LayerCache<Scalar>& tokens = entry(layer, options.sequence).tokens;
-      require(size >= 0 && size <= tokens.size(), "size is ", size, "; layer ", layer,
-              " of sequence ", options.sequence, " has ", tokens.size(), " tokens");
-      require(size == 0 || size >= tokens.least_size(), "size is ", size, "; layer ", layer,
+      const LayerCache<Scalar>& target = tokens(layer, options.sequence);
+      require(size >= 0 && size <= target.size(), "size is ", size, "; layer ", layer,
+              " of sequence ", options.sequence, " has ", target.size(), " tokens");
+      require(size == 0 || size >= target.least_size(), "size is ", size, "; layer ", layer,
               " of sequence ", options.sequence, " has dropped what token ", size - 1,
-              " sees: it must be 0, or at least ", tokens.least_size());
+              " sees: it must be 0, or at least ", target.least_size());
     }
     for (Index layer = 0; layer < shape_.layers; ++layer)
-      entry(layer, options.sequence).tokens.truncate(size);
+      tokens(layer, options.sequence).truncate(size);
   }
 
   /// Makes sequence `to` a copy of sequence `from` in every layer, in place of whatever it held:
@@ -248,25 +208,24 @@ class SQuatCache {
     check_sequence("from", from);
     check_sequence("to", to);
     if (from == to) return;
-    std::vector<Entry> copies;
+    std::vector<LayerCache<Scalar>> copies;
+    std::vector<std::unique_ptr<KeyFit<Scalar>>> fits;
     copies.reserve(static_cast<std::size_t>(shape_.layers));
+    fits.reserve(static_cast<std::size_t>(shape_.layers));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      const Entry& source = entry(layer, from);
-      copies.emplace_back(source.tokens, nullptr);
-      if (!config_.shared_svd && source.fit)
-        copies.back().fit = std::make_unique<KeyFit<Scalar>>(*source.fit);
+      copies.push_back(tokens(layer, from));
+      fits.push_back(fits_.copy(layer, from));
     }
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      Entry& copy = copies[static_cast<std::size_t>(layer)];
-      entry(layer, to).tokens = std::move(copy.tokens);
-      if (!config_.shared_svd) entry(layer, to).fit = std::move(copy.fit);
+      tokens(layer, to) = std::move(copies[static_cast<std::size_t>(layer)]);
+      fits_.take_copy(layer, to, std::move(fits[static_cast<std::size_t>(layer)]));
     }
   }
 
   /// Empties every sequence and forgets every subspace.
   void clear() {
-    entries_ = empty_entries(sequences_);
-    calibrated_.clear();
+    layers_ = empty_layers(sequences_);
+    fits_.clear();
   }
 
   /// Writes all sequences, to be loaded again: a prompt that was read once, or work that goes on
@@ -287,8 +246,8 @@ class SQuatCache {
   /// loaded is sound. When it fails, std::bad_alloc included, the cache is as it was.
   void load(std::istream& in) {
     Loaded file = read(in, sequences_);
-    entries_ = std::move(file.entries);
-    calibrated_ = std::move(file.calibrated);
+    layers_ = std::move(file.layers);
+    fits_.replace(std::move(file.fits), std::move(file.calibrated));
   }
 
   /// The same for one sequence, from a file that holds one, in place of what `sequence` holds. What
@@ -298,41 +257,19 @@ class SQuatCache {
     check_sequence("sequence", sequence);
     Loaded file = read(in, 1);
     for (std::size_t layer = 0; layer < file.calibrated.size(); ++layer)
-      file.entries[layer].fit = std::make_unique<KeyFit<Scalar>>(std::move(file.calibrated[layer]));
+      file.fits[layer] = std::make_unique<KeyFit<Scalar>>(std::move(file.calibrated[layer]));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      const Lock lock = lock_fits(layer);
-      const Index owner = calibrated_.empty() ? fitted_by(layer, sequence) : calibration;
-      Entry& source = file.entries[static_cast<std::size_t>(layer)];
-      Entry& target = entry(layer, sequence);
-      target.tokens = std::move(source.tokens);
-      if (owner != -1 && owner != sequence) continue;
-      // Others may go by a subspace that the file has nothing to put in place of.
-      if (source.fit || !config_.shared_svd || sequences_ == 1) target.fit = std::move(source.fit);
+      const auto at = static_cast<std::size_t>(layer);
+      tokens(layer, sequence) = std::move(file.layers[at]);
+      fits_.replace(layer, sequence, std::move(file.fits[at]));
     }
   }
 
  private:
-  struct Entry {
-    Entry(const ModelShape& shape, Index layer, const Config& config, const KeyBlock& key_block,
-          int value_bits)
-        : tokens(shape, layer, config, key_block, value_bits) {}
-    Entry(LayerCache<Scalar> tokens, std::unique_ptr<KeyFit<Scalar>> fit)
-        : tokens(std::move(tokens)), fit(std::move(fit)) {}
-
-    MemoryUsage memory(Counted& counted) const {
-      MemoryUsage usage = tokens.memory(counted);
-      if (fit) usage.subspace = Index{sizeof(KeyFit<Scalar>)} + fit->bytes(counted);
-      usage.bookkeeping += Index{sizeof(Entry)} - Index{sizeof(tokens)};
-      return usage;
-    }
-
-    LayerCache<Scalar> tokens;
-    std::unique_ptr<KeyFit<Scalar>> fit;
-  };
-
   /// What a file holds.
   struct Loaded {
-    std::vector<Entry> entries;              // [layers, sequences]
+    std::vector<LayerCache<Scalar>> layers;  // [layers, sequences]
+    typename KeyFits<Scalar>::OwnFits fits;
     std::vector<KeyFit<Scalar>> calibrated;  // per layer, or empty
   };
 
@@ -341,8 +278,13 @@ class SQuatCache {
     return executor;
   }
 
-  static constexpr Index calibration = -2;  // owner of a metric that no sequence fitted
   static constexpr double unlimited = std::numeric_limits<double>::infinity();
+
+  static const ModelShape& checked(const ModelShape& shape, const Config& config, Index sequences) {
+    check(shape, config);
+    require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
+    return shape;
+  }
 
   void check_sequence(const char* name, Index sequence) const {
     require(sequence >= 0 && sequence < sequences_, name, " is ", sequence,
@@ -355,15 +297,11 @@ class SQuatCache {
     check_sequence("options.sequence", sequence);
     return static_cast<std::size_t>(layer * sequences_ + sequence);
   }
-  Entry& entry(Index layer, Index sequence) { return entries_[index(layer, sequence)]; }
-  const Entry& entry(Index layer, Index sequence) const { return entries_[index(layer, sequence)]; }
-
-  /// The sequence whose subspace `sequence` quantizes with, or -1.
-  Index fitted_by(Index layer, Index sequence) const {
-    if (!config_.shared_svd) return entry(layer, sequence).fit ? sequence : -1;
-    for (Index s = 0; s < sequences_; ++s)
-      if (entry(layer, s).fit) return s;
-    return -1;
+  LayerCache<Scalar>& tokens(Index layer, Index sequence) {
+    return layers_[index(layer, sequence)];
+  }
+  const LayerCache<Scalar>& tokens(Index layer, Index sequence) const {
+    return layers_[index(layer, sequence)];
   }
 
   int value_bits() const { return config_.value_bits == 0 ? ValueBits : config_.value_bits; }
@@ -377,35 +315,34 @@ class SQuatCache {
     return config;
   }
 
-  std::vector<Entry> empty_entries(Index sequences) const {
-    const KeyBlock key_block = even_block();
-    std::vector<Entry> entries;
-    entries.reserve(static_cast<std::size_t>(shape_.layers * sequences));
+  std::vector<LayerCache<Scalar>> empty_layers(Index sequences) const {
+    std::vector<LayerCache<Scalar>> layers;
+    layers.reserve(static_cast<std::size_t>(shape_.layers * sequences));
     for (Index i = 0; i < shape_.layers * sequences; ++i)
-      entries.emplace_back(shape_, i / sequences, config_, key_block, value_bits());
-    return entries;
+      layers.emplace_back(shape_, i / sequences, config_, fits_.even_blocks()->front(),
+                          value_bits());
+    return layers;
   }
 
   void save(std::ostream& out, Index first, Index count) const {
-    SnapshotWriter<Scalar> file(out, shape_, stored_config(), count, !calibrated_.empty());
+    SnapshotWriter<Scalar> file(out, shape_, stored_config(), count, fits_.is_calibrated());
     for (Index layer = 0; layer < shape_.layers; ++layer) {
       file.begin_layer();
-      const Lock lock = lock_fits(layer);
-      if (!calibrated_.empty()) file.fit(&calibrated_[static_cast<std::size_t>(layer)]);
+      const auto lock = fits_.guard(layer);
+      if (fits_.is_calibrated()) file.fit(fits_.calibrated(layer));
       for (Index sequence = first; sequence < first + count; ++sequence) {
-        file.tokens(entry(layer, sequence).tokens);
+        file.tokens(tokens(layer, sequence));
         // A sequence alone takes along what it is quantized with, whosever it is.
-        const Index owner = count == 1 ? fitted_by(layer, sequence) : sequence;
-        file.fit(owner == -1 ? nullptr : entry(layer, owner).fit.get());
+        file.fit(count == 1 ? fits_.behind(layer, sequence) : fits_.of(layer, sequence));
       }
     }
     file.finish();
   }
 
   Loaded read(std::istream& in, Index sequences) const {
-    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences, even_blocks_);
-    Loaded loaded{empty_entries(sequences), {}};
-    auto entry = loaded.entries.begin();
+    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences, fits_.even_blocks());
+    Loaded loaded{empty_layers(sequences), {}, {}};
+    auto tokens = loaded.layers.begin();
     for (Index layer = 0; layer < shape_.layers; ++layer) {
       file.begin_layer();
       if (file.calibrated()) {
@@ -413,89 +350,13 @@ class SQuatCache {
         require(fit != nullptr, "the file is calibrated but for layer ", layer);
         loaded.calibrated.push_back(std::move(*fit));
       }
-      for (Index sequence = 0; sequence < sequences; ++sequence, ++entry) {
-        file.tokens(entry->tokens);
-        entry->fit = file.fit();
+      for (Index sequence = 0; sequence < sequences; ++sequence) {
+        file.tokens(*tokens++);
+        loaded.fits.push_back(file.fit());
       }
     }
     file.finish();
     return loaded;
-  }
-
-  /// A block of keys of which nothing is known.
-  KeyBlock even_block() const {
-    return KeyBlock(shape_.head_dim, even_bits(shape_.head_dim, key_bits()), config_);
-  }
-
-  /// What the keys that leave `sequence` now are quantized with. Without a fit they are all padding
-  /// or exact.
-  std::shared_ptr<const KeyPlan<Scalar>> plan(Index layer, Index sequence) {
-    const Lock lock = lock_fits(layer);
-    const Index owner = fitted_by(layer, sequence);
-    if (calibrated_.empty() && owner == -1) return blank_plan_;
-    KeyFit<Scalar>& fit = calibrated_.empty() ? *entry(layer, owner).fit
-                                              : calibrated_[static_cast<std::size_t>(layer)];
-    const LayerCache<Scalar>& tokens = entry(layer, sequence).tokens;
-    if (fit.plan) return fit.plan;
-    if (tokens.leaving_keys() == 0) return blank_plan_;  // which packs nothing then
-    std::vector<KeyStatistics> statistics = fit.statistics;
-    if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
-    tokens.describe(statistics);
-    fit.plan = make_key_plan<Scalar>(fit.moments, statistics, even_blocks_, key_bits(), config_);
-    fit.statistics = std::move(statistics);
-    return fit.plan;
-  }
-
-  /// Guards the fits of a layer where several sequences go by the same one, and does nothing where
-  /// each has its own.
-  using Lock = std::unique_lock<std::mutex>;
-  Lock lock_fits(Index layer) const {
-    const bool shared = config_.shared_svd || !calibrated_.empty();
-    return shared ? Lock(locks_[static_cast<std::size_t>(layer)]) : Lock();
-  }
-
-  std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
-
-  /// A copy of the fit of `entry` for queries to join in; from nothing if the sequence has no valid
-  /// token.
-  std::unique_ptr<KeyFit<Scalar>> continued_fit(const Entry& entry) const {
-    auto fit = std::make_unique<KeyFit<Scalar>>();
-    if (entry.tokens.has_valid() && entry.fit) {
-      fit->moments = entry.fit->moments;
-      fit->statistics = entry.fit->statistics;
-    }
-    if (fit->moments.empty()) fit->moments.assign(kv_heads(), SecondMoment(shape_.head_dim));
-    return fit;
-  }
-
-  /// Adds the queries of new tokens of `entry` to a fit; returns whether it has any now. Exact
-  /// tokens do not count.
-  bool take_in(KeyFit<Scalar>& fit, const Entry& entry, const MatrixView<Scalar>& queries,
-               const Mask& mask) const {
-    const Index d = shape_.head_dim;
-    std::vector<std::uint8_t> counts(static_cast<std::size_t>(queries.rows()));
-    Index exact = entry.tokens.exact_to_come(), counted = 0;
-    for (Index token = 0; token < queries.rows(); ++token) {
-      const bool is_exact = mask[token] && exact > 0;
-      exact -= is_exact;
-      counts[static_cast<std::size_t>(token)] = mask[token] && !is_exact;
-      counted += mask[token] && !is_exact;
-    }
-    if (config_.query_decay > 0)
-      for (SecondMoment& moment : fit.moments)
-        moment.fade(std::pow(config_.query_decay, static_cast<double>(counted)));
-    for (Index head = 0; head < shape_.query_heads; ++head) {
-      SecondMoment& moment = fit.moments[static_cast<std::size_t>(head / shape_.heads_per_kv())];
-      const auto own = queries.middleCols(head * d, d);
-      if (rope_ && config_.subspace_queries == SubspaceQueries::after_rope) {
-        Matrix<Real> rotated = own.template cast<Real>();
-        RopeWalk<Real>(*rope_).rotate(entry.tokens.size(), rotated.data(), rotated.rows(), d);
-        moment.add<Real>(rotated, counts);
-      } else {
-        moment.add<Scalar>(own, counts);
-      }
-    }
-    return fit.moments.front().count() > 0;
   }
 
   void check_new_tokens(const MatrixView<Scalar>& keys, const MatrixView<Scalar>& values,
@@ -543,7 +404,7 @@ class SQuatCache {
 
   Matrix<Scalar> decoded(Index layer, Index sequence,
                          Matrix<Real> DecodedTokens<Real>::*what) const {
-    const LayerCache<Scalar>& source = entry(layer, sequence).tokens;
+    const LayerCache<Scalar>& source = tokens(layer, sequence);
     const Index d = shape_.head_dim;
     const Index first = source.first();
     Matrix<Scalar> all(source.size() - first, shape_.kv_heads * d);
@@ -562,12 +423,9 @@ class SQuatCache {
   ModelShape shape_;
   Config config_;
   Index sequences_;
-  std::vector<Entry> entries_;                                // [layers, sequences]
-  std::vector<KeyFit<Scalar>> calibrated_;                    // per layer, or empty
-  std::unique_ptr<std::mutex[]> locks_;                       // of each layer's fits
-  std::shared_ptr<const std::vector<KeyBlock>> even_blocks_;  // of keys of which nothing is known
-  std::shared_ptr<const KeyPlan<Scalar>> blank_plan_;
   std::shared_ptr<const RopeTable> rope_;  // null where positions are the caller's affair
+  KeyFits<Scalar> fits_;
+  std::vector<LayerCache<Scalar>> layers_;  // [layers, sequences]
   Executor* executor_ = &serial();
 };
 
