@@ -187,6 +187,8 @@ TEST(KeyQuantizer, RefusesWhatItCannotQuantize) {
   for (const Index slot : {-1, 1})
     EXPECT_ERROR(per_token.quantize(keys, feedback, tokens_record.data(), {}, slot), "keys",
                  "[32, 40]", slot < 0 ? "slots from -1" : "slots from 1");
+  EXPECT_ERROR(per_token.quantize_blocks(keys, feedback, {records, 1}), "key_scales", "per_token",
+               "per_channel");
   EXPECT_ERROR(per_token.quantize(keys.topRows(4), feedback, tokens_record.data(), short_mask),
                "mask", "31", "4");
 

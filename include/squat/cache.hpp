@@ -209,7 +209,7 @@ class SQuatCache {
     check_sequence("to", to);
     if (from == to) return;
     std::vector<LayerCache<Scalar>> copies;
-    std::vector<std::unique_ptr<KeyFit<Scalar>>> fits;
+    typename KeyFits<Scalar>::OwnFits fits;
     copies.reserve(static_cast<std::size_t>(shape_.layers));
     fits.reserve(static_cast<std::size_t>(shape_.layers));
     for (Index layer = 0; layer < shape_.layers; ++layer) {

@@ -95,29 +95,20 @@ struct Avx2Groups : Avx2Grids {
     __m256 inverse;
   };
 
-  SQUAT_AVX2_INLINE static __m256 as_stored(__m256 x, int scale_bits) {
-    x = _mm256_min_ps(
-        x, _mm256_set1_ps(largest_stored(scale_bits)));  // nothing comes in below minus that
-    return scale_bits == 16 ? _mm256_cvtph_ps(_mm256_cvtps_ph(x, 0)) : x;
-  }
-
   /// min_max of affine.hpp, for eight ranges with scales of 16 or 32 bits.
-  SQUAT_AVX2_INLINE static Range fit_eight(__m256 low, __m256 high, float most, int scale_bits) {
-    const __m256 limit = _mm256_set1_ps(static_cast<float>(largest_storable(scale_bits)));
-    const __m256 minus_limit = _mm256_sub_ps(_mm256_setzero_ps(), limit);
-    low = _mm256_min_ps(_mm256_max_ps(low, minus_limit), limit);
-    high = _mm256_min_ps(_mm256_max_ps(high, minus_limit), limit);
-    Range range;
-    range.zero = as_stored(low, scale_bits);
-    const __m256 levels = _mm256_set1_ps(most);
-    const __m256 scale = as_stored(
-        _mm256_max_ps(_mm256_div_ps(_mm256_sub_ps(high, range.zero), levels), _mm256_setzero_ps()),
-        scale_bits);
-    const __m256 spread =
-        _mm256_cmp_ps(scale, _mm256_set1_ps(std::numeric_limits<float>::min()), _CMP_GE_OQ);
-    range.scale = _mm256_and_ps(scale, spread);
-    range.inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(1.0f), scale), spread);
-    return range;
+  SQUAT_AVX2_INLINE static Range fit_eight(__m256 low, __m256 high, float levels, int scale_bits) {
+    const __m128 limit = _mm_set1_ps(static_cast<float>(largest_storable(scale_bits)));
+    Affines halves[2];
+    SQUAT_UNROLL
+    for (int half = 0; half < 2; ++half)
+      halves[half] = stored_range(
+          within(half == 0 ? _mm256_castps256_ps128(low) : _mm256_extractf128_ps(low, 1), limit),
+          within(half == 0 ? _mm256_castps256_ps128(high) : _mm256_extractf128_ps(high, 1), limit),
+          levels, scale_bits, 0);
+    const __m256 scale = _mm256_set_m128(halves[1].scale, halves[0].scale);
+    const __m256 spread = _mm256_cmp_ps(scale, _mm256_setzero_ps(), _CMP_GT_OQ);
+    return {scale, _mm256_set_m128(halves[1].zero, halves[0].zero),
+            _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(1.0f), scale), spread)};
   }
 
   SQUAT_AVX2_INLINE static __m256i to_codes(__m256 x, const Range& range, float levels) {
