@@ -237,6 +237,25 @@ TEST(ValueQuantizer, QuantizesEachTokenAlone) {
     }
 }
 
+TEST(ValueQuantizer, HeadsSideBySideAreThoseOneByOne) {
+  for (const Config& config : {Config{}, Config::recommended(2.5)})
+    for (const Index dim : {8, 64, 96, 200, 512}) {
+      const Index heads = 11;
+      const Matrix<float> values = correlated_matrix<float>(heads, dim, 7);
+      const ValueQuantizer<float> quantizer(dim, 3, config);
+      std::vector<Record> together(heads, Record(quantizer.block().bytes())), alone = together;
+      quantizer.quantize_heads(values.data(), heads, 5, [&](Index head) {
+        return together[static_cast<std::size_t>(head)].data();
+      });
+      for (Index head = 0; head < heads; ++head) {
+        Record& record = alone[static_cast<std::size_t>(head)];
+        quantizer.quantize(values.row(head).data(), record.data(), 5);
+        EXPECT_TRUE(same_record(together[static_cast<std::size_t>(head)], record))
+            << "head_dim " << dim << ", head " << head;
+      }
+    }
+}
+
 TEST(ValueQuantizer, TakesHalvesForWhatTheyAre) {
   const Matrix<Eigen::bfloat16> values = correlated_matrix<Eigen::bfloat16>(1, head_dim, 8);
   const Matrix<float> same = values.cast<float>();

@@ -344,9 +344,9 @@ class LayerCache {
       const Index here = std::min(Index{row.tokens - row.value_tokens}, count - done);
       for (Index token = 0; token < here; ++token) {
         if (row.has_exact && is_exact(quantized_values_ + done + token)) continue;
-        for (Index head = 0; head < kv_heads_; ++head)
-          values_quantizer_.quantize(values_.row(done + token) + head * head_dim_, row.values(head),
-                                     row.value_tokens + token);
+        values_quantizer_.quantize_heads(values_.row(done + token), kv_heads_,
+                                         row.value_tokens + token,
+                                         [&](Index head) { return row.values(head); });
       }
       done += here;
     }

@@ -15,11 +15,12 @@ class TokenGroups {
   TokenGroups(Index head_dim, Index group_size, const Config& config)
       : head_dim_(head_dim),
         tokens_(config.token_group_size),
-        size_(std::min(group_size == 0 ? config.token_group_size : group_size, head_dim)) {}
+        size_(std::min(group_size == 0 ? config.token_group_size : group_size, head_dim)),
+        groups_((head_dim_ + size_ - 1) / size_) {}
 
   Index head_dim() const { return head_dim_; }
   Index tokens() const { return tokens_; }
-  Index groups() const { return (head_dim_ + size_ - 1) / size_; }
+  Index groups() const { return groups_; }
   Index group_of(Index channel) const { return channel / size_; }
   Index group_begin(Index group) const { return group * size_; }
   Index group_end(Index group) const { return std::min((group + 1) * size_, head_dim_); }
@@ -30,6 +31,7 @@ class TokenGroups {
   Index head_dim_;
   Index tokens_;
   Index size_;
+  Index groups_;
 };
 
 }  // namespace squat

@@ -44,6 +44,15 @@ inline float normal_step(int bits) {
 /// How many steps symmetric_codes() tries.
 inline constexpr int symmetric_steps = 4;
 
+// Which step or range suits a group best is found in integers: x in units of which the largest
+// number has so many, and codes by multiplication with an inverse step of 16 bits.
+inline constexpr int symmetric_units = 32767;  ///< fills 16 bits
+inline constexpr int range_units = 2047;       ///< the squares of 512 numbers add up to 31 bits
+
+/// How many of the 16 bits of an inverse step are behind the point.
+constexpr int symmetric_fraction(int bits) { return bits <= 4 ? 8 : 4; }
+constexpr int range_fraction(int bits) { return bits <= 4 ? 6 : 2; }
+
 /// A scale as it is stored; one below zero, which sums beyond what Real holds can give, as zero.
 template <class Real>
 SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
@@ -53,12 +62,11 @@ SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
   return as_stored(scale, scale_bits);
 }
 
-/// ValueGrid::symmetric: codes of x[0..count) and their grid; the zero point, which nobody stores,
-/// is -levels / 2 * scale, and 0 here. Of a few steps that one is taken whose codes c, counted from
-/// the middle, are nearest to x in angle; the scale <x, x> / <c, x> makes the error orthogonal to
-/// x, as RaBitQ does (Gao & Long 2024, eq. 12): it has no bias along x. What storing changes of the
-/// scale, the step follows. `count` is a multiple of 8. Sums go eight lanes at a time, so that
-/// vector versions compute the same.
+/// ValueGrid::symmetric: codes of x[0..count), at most 512 numbers, and their grid; the zero point,
+/// which nobody stores, is -levels / 2 * scale, and 0 here. Of a few steps that one is taken whose
+/// codes c, counted from the middle, are nearest to x in angle; the scale <x, x> / <c, x> makes the
+/// error orthogonal to x, as RaBitQ does (Gao & Long 2024, eq. 12): it has no bias along x. What
+/// storing changes of the scale, the step follows. `count` is a multiple of 8.
 template <class Real>
 CodeGrid<Real> symmetric_codes(const Real* x, Index count, int bits, int scale_bits,
                                std::uint8_t* codes) {
@@ -73,71 +81,111 @@ CodeGrid<Real> symmetric_codes(const Real* x, Index count, int bits, int scale_b
     std::fill_n(codes, count, std::uint8_t{0});
     return {};
   }
+  const Real unit = top * (Real(1) / symmetric_units), inverse_unit = 1 / unit;
+  const Real most = symmetric_units;
+  std::int32_t sizes[512], sum = 0;
+  for (Index i = 0; i < count; ++i) {
+    const Real size = std::min(most, std::abs(x[i]) * inverse_unit);
+    sum += sizes[i] = static_cast<std::int32_t>(nearest_integer(size));
+  }
   const Real step =
       static_cast<Real>(normal_step(bits)) * std::sqrt(energy / static_cast<Real>(count));
   // Steps around that of a normal distribution, and the one that clips nothing.
   const Real steps[symmetric_steps] = {step, step * Real(0.86), step * Real(1.16),
                                        2 * top / levels};
-  Real best = 0, best_step = step, best_product = 1;
+  const int fraction = symmetric_fraction(bits);
+  const Real one = static_cast<Real>(1 << (16 + fraction));
+  Real best = 0, best_inverse = 0, best_product = 1;
   for (const Real candidate : steps) {
-    const Real inverse = 1 / candidate;
-    Real products[8] = {}, squares[8] = {};
+    const Real rounded = nearest_integer(std::min(Real(65535), unit / candidate * one));
+    const auto inverse = static_cast<std::uint32_t>(rounded);
+    // The code of x, counted from the middle, is its sign times step + 1/2.
+    std::int32_t products = 0, squares = 0;
     for (Index i = 0; i < count; ++i) {
-      const Real size = std::abs(x[i]);
-      const Real code = static_cast<Real>(static_cast<int>(std::min(middle, size * inverse))) +
-                        Real(0.5);  // of that size, counted from the middle
-      products[i % 8] += code * size;
-      squares[i % 8] += code * code;
+      const auto down = static_cast<std::int32_t>(static_cast<std::uint32_t>(sizes[i]) * inverse >>
+                                                  16 >> fraction);
+      const std::int32_t whole = std::min(down, (1 << bits) / 2 - 1);
+      products += whole * sizes[i];
+      squares += whole * (whole + 1);
     }
-    const Real product = sum_lanes(products), cosine = product * product / sum_lanes(squares);
+    const Real product = static_cast<Real>(products) * 2 + static_cast<Real>(sum);
+    const Real cosine =
+        product * product / static_cast<Real>(4 * squares + static_cast<std::int32_t>(count));
     if (cosine > best) {
       best = cosine;
-      best_step = candidate;
+      best_inverse = rounded * (1 / one);
       best_product = product;
     }
   }
-  const Real scale = energy / best_product, stored = stored_scale(scale, scale_bits);
-  const Real inverse = stored > 0 ? scale / (best_step * stored) : Real(0);
+  const Real scale = energy / (best_product * (unit * Real(0.5)));
+  const Real stored = stored_scale(scale, scale_bits);
+  const Real inverse = stored > 0 ? scale / stored * (best_inverse * inverse_unit) : Real(0);
   for (Index i = 0; i < count; ++i)
     codes[i] = static_cast<std::uint8_t>(grid_code(x[i], inverse, middle, levels));
   return {{stored, 0}, 0, inverse, middle};
 }
 
-/// Parts of the range that Backend::unbiased tries for codes of `bits` bits; returns how many.
-inline int clipped_parts(int bits, float parts[3]) {
-  // Of 64 normal numbers about the best part, half way to it, and all.
-  constexpr float narrowest[] = {1.0f, 0.64f, 0.76f, 0.88f};
-  parts[0] = 1;
-  if (bits == 1 || bits > 4) return 1;
-  parts[1] = (1 + narrowest[bits - 1]) / 2;
-  parts[2] = narrowest[bits - 1];
-  return 3;
+/// The steps that Backend::unbiased tries for codes of some width, which spread them over parts of
+/// the range: inverted, of range_units, with 16 + range_fraction() bits behind the point.
+struct RangeSteps {
+  int count;
+  std::int16_t inverse[3];
+};
+
+constexpr RangeSteps make_range_steps(int bits) {
+  // Of 64 normal numbers all, about the best part, and half way to it.
+  constexpr float best[] = {1.0f, 0.64f, 0.76f, 0.88f};
+  const bool is_narrow = bits > 1 && bits <= 4;
+  const float part = is_narrow ? best[bits - 1] : 1.0f, parts[] = {1.0f, (1 + part) / 2, part};
+  const float one = static_cast<float>(1 << (16 + range_fraction(bits)));
+  RangeSteps steps{is_narrow ? 3 : 1, {}};
+  for (int i = 0; i < 3; ++i)
+    steps.inverse[i] = static_cast<std::int16_t>(
+        static_cast<float>((1 << bits) - 1) * one / (2 * range_units * parts[i]) + 0.5f);
+  return steps;
 }
 
-/// Sums over a group: of x, x^2, codes, codes^2 and x * code, x counted from the middle of its
-/// range.
-template <class Real>
+inline const RangeSteps& range_steps(int bits) {
+  static constexpr RangeSteps steps[] = {
+      make_range_steps(1), make_range_steps(2), make_range_steps(3), make_range_steps(4),
+      make_range_steps(5), make_range_steps(6), make_range_steps(7), make_range_steps(8)};
+  return steps[bits - 1];
+}
+
+/// Sums over a group: of x, x^2, codes, codes^2 and x * code, both counted from the middle, x in
+/// units and codes rounded down.
 struct GroupSums {
-  Real x, xx, c, cc, xc;
+  std::int32_t x, xx, c, cc, xc;
 };
+
+/// `product` - a b / count, of sums: what is left once the means are taken away.
+template <class Real>
+Real without_means(std::int32_t product, std::int32_t a, std::int32_t b, Real inverse_count) {
+  return static_cast<Real>(product) - static_cast<Real>(a) * static_cast<Real>(b) * inverse_count;
+}
 
 /// How near codes are to the group, the square of their correlation but for what all have in
 /// common.
 template <class Real>
-Real closeness(const GroupSums<Real>& sums, Real count) {
-  const Real xc = sums.xc - sums.x * sums.c / count, cc = sums.cc - sums.c * sums.c / count;
+Real closeness(const GroupSums& sums, Real inverse_count) {
+  const Real xc = without_means(sums.xc, sums.x, sums.c, inverse_count);
+  const Real cc = without_means(sums.cc, sums.c, sums.c, inverse_count);
   return cc > 0 ? xc * xc / cc : Real(0);
 }
 
 /// The affine under which the errors of the codes of `sums`, made with `inverse_step` around
 /// `middle`, add up to nothing, alone and along x; and the grid that follows it once it is stored.
 template <class Real>
-SQUAT_NOINLINE CodeGrid<Real> unbiased_grid(const GroupSums<Real>& sums, Real count, Real middle,
-                                            Real inverse_step, Real levels, int scale_bits,
-                                            Real expected) {
-  const Real xc = sums.xc - sums.x * sums.c / count, xx = sums.xx - sums.x * sums.x / count;
-  const Real scale = xc > 0 ? xx / xc : Real(0), half = levels / 2;
-  const Real wanted = middle + (sums.x - scale * (sums.c - half * count)) / count;
+SQUAT_NOINLINE CodeGrid<Real> unbiased_grid(const GroupSums& sums, Real count, Real middle,
+                                            Real unit, Real inverse_step, Real levels,
+                                            int scale_bits, Real expected) {
+  const Real inverse_count = 1 / count, half = levels / 2;
+  const Real xc = without_means(sums.xc, sums.x, sums.c, inverse_count);
+  const Real xx = without_means(sums.xx, sums.x, sums.x, inverse_count);
+  const Real scale = xc > 0 ? xx / xc * unit : Real(0);
+  const Real rest =
+      static_cast<Real>(sums.x) * unit - scale * (static_cast<Real>(sums.c) + count * Real(0.5));
+  const Real wanted = middle + rest * inverse_count;
   Affine<Real> affine;
   if (scale_bits == 8) {
     affine = stored_affine8(scale, wanted, levels, expected);
@@ -151,9 +199,9 @@ SQUAT_NOINLINE CodeGrid<Real> unbiased_grid(const GroupSums<Real>& sums, Real co
           affine.scale > 0 ? inverse_step * (scale / affine.scale) : Real(0), half};
 }
 
-/// Backend::unbiased: codes of x[0..count) and their affine. Of a few ranges around the middle, the
-/// whole and narrower ones, that one is taken whose codes are nearest to x in angle, means taken
-/// away. A symmetric_codes() with a zero point.
+/// Backend::unbiased: codes of x[0..count), at most 512 numbers, and their affine. Of a few ranges
+/// around the middle, the whole and narrower ones, that one is taken whose codes are nearest to x
+/// in angle, means taken away. A symmetric_codes() with a zero point.
 template <class Real>
 CodeGrid<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bits, Real expected,
                               std::uint8_t* codes) {
@@ -175,36 +223,39 @@ CodeGrid<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bi
       codes[t] = static_cast<std::uint8_t>(nearest_code(x[t], constant, inverse, levels));
     return nearest_grid(constant);
   }
-  Real xs[8] = {}, squares[8] = {};
+  const Real unit = (high - low) * (Real(0.5) / range_units), inverse_unit = 1 / unit;
+  const Real most = range_units;
+  std::int32_t units[512];
+  GroupSums best{}, sums{};
   for (Index t = 0; t < count; ++t) {
-    const Real y = x[t] - middle;
-    xs[t % 8] += y;
-    squares[t % 8] += y * y;
+    const Real y = std::max(-most, std::min(most, (x[t] - middle) * inverse_unit));
+    units[t] = static_cast<std::int32_t>(nearest_integer(y));
+    sums.x += units[t];
+    sums.xx += units[t] * units[t];
   }
-  GroupSums<Real> best{};
   Real best_closeness = -1, best_inverse = 0;
-  float parts[3];
-  const int candidates = clipped_parts(bits, parts);
-  for (int i = 0; i < candidates; ++i) {
-    const Real inverse = 1 / (step * static_cast<Real>(parts[i]));
-    Real cs[8] = {}, code_squares[8] = {}, products[8] = {};
+  const RangeSteps& steps = range_steps(bits);
+  for (int i = 0; i < steps.count; ++i) {
+    const std::int32_t inverse = steps.inverse[i], end = (1 << bits) / 2;
+    sums.c = sums.cc = sums.xc = 0;
     for (Index t = 0; t < count; ++t) {
-      const Real y = x[t] - middle, code = grid_code(y, inverse, half, levels);
-      cs[t % 8] += code;
-      code_squares[t % 8] += code * code;
-      products[t % 8] += code * y;
+      const std::int32_t down = units[t] * inverse >> 16 >> range_fraction(bits);
+      const std::int32_t code = std::min(std::max(down, -end), end - 1);
+      sums.c += code;
+      sums.cc += code * code;
+      sums.xc += code * units[t];
     }
-    const GroupSums<Real> sums{sum_lanes(xs), sum_lanes(squares), sum_lanes(cs),
-                               sum_lanes(code_squares), sum_lanes(products)};
-    const Real near = closeness(sums, static_cast<Real>(count));
+    const Real near = closeness(sums, 1 / static_cast<Real>(count));
     if (near > best_closeness) {
       best = sums;
       best_closeness = near;
-      best_inverse = inverse;
+      best_inverse =
+          static_cast<Real>(inverse) / static_cast<Real>(1 << (16 + range_fraction(bits)));
     }
   }
-  const CodeGrid<Real> grid = unbiased_grid(best, static_cast<Real>(count), middle, best_inverse,
-                                            levels, scale_bits, expected);
+  const CodeGrid<Real> grid =
+      unbiased_grid(best, static_cast<Real>(count), middle, unit, best_inverse * inverse_unit,
+                    levels, scale_bits, expected);
   for (Index t = 0; t < count; ++t)
     codes[t] = static_cast<std::uint8_t>(grid_code(x[t] - grid.shift, grid.inverse, half, levels));
   return grid;

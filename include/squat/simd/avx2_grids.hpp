@@ -1,50 +1,42 @@
-// Grids of groups of numbers in AVX2, up to four groups side by side.
+// Grids of groups of numbers in AVX2, up to eight groups side by side.
 #pragma once
 
-#include <squat/simd/avx2_affine.hpp>
+#include <squat/simd/avx2_symmetric.hpp>
 
 #if defined(SQUAT_HAVE_AVX2)
 
 namespace squat::simd {
 
-/// What finding a grid takes is mostly waiting: for sums, and for divisions. Four groups wait
+/// What finding a grid takes is mostly waiting: for sums, and for divisions. Eight groups wait
 /// together, a lane each. Every number is that of the portable version, to the bit.
-struct Avx2Grids : Avx2Affine {
+struct Avx2Grids : Avx2Symmetric {
  protected:
-  /// CodeGrid of up to four groups.
-  struct alignas(16) Grids {
-    float scale[4], zero[4], shift[4], inverse[4], origin[4];
-
-    CodeGrid<float> operator[](Index group) const {
-      return {{scale[group], zero[group]}, shift[group], inverse[group], origin[group]};
-    }
-  };
-
-  /// Grids of `count` groups of n numbers, 1 to 4 groups that begin `stride` apart in x.
-  SQUAT_AVX2 static void find_grids(const float* x, Index stride, Index count, Index n,
-                                    const GroupFormat& format, float expected, Grids& grids) {
+  SQUAT_AVX2 static void find_grids(const Groups& groups, const GroupFormat& format, float expected,
+                                    Grids& grids) {
     if (format.fit == GridFit::symmetric)
-      return find_symmetric(x, stride, count, n, format.bits, format.scale_bits, grids);
-    __m256 lows[4], highs[4];
-    SQUAT_UNROLL
-    for (Index group = 0; group < 4; ++group) {
-      const float* const own = x + std::min(group, count - 1) * stride;
+      return find_symmetric(groups, format.bits, format.scale_bits, grids);
+    __m256 lows[8], highs[8];
+    for (Index group = 0; group < groups.count; ++group) {
+      const float* const own = groups[group];
       __m256 low = _mm256_loadu_ps(own), high = low;
-      for (Index i = 8; i < n; i += 8) {
+      for (Index i = 8; i < groups.n; i += 8) {
         low = _mm256_min_ps(low, _mm256_loadu_ps(own + i));
         high = _mm256_max_ps(high, _mm256_loadu_ps(own + i));
       }
       lows[group] = low;
       highs[group] = high;
     }
-    const float levels = static_cast<float>((1 << format.bits) - 1);
-    const __m128 limit = _mm_set1_ps(static_cast<float>(largest_storable(format.scale_bits)));
-    const __m128 low = within(reduce<MinFloats>(lows), limit);
-    const __m128 high = within(reduce<MaxFloats>(highs), limit);
+    fill(lows, groups.count);
+    fill(highs, groups.count);
+    const __m256 limit = _mm256_set1_ps(static_cast<float>(largest_storable(format.scale_bits)));
+    const __m256 low = within(combine<MinFloats>(lows, groups.count), limit);
+    const __m256 high = within(combine<MaxFloats>(highs, groups.count), limit);
     if (format.fit == GridFit::unbiased)
-      find_unbiased(x, stride, count, n, format, low, high, expected, grids);
+      find_unbiased(groups, format, low, high, expected, grids);
     else
-      store_nearest(stored_range(low, high, levels, format.scale_bits, expected), grids);
+      store_nearest(stored_range(low, high, static_cast<float>((1 << format.bits) - 1),
+                                 format.scale_bits, expected),
+                    grids);
   }
 
   /// Where eight numbers lie on their grid; rounded, that is their codes.
@@ -55,221 +47,162 @@ struct Avx2Grids : Avx2Affine {
 
  private:
   SQUAT_AVX2_INLINE static void store_nearest(const Affines& affines, Grids& grids) {
-    const __m128 inverse = _mm_div_ps(_mm_set1_ps(1.0f), affines.scale);
-    _mm_store_ps(grids.scale, affines.scale);
-    _mm_store_ps(grids.zero, affines.zero);
-    _mm_store_ps(grids.shift, affines.zero);
-    _mm_store_ps(grids.inverse, if_positive(affines.scale, inverse));
-    _mm_store_ps(grids.origin, _mm_setzero_ps());
+    _mm256_store_ps(grids.scale, affines.scale);
+    _mm256_store_ps(grids.zero, affines.zero);
+    _mm256_store_ps(grids.shift, affines.zero);
+    _mm256_store_ps(grids.inverse, if_positive(affines.scale, inverse(affines.scale)));
+    _mm256_store_ps(grids.origin, _mm256_setzero_ps());
   }
 
-  /// Sums over four groups of codes, codes^2 and x * code.
-  struct CodeSums {
-    __m256 c[4], cc[4], xc[4];
+  /// GroupSums, a lane a group.
+  struct RangeSums {
+    __m256 x, xx, c, cc, xc;
   };
 
   /// unbiased_codes, but for the codes.
-  SQUAT_AVX2_INLINE static void find_unbiased(const float* x, Index stride, Index count, Index n,
-                                              const GroupFormat& format, __m128 low, __m128 high,
-                                              float expected, Grids& grids) {
+  SQUAT_AVX2_INLINE static void find_unbiased(const Groups& groups, const GroupFormat& format,
+                                              __m256 low, __m256 high, float expected,
+                                              Grids& grids) {
     const float levels = static_cast<float>((1 << format.bits) - 1);
-    const __m128 middle = _mm_mul_ps(_mm_add_ps(low, high), _mm_set1_ps(0.5f));
-    const __m128 step = _mm_mul_ps(_mm_sub_ps(high, low), _mm_set1_ps(1 / levels));
-    float parts[3];
-    const int candidates = clipped_parts(format.bits, parts);
-    alignas(16) float middles[4], inverses[4];
-    _mm_store_ps(middles, middle);
+    const __m256 range = _mm256_sub_ps(high, low);
+    const __m256 step = _mm256_mul_ps(range, _mm256_set1_ps(1 / levels));
+    const __m256 middle = _mm256_mul_ps(_mm256_add_ps(low, high), _mm256_set1_ps(0.5f));
+    const __m256 unit = _mm256_mul_ps(range, _mm256_set1_ps(0.5f / range_units));
+    alignas(32) float middles[8], inverse_units[8];
+    _mm256_store_ps(middles, middle);
+    const __m256 inverse_unit = inverse(unit);
+    _mm256_store_ps(inverse_units, inverse_unit);
 
-    __m256 sums[4] = {}, squares[4] = {};
-    CodeSums codes = {};
-    __m128 sum_x = _mm_setzero_ps(), sum_xx = sum_x, best_closeness = _mm_set1_ps(-1);
-    __m128 best_inverse = sum_x, best_c = sum_x, best_xc = sum_x;
-    const __m128 numbers = _mm_set1_ps(static_cast<float>(n));
-    for (int k = 0; k < candidates; ++k) {
-      const __m128 inverse = _mm_div_ps(_mm_set1_ps(1.0f), _mm_mul_ps(step, _mm_set1_ps(parts[k])));
-      _mm_store_ps(inverses, inverse);
-      for (Index group = 0; group < count; ++group) {
-        const float* const own = x + group * stride;
-        if (k == 0) add_up(own, n, middles[group], sums[group], squares[group]);
-        add_up_codes(own, n, middles[group], inverses[group], levels, codes, group);
-      }
-      if (k == 0) {
-        sum_x = reduce<AddFloats>(sums);
-        sum_xx = reduce<AddFloats>(squares);
-      }
-      const __m128 c = reduce<AddFloats>(codes.c), cc = reduce<AddFloats>(codes.cc);
-      const __m128 xc = reduce<AddFloats>(codes.xc);
-      const __m128 near = closeness(sum_x, c, cc, xc, numbers);
-      const __m128 better = _mm_cmpgt_ps(near, best_closeness);
-      best_closeness = _mm_blendv_ps(best_closeness, near, better);
-      best_inverse = _mm_blendv_ps(best_inverse, inverse, better);
-      best_c = _mm_blendv_ps(best_c, c, better);
-      best_xc = _mm_blendv_ps(best_xc, xc, better);
+    RangeSums sums[3];
+    const RangeSteps& steps = range_steps(format.bits);
+    if (steps.count == 3)
+      add_up_parts<3>(groups, format.bits, middles, inverse_units, sums);
+    else
+      add_up_parts<1>(groups, format.bits, middles, inverse_units, sums);
+
+    const __m256 inverse_count = _mm256_set1_ps(1 / static_cast<float>(groups.n));
+    __m256 best_closeness = _mm256_set1_ps(-1), best_inverse = _mm256_setzero_ps();
+    const float one = static_cast<float>(1 << (16 + range_fraction(format.bits)));
+    RangeSums best = sums[0];
+    for (int k = 0; k < steps.count; ++k) {
+      const __m256 near = closeness(sums[k], inverse_count);
+      const __m256 better = less(best_closeness, near);
+      const __m256 own = _mm256_set1_ps(static_cast<float>(steps.inverse[k]) / one);
+      best_closeness = _mm256_blendv_ps(best_closeness, near, better);
+      best_inverse = _mm256_blendv_ps(best_inverse, own, better);
+      best.c = _mm256_blendv_ps(best.c, sums[k].c, better);
+      best.xc = _mm256_blendv_ps(best.xc, sums[k].xc, better);
     }
-    store_unbiased(sum_x, sum_xx, best_c, best_xc, numbers, middle, best_inverse, format.scale_bits,
-                   levels, expected, grids);
+    store_unbiased(best, static_cast<float>(groups.n), inverse_count, middle, unit,
+                   _mm256_mul_ps(best_inverse, inverse_unit), format.scale_bits, levels, expected,
+                   grids);
 
-    const __m128 least = _mm_set1_ps(std::numeric_limits<float>::min());
-    const int spread = _mm_movemask_ps(_mm_cmpgt_ps(step, least));
-    if (spread == 15) return;
-    Grids constant;
-    store_nearest(stored_range(low, high, levels, format.scale_bits, expected), constant);
-    for (Index group = 0; group < count; ++group)
-      if (!(spread >> group & 1)) {
-        grids.scale[group] = constant.scale[group];
-        grids.zero[group] = constant.zero[group];
-        grids.shift[group] = constant.shift[group];
-        grids.inverse[group] = constant.inverse[group];
-        grids.origin[group] = 0;
+    const __m256 spread = less(_mm256_set1_ps(std::numeric_limits<float>::min()), step);
+    const int constant = _mm256_movemask_ps(spread) ^ 0xff;
+    if (constant == 0) return;
+    Grids constants;
+    store_nearest(stored_range(low, high, levels, format.scale_bits, expected), constants);
+    for (Index group = 0; group < groups.count; ++group)
+      if (constant >> group & 1) grids.take(group, constants);
+  }
+
+  /// Sums for each part of the range. Where numbers are all the same, or none, so are sums.
+  template <int Parts>
+  SQUAT_AVX2_INLINE static void add_up_parts(const Groups& groups, int bits, const float* middles,
+                                             const float* inverse_units, RangeSums* out) {
+    const __m256i ones = _mm256_set1_epi16(1), least = _mm256_set1_epi16(-range_units);
+    const __m256i end = _mm256_set1_epi16(static_cast<short>((1 << bits) / 2 - 1));
+    const __m256i begin = _mm256_set1_epi16(static_cast<short>(-((1 << bits) / 2)));
+    const __m128i fraction = _mm_cvtsi32_si128(range_fraction(bits));
+    __m256i inverses[Parts];
+    SQUAT_UNROLL
+    for (int k = 0; k < Parts; ++k) inverses[k] = _mm256_set1_epi16(range_steps(bits).inverse[k]);
+
+    // Of each group: sums of x, x^2, and for each part those of codes, codes^2 and x * code.
+    __m256i all[2 + 3 * Parts][8];
+    for (Index group = 0; group < groups.count; ++group) {
+      const __m256 middle = _mm256_broadcast_ss(middles + group);
+      const __m256 inverse_unit = _mm256_broadcast_ss(inverse_units + group);
+      const float* const own = groups[group];
+      __m256i x = _mm256_setzero_si256(), xx = x, c[Parts], cc[Parts], xc[Parts];
+      SQUAT_UNROLL
+      for (int k = 0; k < Parts; ++k) c[k] = cc[k] = xc[k] = _mm256_setzero_si256();
+      for (Index i = 0; i < groups.n; i += 16) {
+        const __m256i second =
+            i + 8 < groups.n ? to_units(own + i + 8, middle, inverse_unit) : _mm256_setzero_si256();
+        const __m256i units =
+            _mm256_max_epi16(narrow16(to_units(own + i, middle, inverse_unit), second), least);
+        x = _mm256_add_epi32(x, _mm256_madd_epi16(units, ones));
+        xx = _mm256_add_epi32(xx, _mm256_madd_epi16(units, units));
+        SQUAT_UNROLL
+        for (int k = 0; k < Parts; ++k) {
+          __m256i code = _mm256_sra_epi16(_mm256_mulhi_epi16(units, inverses[k]), fraction);
+          code = _mm256_min_epi16(_mm256_max_epi16(code, begin), end);
+          c[k] = _mm256_add_epi16(c[k], code);
+          cc[k] = _mm256_add_epi32(cc[k], _mm256_madd_epi16(code, code));
+          xc[k] = _mm256_add_epi32(xc[k], _mm256_madd_epi16(code, units));
+        }
       }
-  }
-
-  SQUAT_AVX2_INLINE static void add_up(const float* x, Index n, float middle, __m256& sum,
-                                       __m256& squares) {
-    const __m256 middles = _mm256_set1_ps(middle);
-    sum = squares = _mm256_setzero_ps();
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x + i), middles);
-      sum = _mm256_add_ps(sum, y);
-      squares = add_product(squares, y, y);
+      all[0][group] = x;
+      all[1][group] = xx;
+      SQUAT_UNROLL
+      for (int k = 0; k < Parts; ++k) {
+        all[2 + 3 * k][group] = _mm256_madd_epi16(c[k], ones);
+        all[3 + 3 * k][group] = cc[k];
+        all[4 + 3 * k][group] = xc[k];
+      }
     }
+    for (auto& sums : all) fill(sums, groups.count);
+    const __m256 x = total(all[0], groups.count), xx = total(all[1], groups.count);
+    SQUAT_UNROLL
+    for (int k = 0; k < Parts; ++k)
+      out[k] = {x, xx, total(all[2 + 3 * k], groups.count), total(all[3 + 3 * k], groups.count),
+                total(all[4 + 3 * k], groups.count)};
   }
 
-  SQUAT_AVX2_INLINE static void add_up_codes(const float* x, Index n, float middle, float inverse,
-                                             float levels, CodeSums& sums, Index group) {
-    const __m256 middles = _mm256_set1_ps(middle), inverses = _mm256_set1_ps(inverse);
-    const __m256 halves = _mm256_set1_ps(levels / 2), most = _mm256_set1_ps(levels);
-    __m256 c = _mm256_setzero_ps(), cc = c, xc = c;
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x + i), middles);
-      const __m256 code = _mm256_round_ps(on_grid(y, inverses, halves, most),
-                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      c = _mm256_add_ps(c, code);
-      cc = _mm256_fmadd_ps(code, code, cc);  // exact
-      xc = add_product(xc, code, y);
-    }
-    sums.c[group] = c;
-    sums.cc[group] = cc;
-    sums.xc[group] = xc;
+  SQUAT_AVX2_INLINE static __m256i to_units(const float* x, __m256 middle, __m256 inverse_unit) {
+    const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x), middle);
+    return _mm256_cvtps_epi32(
+        _mm256_min_ps(_mm256_mul_ps(y, inverse_unit), _mm256_set1_ps(range_units)));
   }
 
-  /// a - b c / n
-  SQUAT_AVX2_INLINE static __m128 without_mean(__m128 a, __m128 b, __m128 c, __m128 n) {
-    return _mm_sub_ps(a, _mm_div_ps(_mm_mul_ps(b, c), n));
+  SQUAT_AVX2_INLINE static __m256 without_means(__m256 sum, __m256 a, __m256 b,
+                                                __m256 inverse_count) {
+    return _mm256_sub_ps(sum, product(product(a, b), inverse_count));
   }
 
-  SQUAT_AVX2_INLINE static __m128 closeness(__m128 x, __m128 c, __m128 cc, __m128 xc, __m128 n) {
-    xc = without_mean(xc, x, c, n);
-    cc = without_mean(cc, c, c, n);
-    return if_positive(cc, _mm_div_ps(_mm_mul_ps(xc, xc), cc));
+  SQUAT_AVX2_INLINE static __m256 closeness(const RangeSums& sums, __m256 inverse_count) {
+    const __m256 xc = without_means(sums.xc, sums.x, sums.c, inverse_count);
+    const __m256 cc = without_means(sums.cc, sums.c, sums.c, inverse_count);
+    return if_positive(cc, _mm256_div_ps(_mm256_mul_ps(xc, xc), cc));
   }
 
   /// unbiased_grid
-  SQUAT_AVX2_INLINE static void store_unbiased(__m128 x, __m128 xx, __m128 c, __m128 xc, __m128 n,
-                                               __m128 middle, __m128 inverse_step, int scale_bits,
-                                               float levels, float expected, Grids& grids) {
-    const __m128 half = _mm_set1_ps(levels / 2);
-    xx = without_mean(xx, x, x, n);
-    xc = without_mean(xc, x, c, n);
-    const __m128 scale = if_positive(xc, _mm_div_ps(xx, xc));
-    const __m128 rest = _mm_sub_ps(x, product(scale, _mm_sub_ps(c, product(half, n))));
-    const __m128 wanted = _mm_add_ps(middle, _mm_div_ps(rest, n));
+  SQUAT_AVX2_INLINE static void store_unbiased(const RangeSums& sums, float count,
+                                               __m256 inverse_count, __m256 middle, __m256 unit,
+                                               __m256 inverse_step, int scale_bits, float levels,
+                                               float expected, Grids& grids) {
+    const __m256 half = _mm256_set1_ps(levels / 2);
+    const __m256 xx = without_means(sums.xx, sums.x, sums.x, inverse_count);
+    const __m256 xc = without_means(sums.xc, sums.x, sums.c, inverse_count);
+    const __m256 scale = if_positive(xc, _mm256_mul_ps(_mm256_div_ps(xx, xc), unit));
+    const __m256 codes = _mm256_add_ps(sums.c, _mm256_set1_ps(count * 0.5f));
+    const __m256 rest = _mm256_sub_ps(product(sums.x, unit), product(scale, codes));
+    const __m256 wanted = _mm256_add_ps(middle, product(rest, inverse_count));
     Affines affines;
     if (scale_bits == 8) {
       affines = stored_affine8(scale, wanted, levels, expected);
     } else {
       affines.scale = or_zero(as_stored(scale, scale_bits));
-      affines.zero = as_stored(_mm_sub_ps(wanted, product(half, affines.scale)), scale_bits);
+      affines.zero = as_stored(_mm256_sub_ps(wanted, product(half, affines.scale)), scale_bits);
     }
-    const __m128 stored = _mm_add_ps(affines.zero, product(half, affines.scale));
-    const __m128 ratio = _mm_div_ps(scale, affines.scale);
-    _mm_store_ps(grids.scale, affines.scale);
-    _mm_store_ps(grids.zero, affines.zero);
-    _mm_store_ps(grids.shift, _mm_add_ps(middle, _mm_sub_ps(stored, wanted)));
-    _mm_store_ps(grids.inverse, if_positive(affines.scale, _mm_mul_ps(inverse_step, ratio)));
-    _mm_store_ps(grids.origin, half);
-  }
-
-  /// symmetric_codes, but for the codes.
-  SQUAT_AVX2_INLINE static void find_symmetric(const float* x, Index stride, Index count, Index n,
-                                               int bits, int scale_bits, Grids& grids) {
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 squares[4] = {}, tops[4] = {};
-    for (Index group = 0; group < count; ++group) {
-      const float* const own = x + group * stride;
-      for (Index i = 0; i < n; i += 8) {
-        const __m256 xi = _mm256_loadu_ps(own + i);
-        squares[group] = add_product(squares[group], xi, xi);
-        tops[group] = _mm256_max_ps(tops[group], _mm256_andnot_ps(sign, xi));
-      }
-    }
-    const float levels = static_cast<float>((1 << bits) - 1);
-    const __m128 energy = reduce<AddFloats>(squares), top = reduce<MaxFloats>(tops);
-    const __m128 step =
-        _mm_mul_ps(_mm_set1_ps(normal_step(bits)),
-                   _mm_sqrt_ps(_mm_div_ps(energy, _mm_set1_ps(static_cast<float>(n)))));
-    const __m128 steps[symmetric_steps] = {step, _mm_mul_ps(step, _mm_set1_ps(0.86f)),
-                                           _mm_mul_ps(step, _mm_set1_ps(1.16f)),
-                                           _mm_div_ps(_mm_add_ps(top, top), _mm_set1_ps(levels))};
-    alignas(16) float inverses[symmetric_steps][4];
-    for (int k = 0; k < symmetric_steps; ++k)
-      _mm_store_ps(inverses[k], _mm_div_ps(_mm_set1_ps(1.0f), steps[k]));
-
-    // By group, a lane a step, and then the other way round.
-    __m128 products[4] = {}, sizes[4] = {};
-    for (Index group = 0; group < count; ++group)
-      add_up_symmetric(x + group * stride, n, inverses, group, levels, products[group],
-                       sizes[group]);
-    _MM_TRANSPOSE4_PS(products[0], products[1], products[2], products[3]);
-    _MM_TRANSPOSE4_PS(sizes[0], sizes[1], sizes[2], sizes[3]);
-    __m128 best = _mm_setzero_ps(), best_step = step, best_product = _mm_set1_ps(1.0f);
-    SQUAT_UNROLL
-    for (int k = 0; k < symmetric_steps; ++k) {
-      const __m128 cosine = _mm_div_ps(_mm_mul_ps(products[k], products[k]), sizes[k]);
-      const __m128 better = _mm_cmpgt_ps(cosine, best);
-      best = _mm_blendv_ps(best, cosine, better);
-      best_step = _mm_blendv_ps(best_step, steps[k], better);
-      best_product = _mm_blendv_ps(best_product, products[k], better);
-    }
-
-    const __m128 scale = _mm_div_ps(energy, best_product);
-    __m128 stored = _mm_max_ps(_mm_setzero_ps(), scale);
-    stored = scale_bits == 8 ? from_bytes(to_bytes(stored)) : as_stored(stored, scale_bits);
-    const __m128 spread = _mm_cmpgt_ps(energy, _mm_set1_ps(std::numeric_limits<float>::min()));
-    const __m128 inverse = _mm_div_ps(scale, _mm_mul_ps(best_step, stored));
-    _mm_store_ps(grids.scale, _mm_and_ps(spread, stored));
-    _mm_store_ps(grids.zero, _mm_setzero_ps());
-    _mm_store_ps(grids.shift, _mm_setzero_ps());
-    _mm_store_ps(grids.inverse, _mm_and_ps(spread, if_positive(stored, inverse)));
-    _mm_store_ps(grids.origin, _mm_and_ps(spread, _mm_set1_ps(levels / 2)));
-  }
-
-  /// Sums of x * code and code^2, codes counted from the middle, a lane a step.
-  SQUAT_AVX2_INLINE static void add_up_symmetric(const float* x, Index n,
-                                                 const float (&inverses)[symmetric_steps][4],
-                                                 Index group, float levels, __m128& products,
-                                                 __m128& sizes) {
-    const __m256 middle = _mm256_set1_ps(levels / 2), half = _mm256_set1_ps(0.5f);
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256 inverse[symmetric_steps], xc[symmetric_steps], cc[symmetric_steps];
-    SQUAT_UNROLL
-    for (int k = 0; k < symmetric_steps; ++k) {
-      inverse[k] = _mm256_broadcast_ss(&inverses[k][group]);
-      xc[k] = cc[k] = _mm256_setzero_ps();
-    }
-    for (Index i = 0; i < n; i += 8) {
-      const __m256 size = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i));
-      SQUAT_UNROLL
-      for (int k = 0; k < symmetric_steps; ++k) {
-        const __m256 steps = _mm256_min_ps(_mm256_mul_ps(size, inverse[k]), middle);
-        const __m256 code =
-            _mm256_add_ps(_mm256_round_ps(steps, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC), half);
-        xc[k] = add_product(xc[k], code, size);
-        cc[k] = _mm256_fmadd_ps(code, code, cc[k]);  // exact
-      }
-    }
-    products = reduce<AddFloats>(xc);
-    sizes = reduce<AddFloats>(cc);
+    const __m256 stored = _mm256_add_ps(affines.zero, product(half, affines.scale));
+    const __m256 ratio = _mm256_div_ps(scale, affines.scale);
+    _mm256_store_ps(grids.scale, affines.scale);
+    _mm256_store_ps(grids.zero, affines.zero);
+    _mm256_store_ps(grids.shift, _mm256_add_ps(middle, _mm256_sub_ps(stored, wanted)));
+    _mm256_store_ps(grids.inverse, if_positive(affines.scale, _mm256_mul_ps(inverse_step, ratio)));
+    _mm256_store_ps(grids.origin, half);
   }
 };
 
