@@ -105,6 +105,7 @@ void expect_that_twins_agree(unsigned seed) {
   config.shared_svd = draw.of({true, false});
   if (draw.of({0, 1}) == 1)
     shape.windows.assign(static_cast<std::size_t>(shape.layers), draw.of<Index>({1, 20, 60}));
+  if (shape.layers == 2 && draw.of({0, 1}) == 1) config.layer_bits = {{2, 3}, {0, 1}};
   const Index sequences = draw.of<Index>({1, 1, 3});
   SCOPED_TRACE(::testing::Message() << "seed " << seed);
   CacheOf<Scalar> cache(shape, config, sequences);
@@ -331,6 +332,16 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
        },
        "0", "1"},
       {"config.value_bits", [](auto&, auto& c) { c.value_bits = 0; }, "2", "4"},  // ValueBits
+      {"config.layer_key_bits",
+       [](auto&, auto& c) {
+         c.layer_bits = {{3.5, 2}};
+       },
+       "none", "3.5"},
+      {"config.layer_value_bits",
+       [](auto&, auto& c) {
+         c.layer_bits = {{3.5, 2}};
+       },
+       "3", "2"},
       {"config.value_group_size", [](auto&, auto& c) { c.value_group_size = 32; }, "64", "32"},
       {"config.value_grid", [](auto&, auto& c) { c.value_grid = ValueGrid::min_max; }, "1", "0"},
       {"config.rotate_values", [](auto&, auto& c) { c.rotate_values = false; }, "1", "0"},
@@ -369,6 +380,9 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
       original = FloatCache(shape, config, 2);
     } else if (fields[i].name == "config.rotate_keys") {
       config.rotate_keys = false;
+      original = FloatCache(shape, config, 2);
+    } else if (fields[i].name == "config.layer_value_bits") {
+      config.layer_bits = {{3.5, 3}};
       original = FloatCache(shape, config, 2);
     } else if (fields[i].name == "config.token_group_size") {
       config.token_group_size = 32;

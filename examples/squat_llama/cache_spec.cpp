@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "config_fields.hpp"
+#include "layer_costs.hpp"
 #include "turbo_cache.hpp"
 
 namespace squat_llama {
@@ -61,6 +62,8 @@ SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
   squat.config.key_bits = parse_bits(bits.front(), known, spec);
   squat.config.value_bits = parse_bits(bits.back(), known, spec);
   set_fields(parts, spec, squat);
+  squat::require(squat.layer_costs.empty(), "layer_costs in cache '", spec,
+                 "' are for squat+:MEANBITS alone");
   return squat;
 }
 
@@ -74,6 +77,9 @@ SquatSpec parse_recommended(const std::string& arguments, const std::string& spe
                  "'; they must be a number, as in squat+:2.5");
   SquatSpec squat{squat::Config::recommended(mean_bits)};
   set_fields(parts, spec, squat);
+  if (!squat.layer_costs.empty())
+    squat.config.layer_bits =
+        squat::divide_bits(mean_bits, read_layer_costs(squat.layer_costs)).layer_bits;
   return squat;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "evaluation.hpp"
+#include "tokenizer.hpp"
 
 namespace squat_llama {
 
@@ -74,6 +75,19 @@ struct MomentsOptions {
 
 /// Writes the second moments of the queries of texts, for calibrated caches.
 void moments_command(const ModelOptions& model, const MomentsOptions& options);
+
+struct LayerCostsOptions {
+  std::vector<std::string> texts;  ///< paths
+  std::string path;
+  Protocol protocol;
+};
+
+/// Writes what quantizing each layer costs, for caches with layer_costs=FILE.
+void layer_costs_command(const ModelOptions& model, const LayerCostsOptions& options);
+
+/// The windows of each text.
+std::vector<std::vector<Window>> read_windows(const std::vector<std::string>& paths,
+                                              const Tokenizer& tokenizer, const Protocol& protocol);
 
 /// The bytes of a file; one that cannot be read is an error.
 std::string read_file(const std::string& path);

@@ -52,8 +52,14 @@ bool parse(const std::string& text, squat::Arithmetic& arithmetic) {
   return text == "exact" || text == "fast";
 }
 
+bool parse(const std::string& text, std::string& path) {
+  path = text;
+  return !text.empty();
+}
+
 template <class Value>
 constexpr const char* allowed() {
+  if (std::is_same_v<Value, std::string>) return "FILE";
   if (std::is_same_v<Value, bool>) return "true|false";
   if (std::is_same_v<Value, squat::Backend>) return "quanto|hqq|unbiased";
   if (std::is_same_v<Value, squat::KeyScales>) return "per_channel|per_token";
@@ -113,6 +119,7 @@ constexpr Field kFields[] = {
     field<&squat::Config::arithmetic>("arithmetic"),
     field<&SquatSpec::pre_rope>("pre_rope"),
     field<&SquatSpec::calibrated>("calibrated"),
+    field<&SquatSpec::layer_costs>("layer_costs"),
 };
 
 }  // namespace

@@ -17,11 +17,22 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+std::vector<std::vector<Window>> read_windows(const std::vector<std::string>& paths,
+                                              const Tokenizer& tokenizer,
+                                              const Protocol& protocol) {
+  const int leading = tokenizer.leading_token();
+  std::vector<std::vector<Window>> windows;
+  for (const std::string& path : paths) {
+    std::vector<Token> tokens = tokenizer.encode(read_file(path));
+    if (leading >= 0) tokens.erase(tokens.begin());  // every window gets its own
+    windows.push_back(cut_windows(tokens, protocol, leading, path));
+  }
+  return windows;
+}
+
 void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& options) {
   std::vector<CacheSpec> caches;
   for (const std::string& cache : options.caches) caches.push_back(parse_cache_spec(cache));
-  std::vector<std::string> texts;
-  for (const std::string& path : options.texts) texts.push_back(read_file(path));
   const Model model(model_options.path, model_options.weights);
   const Tokenizer tokenizer(model_options.path);
   Engine engine(model, model_options.threads);
@@ -29,13 +40,7 @@ void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& 
   const auto moments = load_moments(options.moments_path, model.config());
   if (moments) protocol.moments = &*moments;
 
-  const int leading = tokenizer.leading_token();
-  std::vector<std::vector<Window>> windows;
-  for (std::size_t text = 0; text < texts.size(); ++text) {
-    std::vector<Token> tokens = tokenizer.encode(texts[text]);
-    if (leading >= 0) tokens.erase(tokens.begin());  // every window gets its own
-    windows.push_back(cut_windows(tokens, protocol, leading, options.texts[text]));
-  }
+  const auto windows = read_windows(options.texts, tokenizer, protocol);
 
   std::vector<CacheResult> results;
   {

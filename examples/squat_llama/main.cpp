@@ -55,25 +55,33 @@ void add_generate(CLI::App& app, ModelOptions& model, GenerateOptions& options) 
   command->callback([&] { generate(model, options); });
 }
 
+void add_texts_option(CLI::App& command, std::vector<std::string>& texts) {
+  command.add_option("--text", texts, "Text file; may be given again")
+      ->required()
+      ->allow_extra_args(false)
+      ->check(CLI::ExistingFile);
+}
+
+void add_window_options(CLI::App& command, Protocol& protocol) {
+  command.add_option("--prompt-tokens", protocol.prompt_tokens, "Tokens of a prompt")
+      ->capture_default_str();
+  command
+      .add_option("--decode-tokens", protocol.decode_tokens,
+                  "Tokens decoded after it, one by one, each given its true past")
+      ->capture_default_str();
+  command.add_option("--windows", protocol.windows, "Stretches of every text")
+      ->capture_default_str();
+}
+
 void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) {
   CLI::App* command =
       app.add_subcommand("evaluate", "Measure what caches cost on a text: quality, memory, speed");
   add_model_options(*command, model);
-  command->add_option("--text", options.texts, "Text file; may be given again")
-      ->required()
-      ->allow_extra_args(false)
-      ->check(CLI::ExistingFile);
+  add_texts_option(*command, options.texts);
   command->add_option("--cache", options.caches, "Name of a cache, see below; may be given again")
       ->allow_extra_args(false)
       ->capture_default_str();
-  command->add_option("--prompt-tokens", options.protocol.prompt_tokens, "Tokens of a prompt")
-      ->capture_default_str();
-  command
-      ->add_option("--decode-tokens", options.protocol.decode_tokens,
-                   "Tokens decoded after it, one by one, each given its true past")
-      ->capture_default_str();
-  command->add_option("--windows", options.protocol.windows, "Stretches of every text")
-      ->capture_default_str();
+  add_window_options(*command, options.protocol);
   command
       ->add_option("--batch", options.protocol.batch,
                    "Tokens of a prompt in one pass; 0 reads it at once, exactly, for more memory")
@@ -134,10 +142,7 @@ void add_moments(CLI::App& app, ModelOptions& model, MomentsOptions& options) {
   CLI::App* command = app.add_subcommand(
       "moments", "Write the query moments of texts: a metric for calibrated caches");
   add_model_options(*command, model);
-  command->add_option("--text", options.texts, "Text file; may be given again")
-      ->required()
-      ->allow_extra_args(false)
-      ->check(CLI::ExistingFile);
+  add_texts_option(*command, options.texts);
   command->add_option("--tokens", options.tokens, "Tokens from the start of every text")
       ->capture_default_str();
   command
@@ -147,6 +152,16 @@ void add_moments(CLI::App& app, ModelOptions& model, MomentsOptions& options) {
       ->default_str("after_rope");
   command->add_option("--out", options.path, "File to write")->required();
   command->callback([&] { moments_command(model, options); });
+}
+
+void add_layer_costs(CLI::App& app, ModelOptions& model, LayerCostsOptions& options) {
+  CLI::App* command = app.add_subcommand(
+      "layer-costs", "Write what quantizing each layer costs: for caches with layer_costs=FILE");
+  add_model_options(*command, model);
+  add_texts_option(*command, options.texts);
+  add_window_options(*command, options.protocol);
+  command->add_option("--out", options.path, "File to write")->required();
+  command->callback([&] { layer_costs_command(model, options); });
 }
 
 }  // namespace
@@ -162,6 +177,9 @@ int main(int argc, char** argv) {
   SpeedOptions speed_options;
   CaptureOptions capture_options;
   MomentsOptions moments_options;
+  LayerCostsOptions layer_costs_options;
+  layer_costs_options.protocol.prompt_tokens = 512;
+  layer_costs_options.protocol.decode_tokens = 64;
 
   CLI::App app("Runs a Llama-like model on a quantized key-value cache");
   app.require_subcommand(1);
@@ -170,6 +188,7 @@ int main(int argc, char** argv) {
   add_speed(app, model, speed_options);
   add_capture(app, exact_model, capture_options);
   add_moments(app, exact_model, moments_options);
+  add_layer_costs(app, exact_model, layer_costs_options);
   try {
     CLI11_PARSE(app, argc, argv);
   } catch (const std::exception& error) {

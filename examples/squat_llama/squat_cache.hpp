@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <squat/config.hpp>
+#include <string>
 
 #include "kv_cache.hpp"
 
@@ -13,6 +14,7 @@ struct SquatSpec {
   squat::Config config;
   bool pre_rope = false;    ///< keys are stored before RoPE, which the cache applies
   bool calibrated = false;  ///< the metric comes from CacheOptions::moments, not from the prompt
+  std::string layer_costs = {};  ///< a file by which bits are divided among layers, or empty
 };
 
 /// Fails where `spec` is calibrated and there are no moments.

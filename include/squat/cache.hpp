@@ -47,7 +47,7 @@ class SQuatCache {
         rope_(shape.rope.pairing == RopePairing::none
                   ? nullptr
                   : std::make_shared<const RopeTable>(shape.rope, shape.head_dim)),
-        fits_(shape, config, key_bits(), sequences, rope_),
+        fits_(shape, stored_config(), sequences, rope_),
         layers_(empty_layers(sequences)) {}
 
   /// Attention work goes to `executor`, which outlives the cache; serial until one is set. Where
@@ -304,23 +304,26 @@ class SQuatCache {
     return layers_[index(layer, sequence)];
   }
 
-  int value_bits() const { return config_.value_bits == 0 ? ValueBits : config_.value_bits; }
-  double key_bits() const { return config_.key_bits == 0 ? KeyBits : config_.key_bits; }
-
   /// The configuration with the widths that result.
   Config stored_config() const {
     Config config = config_;
-    config.key_bits = key_bits();
-    config.value_bits = value_bits();
+    if (config.key_bits == 0) config.key_bits = KeyBits;
+    if (config.value_bits == 0) config.value_bits = ValueBits;
+    for (LayerBits& bits : config.layer_bits) {
+      if (bits.keys == 0) bits.keys = config.key_bits;
+      if (bits.values == 0) bits.values = config.value_bits;
+    }
     return config;
   }
 
   std::vector<LayerCache<Scalar>> empty_layers(Index sequences) const {
     std::vector<LayerCache<Scalar>> layers;
     layers.reserve(static_cast<std::size_t>(shape_.layers * sequences));
-    for (Index i = 0; i < shape_.layers * sequences; ++i)
-      layers.emplace_back(shape_, i / sequences, config_, fits_.even_blocks()->front(),
-                          value_bits());
+    const Config config = stored_config();
+    for (Index i = 0; i < shape_.layers * sequences; ++i) {
+      const Index layer = i / sequences;
+      layers.emplace_back(shape_, layer, config.of_layer(layer), fits_.even_blocks(layer)->front());
+    }
     return layers;
   }
 
@@ -340,11 +343,11 @@ class SQuatCache {
   }
 
   Loaded read(std::istream& in, Index sequences) const {
-    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences, fits_.even_blocks());
+    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences);
     Loaded loaded{empty_layers(sequences), {}, {}};
     auto tokens = loaded.layers.begin();
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      file.begin_layer();
+      file.begin_layer(layer, fits_.even_blocks(layer));
       if (file.calibrated()) {
         std::unique_ptr<KeyFit<Scalar>> fit = file.fit();
         require(fit != nullptr, "the file is calibrated but for layer ", layer);

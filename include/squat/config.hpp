@@ -75,6 +75,12 @@ enum class Arithmetic {
   exact,  ///< codes are dequantized; products are those of the cache's compute type
 };
 
+/// Bits of the codes of one layer, as Config::key_bits and value_bits; 0: those.
+struct LayerBits {
+  double keys = 0;
+  int values = 0;
+};
+
 /// How a cache quantizes. The defaults are the published cache (arXiv 2503.24358).
 struct Config {
   Backend backend = Backend::quanto;
@@ -120,6 +126,8 @@ struct Config {
   bool rotate_keys = false;
   /// Bits of a value code: 1, 2, 3, 4 or 8; 0: ValueBits.
   int value_bits = 0;
+  /// Per layer: what it has in place of key_bits and value_bits. Empty: all layers are alike.
+  std::vector<LayerBits> layer_bits = {};
   /// Channels to a value scale: 32, 64, 128, 256 or 512; 0: token_group_size.
   Index value_group_size = 0;
   ValueGrid value_grid = ValueGrid::min_max;
@@ -145,6 +153,17 @@ struct Config {
   /// from about a thousand tokens on. KeyBits and ValueBits do not enter. README.md tells how it
   /// was found.
   static Config recommended(double mean_bits = 2.5);
+
+  /// What `layer` goes by, as if there were no other.
+  Config of_layer(Index layer) const {
+    Config config = *this;
+    config.layer_bits.clear();
+    if (layer_bits.empty()) return config;
+    const LayerBits& own = layer_bits[static_cast<std::size_t>(layer)];
+    if (own.keys != 0) config.key_bits = own.keys;
+    if (own.values != 0) config.value_bits = own.values;
+    return config;
+  }
 };
 
 inline Config Config::recommended(double mean_bits) {
@@ -195,6 +214,18 @@ inline void check_group_size(const char* field, Index size) {
           "; it must be 32, 64, 128, 256 or 512, or 0 for token_group_size");
 }
 
+/// Of all layers, or of layer `name`.
+inline void check_bits(const std::string& name, const LayerBits& bits, bool adaptive) {
+  const bool all = name.empty();
+  require(bits.keys == 0 || (bits.keys >= 1 && bits.keys <= 8), "config.", name, "key_bits is ",
+          bits.keys, "; it must be 1 to 8, or 0 for ", all ? "KeyBits" : "config.key_bits");
+  require(adaptive || bits.keys == std::floor(bits.keys), "config.", name, "key_bits is ",
+          bits.keys, "; without adaptive_bits it must be whole");
+  require((bits.values >= 0 && bits.values <= 4) || bits.values == 8, "config.", name,
+          "value_bits is ", bits.values, "; it must be 1, 2, 3, 4 or 8, or 0 for ",
+          all ? "ValueBits" : "config.value_bits");
+}
+
 inline void check(const Config& config) {
   require(config.backend == Backend::quanto || config.backend == Backend::hqq ||
               config.backend == Backend::unbiased,
@@ -223,10 +254,10 @@ inline void check(const Config& config) {
           "; it must be at least 1");
   require(config.scale_bits == 8 || config.scale_bits == 16 || config.scale_bits == 32,
           "config.scale_bits is ", config.scale_bits, "; it must be 8, 16 or 32");
-  require(config.key_bits == 0 || (config.key_bits >= 1 && config.key_bits <= 8),
-          "config.key_bits is ", config.key_bits, "; it must be 1 to 8, or 0 for KeyBits");
-  require(config.adaptive_bits || config.key_bits == std::floor(config.key_bits),
-          "config.key_bits is ", config.key_bits, "; without adaptive_bits it must be whole");
+  check_bits("", {config.key_bits, config.value_bits}, config.adaptive_bits);
+  for (std::size_t layer = 0; layer < config.layer_bits.size(); ++layer)
+    check_bits("layer_bits[" + std::to_string(layer) + "].", config.layer_bits[layer],
+               config.adaptive_bits);
   require(
       !per_token || !config.adaptive_bits,
       "config.adaptive_bits is true; with key_scales = per_token it must be false: the channels "
@@ -237,9 +268,6 @@ inline void check(const Config& config) {
   check_group_size("key_group_size", config.key_group_size);
   require(per_token || config.key_group_size == 0, "config.key_group_size is ",
           config.key_group_size, "; without key_scales = per_token it must be 0");
-  const int value_bits = config.value_bits;
-  require((value_bits >= 0 && value_bits <= 4) || value_bits == 8, "config.value_bits is ",
-          value_bits, "; it must be 1, 2, 3, 4 or 8, or 0 for ValueBits");
   check_group_size("value_group_size", config.value_group_size);
   require(config.value_grid == ValueGrid::min_max || config.value_grid == ValueGrid::symmetric,
           "config.value_grid is ", static_cast<int>(config.value_grid),
@@ -265,6 +293,9 @@ inline void check(const Config& config) {
 inline void check(const ModelShape& shape, const Config& config) {
   check(shape);
   check(config);
+  require(config.layer_bits.empty() || static_cast<Index>(config.layer_bits.size()) == shape.layers,
+          "config.layer_bits has ", config.layer_bits.size(),
+          " entries; it must have one for each of the ", shape.layers, " layers, or none");
   require(config.subspace_queries == SubspaceQueries::after_rope ||
               shape.rope.pairing != RopePairing::none,
           "config.subspace_queries is before_rope; without shape.rope it must be after_rope");

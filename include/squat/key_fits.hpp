@@ -1,6 +1,7 @@
 // Which queries shape the metric of each sequence's keys, and who shares it.
 #pragma once
 
+#include <map>
 #include <mutex>
 #include <squat/layer_cache.hpp>
 #include <squat/query_moments.hpp>
@@ -21,25 +22,34 @@ class KeyFits {
   using OwnFits = std::vector<std::unique_ptr<Fit>>;  // [layers, sequences]; null: none
   using Lock = std::unique_lock<std::mutex>;
 
-  /// `rope` is null where the caller turns queries.
-  KeyFits(const ModelShape& shape, const Config& config, double key_bits, Index sequences,
+  /// No bits in `config` are 0. `rope` is null where the caller turns queries.
+  KeyFits(const ModelShape& shape, const Config& config, Index sequences,
           std::shared_ptr<const RopeTable> rope)
       : shape_(shape),
         config_(config),
-        key_bits_(key_bits),
         sequences_(sequences),
         rope_(std::move(rope)),
         own_(static_cast<std::size_t>(shape.layers * sequences)),
         locks_(new std::mutex[static_cast<std::size_t>(shape.layers)]) {
-    const KeyBlock even(shape.head_dim, even_bits(shape.head_dim, key_bits), config);
-    even_blocks_ = std::make_shared<const std::vector<KeyBlock>>(kv_heads(), even);
-    blank_plan_ = std::make_shared<const KeyPlan<Scalar>>(
-        even_blocks_,
-        std::vector<ErrorFeedback<Real>>(kv_heads(), ErrorFeedback<Real>(shape.head_dim)), config);
+    const std::vector<ErrorFeedback<Real>> no_feedback(kv_heads(),
+                                                       ErrorFeedback<Real>(shape.head_dim));
+    std::map<double, std::shared_ptr<const KeyPlan<Scalar>>> plans;  // by bits
+    for (Index layer = 0; layer < shape.layers; ++layer) {
+      const Config own = config.of_layer(layer);
+      auto& plan = plans[own.key_bits];
+      if (!plan) {
+        const KeyBlock even(shape.head_dim, even_bits(shape.head_dim, own.key_bits), own);
+        plan = std::make_shared<const KeyPlan<Scalar>>(
+            std::make_shared<const std::vector<KeyBlock>>(kv_heads(), even), no_feedback, own);
+      }
+      blank_plans_.push_back(plan);
+    }
   }
 
-  /// Blocks of keys of which nothing is known, an entry a kv head.
-  const std::shared_ptr<const std::vector<KeyBlock>>& even_blocks() const { return even_blocks_; }
+  /// Blocks of keys of a layer of which nothing is known, an entry a kv head.
+  const std::shared_ptr<const std::vector<KeyBlock>>& even_blocks(Index layer) const {
+    return blank_plan(layer)->blocks;
+  }
 
   /// From now on all keys go by `moments`, until clear(). Fails on another shape, or without
   /// queries.
@@ -104,15 +114,16 @@ class KeyFits {
                                               const LayerCache<Scalar>& tokens) {
     const Lock lock = guard(layer);
     const Index owner = this->owner(layer, sequence);
-    if (owner == nobody) return blank_plan_;
+    if (owner == nobody) return blank_plan(layer);
     Fit& fit =
         owner == calibration ? calibrated_[static_cast<std::size_t>(layer)] : *own(layer, owner);
     if (fit.plan) return fit.plan;
-    if (tokens.leaving_keys() == 0) return blank_plan_;  // which packs nothing then
+    if (tokens.leaving_keys() == 0) return blank_plan(layer);  // which packs nothing then
     std::vector<KeyStatistics> statistics = fit.statistics;
     if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
     tokens.describe(statistics);
-    fit.plan = make_key_plan<Scalar>(fit.moments, statistics, even_blocks_, key_bits_, config_);
+    fit.plan =
+        make_key_plan<Scalar>(fit.moments, statistics, even_blocks(layer), config_.of_layer(layer));
     fit.statistics = std::move(statistics);
     return fit.plan;
   }
@@ -166,13 +177,20 @@ class KeyFits {
   /// Bytes; `counted` says what sequences share.
   MemoryUsage memory(Counted& counted) const {
     MemoryUsage usage;
-    usage.bookkeeping = blank_plan_->bytes() + shape_.layers * Index{sizeof(std::mutex)} +
-                        static_cast<Index>(own_.capacity() * sizeof(own_[0]));
+    usage.bookkeeping = shape_.layers * Index{sizeof(std::mutex)} +
+                        static_cast<Index>(own_.capacity() * sizeof(own_[0]) +
+                                           blank_plans_.capacity() * sizeof(blank_plans_[0]) +
+                                           config_.layer_bits.capacity() * sizeof(LayerBits));
     for (const std::unique_ptr<Fit>& fit : own_)
       if (fit) usage.subspace += Index{sizeof(Fit)} + fit->bytes(counted);
     for (const Fit& fit : calibrated_) usage.subspace += Index{sizeof(Fit)} + fit.bytes(counted);
-    if (counted.insert(even_blocks_.get()).second)
-      for (const KeyBlock& block : *even_blocks_) usage.bookkeeping += block.bookkeeping_bytes();
+    for (const auto& plan : blank_plans_)
+      if (counted.insert(plan.get()).second) {
+        usage.bookkeeping += plan->bytes();
+        if (counted.insert(plan->blocks.get()).second)
+          for (const KeyBlock& block : *plan->blocks)
+            usage.bookkeeping += block.bookkeeping_bytes();
+      }
     return usage;
   }
 
@@ -241,16 +259,19 @@ class KeyFits {
     return fit.moments.front().count() > 0;
   }
 
+  /// Of a layer, under no metric.
+  const std::shared_ptr<const KeyPlan<Scalar>>& blank_plan(Index layer) const {
+    return blank_plans_[static_cast<std::size_t>(layer)];
+  }
+
   ModelShape shape_;
   Config config_;
-  double key_bits_;
   Index sequences_;
   std::shared_ptr<const RopeTable> rope_;
   OwnFits own_;
-  std::vector<Fit> calibrated_;          // per layer, or empty
-  std::unique_ptr<std::mutex[]> locks_;  // of each layer's fits
-  std::shared_ptr<const std::vector<KeyBlock>> even_blocks_;
-  std::shared_ptr<const KeyPlan<Scalar>> blank_plan_;  // under no metric
+  std::vector<Fit> calibrated_;                                      // per layer, or empty
+  std::unique_ptr<std::mutex[]> locks_;                              // of each layer's fits
+  std::vector<std::shared_ptr<const KeyPlan<Scalar>>> blank_plans_;  // per layer
 };
 
 }  // namespace squat

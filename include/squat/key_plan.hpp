@@ -59,13 +59,12 @@ struct KeyFit {
 };
 
 /// The plan that `config` makes of second moments of queries and statistics of keys, an entry a kv
-/// head each. `key_bits` is the width, or the mean width, of a key code. Keys with scales per token
-/// stay in `even_blocks`, blocks of keys of which nothing is known.
+/// head each; its key_bits are not 0. Keys with scales per token stay in `even_blocks`, blocks of
+/// keys of which nothing is known.
 template <class Scalar>
 std::shared_ptr<const KeyPlan<Scalar>> make_key_plan(
     const std::vector<SecondMoment>& moments, const std::vector<KeyStatistics>& statistics,
-    const std::shared_ptr<const std::vector<KeyBlock>>& even_blocks, double key_bits,
-    const Config& config) {
+    const std::shared_ptr<const std::vector<KeyBlock>>& even_blocks, const Config& config) {
   const bool per_token = config.key_scales == KeyScales::per_token;
   std::vector<KeyBlock> blocks;
   std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;
@@ -79,10 +78,10 @@ std::shared_ptr<const KeyPlan<Scalar>> make_key_plan(
       continue;
     }
     const Index head_dim = subspace.head_dim();
-    BitAllocation bits =
-        config.adaptive_bits
-            ? allocate_bits(subspace, statistics[head].squared_ranges(), key_bits, config.backend)
-            : even_bits(head_dim, key_bits);
+    BitAllocation bits = config.adaptive_bits
+                             ? allocate_bits(subspace, statistics[head].squared_ranges(),
+                                             config.key_bits, config.backend)
+                             : even_bits(head_dim, config.key_bits);
     feedback.emplace_back(subspace.reordered(bits.order), config.quant_group_size);
     blocks.emplace_back(head_dim, std::move(bits), config);
     blocks.back().set_expected(statistics[head].middles());

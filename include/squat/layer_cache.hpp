@@ -25,15 +25,15 @@ class LayerCache {
  public:
   using Real = ComputeType<Scalar>;
 
-  /// All key records have the size of `key_block`'s.
-  LayerCache(const ModelShape& shape, Index layer, const Config& config, const KeyBlock& key_block,
-             int value_bits)
+  /// `config` is the layer's own, no bits in it are 0. All key records have the size of
+  /// `key_block`'s.
+  LayerCache(const ModelShape& shape, Index layer, const Config& config, const KeyBlock& key_block)
       : window_(shape.window(layer)),
         kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
         config_(config),
         is_per_token_(config.key_scales == KeyScales::per_token),
-        values_quantizer_(shape.head_dim, value_bits, config),
+        values_quantizer_(shape.head_dim, config.value_bits, config),
         rows_(kv_heads_, key_block, values_quantizer_.block()),
         keys_(kv_heads_ * head_dim_),
         values_(kv_heads_ * head_dim_),

@@ -14,7 +14,7 @@ namespace squat {
 ///     char magic[8] = "SQUATKV1"
 ///     char scalar[8] = "float", "double", "half" or "bfloat16"
 ///     uint64 fields                  those of ModelShape and Config that are not at their default
-///     per field:                     (key_bits and value_bits as they result, never 0)
+///     per field:                     (bits of keys and values as they result, never 0)
 ///       char name[32]
 ///       uint64 count; int64 or float64 number[count]
 ///     uint64 sequences

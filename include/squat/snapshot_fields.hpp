@@ -62,8 +62,15 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
   const auto& [pairing, dims, base, factors] = rope;
   const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
                token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, key_scales,
-               key_group_size, rotate_keys, value_bits, value_group_size, value_grid, rotate_values,
-               exact_tokens, query_decay, subspace_queries, subspace_method, arithmetic] = config;
+               key_group_size, rotate_keys, value_bits, layer_bits, value_group_size, value_grid,
+               rotate_values, exact_tokens, query_decay, subspace_queries, subspace_method,
+               arithmetic] = config;
+  std::vector<double> layer_key_bits;
+  std::vector<int> layer_value_bits;
+  for (const LayerBits& bits : layer_bits) {
+    layer_key_bits.push_back(bits.keys);
+    layer_value_bits.push_back(bits.values);
+  }
   return {
       {"shape.layers", layers},
       {"shape.query_heads", query_heads},
@@ -90,6 +97,8 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
       {"config.key_group_size", key_group_size},
       {"config.rotate_keys", rotate_keys},
       {"config.value_bits", value_bits},
+      {"config.layer_key_bits", layer_key_bits},
+      {"config.layer_value_bits", layer_value_bits},
       {"config.value_group_size", value_group_size},
       {"config.value_grid", value_grid},
       {"config.rotate_values", rotate_values},

@@ -15,14 +15,11 @@ class SnapshotReader {
 
   using Blocks = std::shared_ptr<const std::vector<KeyBlock>>;
 
-  /// `even_blocks` are the cache's, of keys of which nothing is known.
-  SnapshotReader(std::istream& in, const ModelShape& shape, const Config& config, Index sequences,
-                 Blocks even_blocks)
+  SnapshotReader(std::istream& in, const ModelShape& shape, const Config& config, Index sequences)
       : reader_(in),
         kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
-        config_(config),
-        even_blocks_(std::move(even_blocks)),
+        cache_config_(config),
         blank_feedback_(QuerySubspace::fit(SecondMoment(head_dim_), config.subspace_dim,
                                            config.squat_lambda, config.normalised_lambda),
                         config.quant_group_size),
@@ -46,7 +43,10 @@ class SnapshotReader {
 
   bool calibrated() const { return calibrated_; }
 
-  void begin_layer() {
+  /// `even_blocks` are those of keys of the layer of which nothing is known.
+  void begin_layer(Index layer, Blocks even_blocks) {
+    config_ = cache_config_.of_layer(layer);
+    even_blocks_ = std::move(even_blocks);
     records_.clear();
     blocks_.clear();
     plans_.clear();
@@ -250,12 +250,13 @@ class SnapshotReader {
   ByteReader reader_;
   Index kv_heads_;
   Index head_dim_;
-  Config config_;
-  Blocks even_blocks_;
+  Config cache_config_;
   ErrorFeedback<Real> blank_feedback_;
   double largest_;  // magnitude of a key or value
   bool calibrated_;
   // Of this layer.
+  Config config_;
+  Blocks even_blocks_;
   std::vector<BlockRow> records_;
   std::vector<Blocks> blocks_;
   std::vector<Plan> plans_;

@@ -2,3 +2,4 @@
 #pragma once
 
 #include <squat/cache.hpp>
+#include <squat/layer_bits.hpp>

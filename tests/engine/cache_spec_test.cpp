@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <string>
+
+#include "layer_costs.hpp"
 
 namespace squat_llama {
 namespace {
@@ -63,9 +66,9 @@ TEST(CacheSpec, SquatTakesModes) {
   EXPECT_TRUE(squat.calibrated);
   EXPECT_EQ(squat.config.subspace_queries, squat::SubspaceQueries::before_rope);
   EXPECT_EQ(squat.config.subspace_method, squat::SubspaceMethod::power);
-  const auto plain = std::get<SquatSpec>(parse_cache_spec("squat:2").format);
-  EXPECT_FALSE(plain.pre_rope);
-  EXPECT_FALSE(plain.calibrated);
+  const auto path = std::get<SquatSpec>(parse_cache_spec("squat:2").format);
+  EXPECT_FALSE(path.pre_rope);
+  EXPECT_FALSE(path.calibrated);
 }
 
 TEST(CacheSpec, SquatTakesKeysPerToken) {
@@ -93,6 +96,27 @@ TEST(CacheSpec, KiviHasNoFeedback) {
   const auto kivi = std::get<SquatSpec>(parse_cache_spec("kivi:3").format);
   EXPECT_EQ(kivi.config.key_bits, 3);
   EXPECT_EQ(kivi.config.squat_lambda, 0);
+}
+
+TEST(CacheSpec, LayerCostsDivideTheBits) {
+  const std::string path = ::testing::TempDir() + "costs.json";
+  write_layer_costs(path, {{1, 0.5}, {0.001, 0.25}, {0, 2}});
+  const auto costs = read_layer_costs(path);
+  ASSERT_EQ(costs.size(), 3u);
+  EXPECT_EQ(costs[1].keys, 0.001);
+  EXPECT_EQ(costs[2].values, 2);
+  const auto spec = std::get<SquatSpec>(parse_cache_spec("squat+:2.5,layer_costs=" + path).format);
+  ASSERT_EQ(spec.config.layer_bits.size(), 3u);
+  EXPECT_GT(spec.config.layer_bits[0].keys, spec.config.layer_bits[1].keys);
+
+  expect_error("squat:2,layer_costs=" + path, {"layer_costs", "squat+:MEANBITS"});
+  expect_error("squat+:2.5,layer_costs=", {"layer_costs", "FILE"});
+  expect_error("squat+:2.5,layer_costs=" + path + ".none", {"cannot open", "costs.json.none"});
+  for (const char* wrong : {"no JSON", "{}", R"({"layer_costs": [{"keys": 1}]})",
+                            R"({"layer_costs": [{"keys": "x", "values": 1}]})"}) {
+    std::ofstream(path) << wrong;
+    expect_error("squat+:2.5,layer_costs=" + path, {"costs.json does not hold layer costs"});
+  }
 }
 
 TEST(CacheSpec, ErrorsListWhatIsKnown) {

@@ -1,0 +1,56 @@
+#include "layer_costs.hpp"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace squat_llama {
+
+std::vector<squat::LayerCost> measure_layer_costs(Engine& engine, int layers,
+                                                  const std::vector<std::vector<Window>>& texts,
+                                                  const Protocol& protocol,
+                                                  const OnProgress& on_progress) {
+  using squat::LayerCost;
+  std::vector<CacheSpec> caches;
+  for (int layer = 0; layer < layers; ++layer)
+    for (const bool keys : {true, false}) {
+      SquatSpec spec{squat::Config::recommended()};
+      spec.config.layer_bits.assign(static_cast<std::size_t>(layers), {8, 8});
+      squat::LayerBits& own = spec.config.layer_bits[static_cast<std::size_t>(layer)];
+      if (keys)
+        own.keys = LayerCost::key_bits;
+      else
+        own.values = LayerCost::value_bits;
+      const std::string name = keys ? "keys" : "values";
+      caches.push_back({name + " of layer " + std::to_string(layer), spec});
+    }
+  const std::vector<CacheResult> results = evaluate(engine, caches, texts, protocol, on_progress);
+  std::vector<LayerCost> costs;
+  for (std::size_t i = 0; i < results.size(); i += 2)
+    costs.push_back(
+        {results[i].quality.mean_divergence(), results[i + 1].quality.mean_divergence()});
+  return costs;
+}
+
+void write_layer_costs(const std::string& path, const std::vector<squat::LayerCost>& costs) {
+  nlohmann::ordered_json layers;
+  for (const squat::LayerCost& cost : costs)
+    layers.push_back({{"keys", cost.keys}, {"values", cost.values}});
+  std::ofstream file(path);
+  file << nlohmann::ordered_json{{"layer_costs", layers}}.dump(1) << "\n";
+  squat::require(file.good(), "cannot write ", path);
+}
+
+std::vector<squat::LayerCost> read_layer_costs(const std::string& path) {
+  std::ifstream file(path);
+  squat::require(file.good(), "cannot open ", path);
+  try {
+    std::vector<squat::LayerCost> costs;
+    for (const nlohmann::json& layer : nlohmann::json::parse(file).at("layer_costs"))
+      costs.push_back({layer.at("keys").get<double>(), layer.at("values").get<double>()});
+    return costs;
+  } catch (const nlohmann::json::exception& error) {
+    squat::fail(path + " does not hold layer costs: " + error.what());
+  }
+}
+
+}  // namespace squat_llama
