@@ -138,7 +138,7 @@ TEST_F(RandomTexts, AreReadUnderAMetricOfTheirOwn) {
 TEST(Evaluation, ReproducesMinMaxAndThePublishedDefaults) {
   SKIP_WITHOUT_MODEL();
   const Model model(test::model_path(), Weights::single);
-  Engine engine(model, 1);
+  Engine engine(model, 2);
   const Protocol protocol;
   const auto windows = cut_windows(test::tokens(), protocol, -1);
   const auto results = evaluate(engine, {parse_cache_spec("kivi:2"), parse_cache_spec("squat:2")},
