@@ -52,6 +52,22 @@ TEST(ScaleOf8Bits, NothingIsClippedHoweverFarFromWhatWasExpected) {
       }
 }
 
+TEST(ScaleOf8Bits, ClipsNothingOfManyLevels) {
+  for (int bits = 6; bits <= 8; ++bits)
+    for (unsigned seed = 0; seed < 40; ++seed) {
+      const float levels = static_cast<float>((1 << bits) - 1);
+      const Matrix<float> x = random_matrix<float>(1, 64, seed) * (1 + 0.05f * (seed % 20));
+      const Affine<float> affine = min_max(x.data(), 64, levels, 8, 0.3f);
+      EXPECT_LE(affine.zero, x.minCoeff());
+      EXPECT_GE(affine.zero + levels * affine.scale, x.maxCoeff());
+      Codes codes(64);
+      const CodeGrid<float> grid = unbiased_codes(x.data(), 64, bits, 8, 0.3f, codes.data());
+      for (Index i = 0; i < 64; ++i)
+        EXPECT_NEAR(grid.scale * codes[static_cast<std::size_t>(i)] + grid.zero, x(i),
+                    0.6f * grid.scale + 0.003f * (x.maxCoeff() - x.minCoeff()));
+    }
+}
+
 TEST(AffineTable, KeepsScalesAndMiddlesOf8Bits) {
   for (const int bits : {1, 2, 3, 4, 8})
     for (const float expected : {0.0f, -3.5f, 100.0f}) {

@@ -1,5 +1,6 @@
 #include "layer_costs.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -10,7 +11,9 @@ std::vector<squat::LayerCost> measure_layer_costs(Engine& engine, int layers,
                                                   const Protocol& protocol,
                                                   const OnProgress& on_progress) {
   using squat::LayerCost;
-  std::vector<CacheSpec> caches;
+  std::vector<CacheSpec> caches = {{"8 bits", SquatSpec{squat::Config::recommended()}}};
+  squat::Config& all = std::get<SquatSpec>(caches.front().format).config;
+  all.key_bits = all.value_bits = 8;
   for (int layer = 0; layer < layers; ++layer)
     for (const bool keys : {true, false}) {
       SquatSpec spec{squat::Config::recommended()};
@@ -25,9 +28,11 @@ std::vector<squat::LayerCost> measure_layer_costs(Engine& engine, int layers,
     }
   const std::vector<CacheResult> results = evaluate(engine, caches, texts, protocol, on_progress);
   std::vector<LayerCost> costs;
-  for (std::size_t i = 0; i < results.size(); i += 2)
-    costs.push_back(
-        {results[i].quality.mean_divergence(), results[i + 1].quality.mean_divergence()});
+  const auto cost = [&](std::size_t i) {
+    return std::max(results[i].quality.mean_divergence() - results[0].quality.mean_divergence(),
+                    0.0);
+  };
+  for (std::size_t i = 1; i < results.size(); i += 2) costs.push_back({cost(i), cost(i + 1)});
   return costs;
 }
 

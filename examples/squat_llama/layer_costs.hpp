@@ -9,8 +9,8 @@
 
 namespace squat_llama {
 
-/// Divergences of the model's predictions with the keys, and with the values, of one layer after
-/// the other in the bits of squat::LayerCost, while all else has 8.
+/// By how much the model's predictions diverge more with the keys, and with the values, of one
+/// layer after the other in the bits of squat::LayerCost than where everything has 8.
 std::vector<squat::LayerCost> measure_layer_costs(Engine& engine, int layers,
                                                   const std::vector<std::vector<Window>>& texts,
                                                   const Protocol& protocol,

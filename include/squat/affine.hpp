@@ -60,6 +60,11 @@ inline int scale_to_byte(float x) {
 /// what the group is expected to lie around, in 32nds of the range.
 inline constexpr int middle_steps = 32, largest_middle = 127;
 
+/// What a scale of 8 bits is multiplied by before it is rounded. Rounded down, by up to a 16th, it
+/// would clip, and so would a middle that is half a 32nd of the range off: less than a step of few
+/// levels, but several of many, which a coarser step costs less than.
+inline float scale_margin(float levels) { return levels < 63 ? 1.0f : 1.0625f * 32 / 31; }
+
 /// Largest magnitude of a stored scale or zero point of 16 or 32 bits: whatever is quantized, a
 /// number that no arithmetic can have kept finite included, is read back finite.
 inline float largest_stored(int scale_bits) { return scale_bits == 16 ? 65504.0f : 1e20f; }
@@ -118,7 +123,8 @@ SQUAT_NOINLINE Affine<Real> stored_affine8(Real ideal_scale, Real middle, Real l
                                            Real expected) {
   const Real distance = std::abs(middle - expected);
   const Real reach = levels * (Real(largest_middle) / middle_steps);
-  int byte = scale_to_byte(static_cast<float>(std::max(ideal_scale, distance * (1 / reach))));
+  const Real wide = ideal_scale * static_cast<Real>(scale_margin(static_cast<float>(levels)));
+  int byte = scale_to_byte(static_cast<float>(std::max(wide, distance * (1 / reach))));
   Real scale = static_cast<Real>(scale_from_byte(byte));
   if (scale * reach < distance && byte < largest_scale_byte)
     scale = static_cast<Real>(scale_from_byte(++byte));

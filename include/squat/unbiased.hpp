@@ -55,10 +55,12 @@ constexpr int range_fraction(int bits) { return bits <= 4 ? 6 : 2; }
 
 /// A scale as it is stored; one below zero, which sums beyond what Real holds can give, as zero.
 template <class Real>
-SQUAT_NOINLINE Real stored_scale(Real scale, int scale_bits) {
+SQUAT_NOINLINE Real stored_scale(Real scale, Real levels, int scale_bits) {
   scale = std::max(scale, Real(0));
-  if (scale_bits == 8)
-    return static_cast<Real>(scale_from_byte(scale_to_byte(static_cast<float>(scale))));
+  if (scale_bits == 8) {
+    const Real wide = scale * static_cast<Real>(scale_margin(static_cast<float>(levels)));
+    return static_cast<Real>(scale_from_byte(scale_to_byte(static_cast<float>(wide))));
+  }
   return as_stored(scale, scale_bits);
 }
 
@@ -118,7 +120,7 @@ CodeGrid<Real> symmetric_codes(const Real* x, Index count, int bits, int scale_b
     }
   }
   const Real scale = energy / (best_product * (unit * Real(0.5)));
-  const Real stored = stored_scale(scale, scale_bits);
+  const Real stored = stored_scale(scale, levels, scale_bits);
   const Real inverse = stored > 0 ? scale / stored * (best_inverse * inverse_unit) : Real(0);
   for (Index i = 0; i < count; ++i)
     codes[i] = static_cast<std::uint8_t>(grid_code(x[i], inverse, middle, levels));

@@ -108,8 +108,9 @@ struct Avx2Affine : Avx2Registers {
     const __m256 from = _mm256_sub_ps(middle, _mm256_set1_ps(expected));
     const __m256 distance = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), from);
     const float reach = levels * (float{largest_middle} / middle_steps);
+    const __m256 wide = _mm256_mul_ps(ideal_scale, _mm256_set1_ps(scale_margin(levels)));
     __m256i bytes =
-        to_bytes(_mm256_max_ps(_mm256_mul_ps(distance, _mm256_set1_ps(1 / reach)), ideal_scale));
+        to_bytes(_mm256_max_ps(_mm256_mul_ps(distance, _mm256_set1_ps(1 / reach)), wide));
     // One more where the middle is still out of reach.
     const __m256i most = _mm256_set1_epi32(largest_scale_byte);
     const __m256 short_of = less(_mm256_mul_ps(from_bytes(bytes), _mm256_set1_ps(reach)), distance);

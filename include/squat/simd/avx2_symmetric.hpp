@@ -65,7 +65,8 @@ struct Avx2Symmetric : Avx2Affine {
     const __m256 half_unit = _mm256_mul_ps(unit, _mm256_set1_ps(0.5f));
     const __m256 scale = _mm256_div_ps(energy, _mm256_mul_ps(best_product, half_unit));
     __m256 stored = _mm256_max_ps(_mm256_setzero_ps(), scale);
-    stored = scale_bits == 8 ? from_bytes(to_bytes(stored)) : as_stored(stored, scale_bits);
+    const __m256 wide = _mm256_mul_ps(stored, _mm256_set1_ps(scale_margin(levels)));
+    stored = scale_bits == 8 ? from_bytes(to_bytes(wide)) : as_stored(stored, scale_bits);
     const __m256 spread = less(_mm256_set1_ps(std::numeric_limits<float>::min()), energy);
     const __m256 best_inverse_step =
         _mm256_mul_ps(_mm256_mul_ps(best_inverse, inverse(one)), inverse_unit);
