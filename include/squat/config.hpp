@@ -126,7 +126,8 @@ struct Config {
   bool rotate_keys = false;
   /// Bits of a value code: 1, 2, 3, 4 or 8; 0: ValueBits.
   int value_bits = 0;
-  /// Per layer: what it has in place of key_bits and value_bits. Empty: all layers are alike.
+  /// Per layer: what it has in place of key_bits and value_bits, for example from divide_bits().
+  /// Empty: all layers are alike.
   std::vector<LayerBits> layer_bits = {};
   /// Channels to a value scale: 32, 64, 128, 256 or 512; 0: token_group_size.
   Index value_group_size = 0;
