@@ -235,15 +235,16 @@ inline Contestant squat_value_contestant(const SharedData& data, const Setting& 
   const squat::Index d = data->shape.head_dim;
   const squat::Config& config = setting.config;
   auto quantizer = std::make_shared<squat::ValueQuantizer<float>>(d, config.value_bits, config);
-  auto record = std::make_shared<squat::Slab>(1, 1, quantizer->block().bytes(), 0);
+  auto records =
+      std::make_shared<squat::Slab>(1, data->shape.kv_heads, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = setting.name + ", values";
-  contestant.run = [data, quantizer, record, config, d](int) {
+  contestant.run = [data, quantizer, records, config](int) {
     const AttentionShape& shape = data->shape;
-    const float* value = data->values.data();
     for (squat::Index token = 0; token < shape.tokens; ++token)
-      for (int head = 0; head < shape.kv_heads; ++head, value += d)
-        quantizer->quantize(value, record->keys(0, 0), token % config.token_group_size);
+      quantizer->quantize_heads(data->values.data() + token * shape.kv_width(), shape.kv_heads,
+                                token % config.token_group_size,
+                                [&](squat::Index head) { return records->keys(0, head); });
   };
   return contestant;
 }
