@@ -56,7 +56,8 @@ TEST(ScaleOf8Bits, ClipsNothingOfManyLevels) {
   for (int bits = 6; bits <= 8; ++bits)
     for (unsigned seed = 0; seed < 40; ++seed) {
       const float levels = static_cast<float>((1 << bits) - 1);
-      const Matrix<float> x = random_matrix<float>(1, 64, seed) * (1 + 0.05f * (seed % 20));
+      const Matrix<float> x =
+          random_matrix<float>(1, 64, seed) * (1 + 0.05f * static_cast<float>(seed % 20));
       const Affine<float> affine = min_max(x.data(), 64, levels, 8, 0.3f);
       EXPECT_LE(affine.zero, x.minCoeff());
       EXPECT_GE(affine.zero + levels * affine.scale, x.maxCoeff());
