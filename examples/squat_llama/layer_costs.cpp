@@ -49,8 +49,9 @@ std::vector<squat::LayerCost> read_layer_costs(const std::string& path) {
   std::ifstream file(path);
   squat::require(file.good(), "cannot open ", path);
   try {
+    const nlohmann::json all = nlohmann::json::parse(file);
     std::vector<squat::LayerCost> costs;
-    for (const nlohmann::json& layer : nlohmann::json::parse(file).at("layer_costs"))
+    for (const nlohmann::json& layer : all.at("layer_costs"))
       costs.push_back({layer.at("keys").get<double>(), layer.at("values").get<double>()});
     return costs;
   } catch (const nlohmann::json::exception& error) {
