@@ -143,7 +143,7 @@ constexpr RangeSteps make_range_steps(int bits) {
   RangeSteps steps{is_narrow ? 3 : 1, {}};
   for (int i = 0; i < 3; ++i)
     steps.inverse[i] = static_cast<std::int16_t>(
-        static_cast<float>((1 << bits) - 1) * one / (2 * range_units * parts[i]) + 0.5f);
+        nearest_integer(static_cast<float>((1 << bits) - 1) * one / (2 * range_units * parts[i])));
   return steps;
 }
 
