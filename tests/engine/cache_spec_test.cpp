@@ -66,9 +66,9 @@ TEST(CacheSpec, SquatTakesModes) {
   EXPECT_TRUE(squat.calibrated);
   EXPECT_EQ(squat.config.subspace_queries, squat::SubspaceQueries::before_rope);
   EXPECT_EQ(squat.config.subspace_method, squat::SubspaceMethod::power);
-  const auto path = std::get<SquatSpec>(parse_cache_spec("squat:2").format);
-  EXPECT_FALSE(path.pre_rope);
-  EXPECT_FALSE(path.calibrated);
+  const auto plain = std::get<SquatSpec>(parse_cache_spec("squat:2").format);
+  EXPECT_FALSE(plain.pre_rope);
+  EXPECT_FALSE(plain.calibrated);
 }
 
 TEST(CacheSpec, SquatTakesKeysPerToken) {

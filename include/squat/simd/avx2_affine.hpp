@@ -120,8 +120,7 @@ struct Avx2Affine : Avx2Registers {
     // zero_of_middle()
     const __m256 far = _mm256_set1_ps(float{largest_middle}), magic = _mm256_set1_ps(12582912.0f);
     const __m256 ideal_steps =
-        product(_mm256_mul_ps(from, _mm256_div_ps(_mm256_set1_ps(1.0f), scale)),
-                _mm256_set1_ps(middle_steps / levels));
+        product(_mm256_mul_ps(from, inverse(scale)), _mm256_set1_ps(middle_steps / levels));
     const __m256 steps = within(_mm256_sub_ps(_mm256_add_ps(ideal_steps, magic), magic), far);
     const __m256 moved =
         product(steps, _mm256_mul_ps(scale, _mm256_set1_ps(levels / middle_steps)));

@@ -92,9 +92,7 @@ struct Avx2Groups : Avx2Grids {
     const __m256 limit = _mm256_set1_ps(static_cast<float>(largest_storable(scale_bits)));
     const Affines affines =
         stored_range(within(low, limit), within(high, limit), levels, scale_bits, 0);
-    const __m256 spread = less(_mm256_setzero_ps(), affines.scale);
-    return {affines.scale, affines.zero,
-            _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(1.0f), affines.scale), spread)};
+    return {affines.scale, affines.zero, if_positive(affines.scale, inverse(affines.scale))};
   }
 
   SQUAT_AVX2_INLINE static __m256i to_codes(__m256 x, const Range& range, float levels) {
