@@ -84,8 +84,8 @@ class AffineTable {
     if (!has_zeros_) return;
     Real middle = 0;
     if (affine.scale != 0)
-      middle = std::nearbyint((affine.zero - expected + affine.scale * (levels / 2)) /
-                              (affine.scale * (levels / middle_steps)));
+      middle = nearest_integer((affine.zero - expected + affine.scale * (levels / 2)) /
+                               (affine.scale * (levels / middle_steps)));
     *zero(table, entry) = static_cast<std::byte>(static_cast<std::int8_t>(middle));
   }
 

@@ -177,7 +177,7 @@ inline Config Config::recommended(double mean_bits) {
   config.scale_bits = 8;
   config.normalised_lambda = true;
   config.squat_lambda = 3;
-  config.subspace_dim = 16;
+  config.subspace_dim = mean_bits < 2.5 ? 16 : 8;  // fewer bits need more feedback
   config.adaptive_bits = true;
   config.value_grid = ValueGrid::symmetric;
   config.rotate_values = true;

@@ -56,7 +56,7 @@ struct Avx2Grids : Avx2Symmetric {
 
   /// GroupSums, a lane a group.
   struct RangeSums {
-    __m256 x, xx, c, cc, xc;
+    __m256 x, xx, c, xc;
   };
 
   /// unbiased_codes, but for the codes.
@@ -73,29 +73,12 @@ struct Avx2Grids : Avx2Symmetric {
     const __m256 inverse_unit = inverse(unit);
     _mm256_store_ps(inverse_units, inverse_unit);
 
-    RangeSums sums[3];
-    const RangeSteps& steps = range_steps(format.bits);
-    if (steps.count == 3)
-      add_up_parts<3>(groups, format.bits, middles, inverse_units, sums);
-    else
-      add_up_parts<1>(groups, format.bits, middles, inverse_units, sums);
-
-    const __m256 inverse_count = _mm256_set1_ps(1 / static_cast<float>(groups.n));
-    __m256 best_closeness = _mm256_set1_ps(-1), best_inverse = _mm256_setzero_ps();
+    const std::int16_t inverse_step = inverse_range_step(format.bits, groups.n);
+    const RangeSums sums = add_up(groups, format.bits, inverse_step, middles, inverse_units);
     const float one = static_cast<float>(1 << (16 + range_fraction(format.bits)));
-    RangeSums best = sums[0];
-    for (int k = 0; k < steps.count; ++k) {
-      const __m256 near = closeness(sums[k], inverse_count);
-      const __m256 better = less(best_closeness, near);
-      const __m256 own = _mm256_set1_ps(static_cast<float>(steps.inverse[k]) / one);
-      best_closeness = _mm256_blendv_ps(best_closeness, near, better);
-      best_inverse = _mm256_blendv_ps(best_inverse, own, better);
-      best.c = _mm256_blendv_ps(best.c, sums[k].c, better);
-      best.xc = _mm256_blendv_ps(best.xc, sums[k].xc, better);
-    }
-    store_unbiased(best, static_cast<float>(groups.n), inverse_count, middle, unit,
-                   _mm256_mul_ps(best_inverse, inverse_unit), format.scale_bits, levels, expected,
-                   grids);
+    store_unbiased(sums, static_cast<float>(groups.n), middle, unit,
+                   _mm256_mul_ps(_mm256_set1_ps(inverse_step / one), inverse_unit),
+                   format.scale_bits, levels, expected, grids);
 
     const __m256 spread = less(_mm256_set1_ps(std::numeric_limits<float>::min()), step);
     const int constant = _mm256_movemask_ps(spread) ^ 0xff;
@@ -106,58 +89,44 @@ struct Avx2Grids : Avx2Symmetric {
       if (constant >> group & 1) grids.take(group, constants);
   }
 
-  /// Sums for each part of the range. Where numbers are all the same, or none, so are sums.
-  template <int Parts>
-  SQUAT_AVX2_INLINE static void add_up_parts(const Groups& groups, int bits, const float* middles,
-                                             const float* inverse_units, RangeSums* out) {
+  /// Where numbers are all the same, or none, so are sums.
+  SQUAT_AVX2_INLINE static RangeSums add_up(const Groups& groups, int bits,
+                                            std::int16_t inverse_step, const float* middles,
+                                            const float* inverse_units) {
     const __m256i ones = _mm256_set1_epi16(1), least = _mm256_set1_epi16(-range_units);
     const __m256i end = _mm256_set1_epi16(static_cast<short>((1 << bits) / 2 - 1));
     const __m256i begin = _mm256_set1_epi16(static_cast<short>(-((1 << bits) / 2)));
+    const __m256i inverse = _mm256_set1_epi16(inverse_step);
     const __m128i fraction = _mm_cvtsi32_si128(range_fraction(bits));
-    __m256i inverses[Parts];
-    SQUAT_UNROLL
-    for (int k = 0; k < Parts; ++k) inverses[k] = _mm256_set1_epi16(range_steps(bits).inverse[k]);
-
-    // Of each group: sums of x, x^2, and for each part those of codes, codes^2 and x * code.
-    __m256i all[2 + 3 * Parts][8];
+    __m256i x[8], xx[8], c[8], xc[8];
     for (Index group = 0; group < groups.count; ++group) {
       const __m256 middle = _mm256_broadcast_ss(middles + group);
       const __m256 inverse_unit = _mm256_broadcast_ss(inverse_units + group);
       const float* const own = groups[group];
-      __m256i x = _mm256_setzero_si256(), xx = x, c[Parts], cc[Parts], xc[Parts];
-      SQUAT_UNROLL
-      for (int k = 0; k < Parts; ++k) c[k] = cc[k] = xc[k] = _mm256_setzero_si256();
+      __m256i own_x = _mm256_setzero_si256(), own_xx = own_x, own_c = own_x, own_xc = own_x;
       for (Index i = 0; i < groups.n; i += 16) {
         const __m256i second =
             i + 8 < groups.n ? to_units(own + i + 8, middle, inverse_unit) : _mm256_setzero_si256();
         const __m256i units =
             _mm256_max_epi16(narrow16(to_units(own + i, middle, inverse_unit), second), least);
-        x = _mm256_add_epi32(x, _mm256_madd_epi16(units, ones));
-        xx = _mm256_add_epi32(xx, _mm256_madd_epi16(units, units));
-        SQUAT_UNROLL
-        for (int k = 0; k < Parts; ++k) {
-          __m256i code = _mm256_sra_epi16(_mm256_mulhi_epi16(units, inverses[k]), fraction);
-          code = _mm256_min_epi16(_mm256_max_epi16(code, begin), end);
-          c[k] = _mm256_add_epi16(c[k], code);
-          cc[k] = _mm256_add_epi32(cc[k], _mm256_madd_epi16(code, code));
-          xc[k] = _mm256_add_epi32(xc[k], _mm256_madd_epi16(code, units));
-        }
+        __m256i code = _mm256_sra_epi16(_mm256_mulhi_epi16(units, inverse), fraction);
+        code = _mm256_min_epi16(_mm256_max_epi16(code, begin), end);
+        own_x = _mm256_add_epi32(own_x, _mm256_madd_epi16(units, ones));
+        own_xx = _mm256_add_epi32(own_xx, _mm256_madd_epi16(units, units));
+        own_c = _mm256_add_epi16(own_c, code);
+        own_xc = _mm256_add_epi32(own_xc, _mm256_madd_epi16(code, units));
       }
-      all[0][group] = x;
-      all[1][group] = xx;
-      SQUAT_UNROLL
-      for (int k = 0; k < Parts; ++k) {
-        all[2 + 3 * k][group] = _mm256_madd_epi16(c[k], ones);
-        all[3 + 3 * k][group] = cc[k];
-        all[4 + 3 * k][group] = xc[k];
-      }
+      x[group] = own_x;
+      xx[group] = own_xx;
+      c[group] = _mm256_madd_epi16(own_c, ones);
+      xc[group] = own_xc;
     }
-    for (auto& sums : all) fill(sums, groups.count);
-    const __m256 x = total(all[0], groups.count), xx = total(all[1], groups.count);
-    SQUAT_UNROLL
-    for (int k = 0; k < Parts; ++k)
-      out[k] = {x, xx, total(all[2 + 3 * k], groups.count), total(all[3 + 3 * k], groups.count),
-                total(all[4 + 3 * k], groups.count)};
+    fill(x, groups.count);
+    fill(xx, groups.count);
+    fill(c, groups.count);
+    fill(xc, groups.count);
+    return {total(x, groups.count), total(xx, groups.count), total(c, groups.count),
+            total(xc, groups.count)};
   }
 
   SQUAT_AVX2_INLINE static __m256i to_units(const float* x, __m256 middle, __m256 inverse_unit) {
@@ -171,17 +140,11 @@ struct Avx2Grids : Avx2Symmetric {
     return _mm256_sub_ps(sum, product(product(a, b), inverse_count));
   }
 
-  SQUAT_AVX2_INLINE static __m256 closeness(const RangeSums& sums, __m256 inverse_count) {
-    const __m256 xc = without_means(sums.xc, sums.x, sums.c, inverse_count);
-    const __m256 cc = without_means(sums.cc, sums.c, sums.c, inverse_count);
-    return if_positive(cc, _mm256_div_ps(_mm256_mul_ps(xc, xc), cc));
-  }
-
   /// unbiased_grid
-  SQUAT_AVX2_INLINE static void store_unbiased(const RangeSums& sums, float count,
-                                               __m256 inverse_count, __m256 middle, __m256 unit,
-                                               __m256 inverse_step, int scale_bits, float levels,
-                                               float expected, Grids& grids) {
+  SQUAT_AVX2_INLINE static void store_unbiased(const RangeSums& sums, float count, __m256 middle,
+                                               __m256 unit, __m256 inverse_step, int scale_bits,
+                                               float levels, float expected, Grids& grids) {
+    const __m256 inverse_count = _mm256_set1_ps(1 / count);
     const __m256 half = _mm256_set1_ps(levels / 2);
     const __m256 xx = without_means(sums.xx, sums.x, sums.x, inverse_count);
     const __m256 xc = without_means(sums.xc, sums.x, sums.c, inverse_count);
