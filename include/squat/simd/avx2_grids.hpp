@@ -76,9 +76,10 @@ struct Avx2Grids : Avx2Symmetric {
     const std::int16_t inverse_step = inverse_range_step(format.bits, groups.n);
     const RangeSums sums = add_up(groups, format.bits, inverse_step, middles, inverse_units);
     const float one = static_cast<float>(1 << (16 + range_fraction(format.bits)));
-    store_unbiased(sums, static_cast<float>(groups.n), middle, unit,
-                   _mm256_mul_ps(_mm256_set1_ps(inverse_step / one), inverse_unit),
-                   format.scale_bits, levels, expected, grids);
+    store_unbiased(
+        sums, static_cast<float>(groups.n), middle, unit,
+        _mm256_mul_ps(_mm256_set1_ps(static_cast<float>(inverse_step) / one), inverse_unit),
+        format.scale_bits, levels, expected, grids);
 
     const __m256 spread = less(_mm256_set1_ps(std::numeric_limits<float>::min()), step);
     const int constant = _mm256_movemask_ps(spread) ^ 0xff;
