@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <squat/attention.hpp>
+#include <squat/call_checks.hpp>
 #include <squat/key_fits.hpp>
 #include <squat/snapshot_reader.hpp>
 #include <utility>
@@ -78,7 +79,7 @@ class SQuatCache {
   void update(Index layer, MatrixView<Scalar> keys, MatrixView<Scalar> values,
               MatrixView<Scalar> queries, const CallOptions& options = {}) {
     LayerCache<Scalar>& target = tokens(layer, options.sequence);
-    check_new_tokens(keys, values, queries, options.mask);
+    checks().new_tokens(keys, values, queries, options.mask);
     auto joining = fits_.join(layer, options.sequence, target, queries, options);
     target.reserve(keys.rows());
     flush(layer, options);
@@ -108,8 +109,8 @@ class SQuatCache {
     }
     require(options.mask.empty() || options.mask.size() == queries.rows(), "options.mask has ",
             options.mask.size(), " entries; queries have ", queries.rows(), " rows");
-    check_matrix("queries", queries, shape_.query_heads, unlimited, options.mask);
-    check_output(queries, out);
+    checks().queries(queries, options.mask);
+    checks().output(queries, out);
     const Index first = options.position == -1 ? size - queries.rows() : options.position;
     require(source.seen(first).begin >= source.first(), "queries begin at position ", first,
             "; layer ", layer, " of sequence ", options.sequence,
@@ -132,7 +133,7 @@ class SQuatCache {
   void attention(Index layer, MatrixView<Scalar> queries, MatrixView<Scalar> keys,
                  MatrixView<Scalar> values, MutableMatrixView<Scalar> out,
                  const CallOptions& options = {}) {
-    check_output(queries, out);
+    checks().output(queries, out);
     update(layer, keys, values, queries, options);
     attend(layer, queries, out, options);
     flush(layer, options);
@@ -278,13 +279,13 @@ class SQuatCache {
     return executor;
   }
 
-  static constexpr double unlimited = std::numeric_limits<double>::infinity();
-
   static const ModelShape& checked(const ModelShape& shape, const Config& config, Index sequences) {
     check(shape, config);
     require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
     return shape;
   }
+
+  CallChecks<Scalar> checks() const { return {shape_, config_.scale_bits}; }
 
   void check_sequence(const char* name, Index sequence) const {
     require(sequence >= 0 && sequence < sequences_, name, " is ", sequence,
@@ -360,49 +361,6 @@ class SQuatCache {
     }
     file.finish();
     return loaded;
-  }
-
-  void check_new_tokens(const MatrixView<Scalar>& keys, const MatrixView<Scalar>& values,
-                        const MatrixView<Scalar>& queries, const Mask& mask) const {
-    require(keys.rows() >= 1, "keys have no rows; an update has at least one token");
-    require(values.rows() == keys.rows(), "values have ", values.rows(), " rows; keys have ",
-            keys.rows());
-    require(queries.rows() == keys.rows(), "queries have ", queries.rows(), " rows; keys have ",
-            keys.rows());
-    require(mask.empty() || mask.size() == keys.rows(), "options.mask has ", mask.size(),
-            " entries; the update has ", keys.rows(), " tokens");
-    const double limit = largest_storable(config_.scale_bits);
-    check_matrix("keys", keys, shape_.kv_heads, limit, mask);
-    check_matrix("values", values, shape_.kv_heads, limit, mask);
-    check_matrix("queries", queries, shape_.query_heads, unlimited, mask);
-  }
-
-  /// Width, and every element of a valid row finite and at most `limit` in magnitude.
-  void check_matrix(const char* name, const MatrixView<Scalar>& matrix, Index heads, double limit,
-                    const Mask& mask = {}) const {
-    require(matrix.cols() == heads * shape_.head_dim, name, " have ", matrix.cols(),
-            " columns; the shape asks for ", heads, " heads of ", shape_.head_dim);
-    const Real largest =
-        static_cast<Real>(std::min(limit, static_cast<double>(std::numeric_limits<Real>::max())));
-    for (Index row = 0; row < matrix.rows(); ++row) {
-      if (!mask[row]) continue;
-      const auto magnitudes = matrix.row(row).template cast<Real>().array().abs();
-      if ((magnitudes <= largest).all()) continue;
-      for (Index column = 0; column < matrix.cols(); ++column) {
-        const Real value = static_cast<Real>(matrix(row, column));
-        require(std::abs(value) <= largest, name, " row ", row, " column ", column, " is ", value,
-                "; it must be finite",
-                limit == unlimited ? ""
-                : config_.scale_bits != 32
-                    ? " and at most 65504 in magnitude (config.scale_bits = 32 allows more)"
-                    : " and at most 1e18 in magnitude");
-      }
-    }
-  }
-
-  void check_output(const MatrixView<Scalar>& queries, const MutableMatrixView<Scalar>& out) const {
-    require(out.rows() == queries.rows() && out.cols() == queries.cols(), "out is [", out.rows(),
-            ", ", out.cols(), "]; queries are [", queries.rows(), ", ", queries.cols(), "]");
   }
 
   Matrix<Scalar> decoded(Index layer, Index sequence,

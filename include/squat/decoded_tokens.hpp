@@ -34,6 +34,7 @@ void for_decoded_tokens(const LayerCache<Scalar>& layer, Index head, const Token
     for (Index c = 0; c < head_dim; ++c) out[c] = static_cast<Real>(row[head * head_dim + c]);
   };
 
+  const ExactTokens<Scalar>& exact = layer.exact();
   const auto place = layer.place(range.begin);
   tokens.first = place.first;
   for (Index r = place.row; r < static_cast<Index>(layer.rows().size()); ++r) {
@@ -45,11 +46,11 @@ void for_decoded_tokens(const LayerCache<Scalar>& layer, Index head, const Token
       value_block.decode(row.values(head), row.value_tokens, tokens.values.data());
     for (Index t = row.value_tokens; t < row.tokens; ++t)
       from_residual(layer.value(tokens.first + t), tokens.values.row(t).data());
-    for (Index i = 0; row.has_exact && i < layer.exact_tokens(); ++i) {
-      const Index t = layer.exact_position(i) - tokens.first;
+    for (Index i = 0; row.has_exact && i < exact.size(); ++i) {
+      const Index t = exact.position(i) - tokens.first;
       if (t < 0 || t >= row.tokens) continue;
-      from_residual(layer.exact_key(i), tokens.keys.row(t).data());
-      from_residual(layer.exact_value(i), tokens.values.row(t).data());
+      from_residual(exact.keys.row(i), tokens.keys.row(t).data());
+      from_residual(exact.values.row(i), tokens.values.row(t).data());
     }
     tokens.has_padding = row.has_padding;
     for (Index t = 0; t < row.tokens; ++t)
@@ -74,16 +75,17 @@ void for_decoded_tokens(const LayerCache<Scalar>& layer, Index head, const Token
 template <class Scalar, class Visit>
 void for_exact_tokens(const LayerCache<Scalar>& layer, Index head, Index end, Visit&& visit) {
   using Real = ComputeType<Scalar>;
-  const Index count = layer.exact_before(end), head_dim = layer.value_block().head_dim();
+  const ExactTokens<Scalar>& exact = layer.exact();
+  const Index count = exact.before(end), head_dim = layer.value_block().head_dim();
   if (count == 0) return;
   DecodedTokens<Real> tokens(count, head_dim);
   std::fill(tokens.valid.begin(), tokens.valid.end(), std::uint8_t{1});
   for (Index i = 0; i < count; i += tokens.count) {
-    tokens.first = layer.exact_position(i);
-    for (Index t = 0; t < count - i && layer.exact_position(i + t) == tokens.first + t; ++t) {
+    tokens.first = exact.position(i);
+    for (Index t = 0; t < count - i && exact.position(i + t) == tokens.first + t; ++t) {
       for (Index c = 0; c < head_dim; ++c) {
-        tokens.keys(t, c) = static_cast<Real>(layer.exact_key(i + t)[head * head_dim + c]);
-        tokens.values(t, c) = static_cast<Real>(layer.exact_value(i + t)[head * head_dim + c]);
+        tokens.keys(t, c) = static_cast<Real>(exact.keys.row(i + t)[head * head_dim + c]);
+        tokens.values(t, c) = static_cast<Real>(exact.values.row(i + t)[head * head_dim + c]);
       }
       tokens.count = t + 1;
     }

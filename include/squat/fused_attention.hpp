@@ -81,7 +81,7 @@ class FusedAttention {
     }
     for (; segment.is_last && token < layer.size(); token += chunk) {
       const Index count = std::min(chunk, layer.size() - token);
-      gather(layer, token, count, head, &Layer::key);
+      gather(count, head, [&](Index t) { return layer.key(token + t); });
       for (Index i = 0; i < rows; ++i)
         kernels_.dot_rows(tokens_, count, head_dim_, queries + i * head_dim_, scores_[i]);
       hide_unseen(token, count, chunk, seen, rows);
@@ -118,8 +118,8 @@ class FusedAttention {
   /// Calls use(index, offset) for the exact tokens among the `count` from first_token on.
   template <class Use>
   static void for_exact(const Layer& layer, Index first_token, Index count, const Use& use) {
-    for (Index i = 0; i < layer.exact_tokens(); ++i) {
-      const Index offset = layer.exact_position(i) - first_token;
+    for (Index i = 0; i < layer.exact().size(); ++i) {
+      const Index offset = layer.exact().position(i) - first_token;
       if (offset >= 0 && offset < count) use(i, offset);
     }
   }
@@ -128,7 +128,7 @@ class FusedAttention {
   void score_exact(const Layer& layer, Index head, Index first_token, Index count,
                    const float* queries, Index rows) {
     for_exact(layer, first_token, count, [&](Index index, Index offset) {
-      widen_row(layer.exact_key(index) + head * head_dim_, tokens_);
+      widen_row(layer.exact().keys.row(index) + head * head_dim_, tokens_);
       for (Index i = 0; i < rows; ++i)
         kernels_.dot_rows(tokens_, 1, head_dim_, queries + i * head_dim_, scores_[i] + offset);
     });
@@ -137,7 +137,7 @@ class FusedAttention {
   /// Adds exact values, and takes their weight from what their slots hold.
   void add_exact(const Layer& layer, Index head, Index first_token, Index count, Index rows) {
     for_exact(layer, first_token, count, [&](Index index, Index offset) {
-      widen_row(layer.exact_value(index) + head * head_dim_, tokens_);
+      widen_row(layer.exact().values.row(index) + head * head_dim_, tokens_);
       for (Index i = 0; i < rows; ++i) {
         kernels_.add_rows(tokens_, 1, head_dim_, scores_[i] + offset, plain_ + i * stride_);
         scores_[i][offset] = 0;
@@ -148,17 +148,18 @@ class FusedAttention {
   /// Exact tokens that are beyond the window of a row.
   void add_sinks(const Layer& layer, Index head, const float* queries, const TokenRange* seen,
                  Index rows, const PartialAttention& result) {
-    const Index sinks = layer.exact_before(seen[rows - 1].begin);
+    const ExactTokens<Scalar>& exact = layer.exact();
+    const Index sinks = exact.before(seen[rows - 1].begin);
     for (Index first = 0; first < sinks; first += chunk) {
       const Index count = std::min(chunk, sinks - first);
-      gather(layer, first, count, head, &Layer::exact_key);
+      gather(count, head, [&](Index t) { return exact.keys.row(first + t); });
       for (Index i = 0; i < rows; ++i) {
         kernels_.dot_rows(tokens_, count, head_dim_, queries + i * head_dim_, scores_[i]);
-        const Index shown = std::clamp(layer.exact_before(seen[i].begin) - first, Index{0}, count);
+        const Index shown = std::clamp(exact.before(seen[i].begin) - first, Index{0}, count);
         std::fill(scores_[i] + shown, scores_[i] + chunk, minus_infinity);
       }
       raise(chunk, rows, result);
-      gather(layer, first, count, head, &Layer::exact_value);
+      gather(count, head, [&](Index t) { return exact.values.row(first + t); });
       for (Index i = 0; i < rows; ++i)
         kernels_.add_rows(tokens_, count, head_dim_, scores_[i], plain_ + i * stride_);
     }
@@ -210,7 +211,7 @@ class FusedAttention {
                     Index rows) {
     for (; begin < end; begin += chunk) {
       const Index count = std::min(chunk, end - begin);
-      gather(layer, first_token + begin, count, head, &Layer::value);
+      gather(count, head, [&](Index t) { return layer.value(first_token + begin + t); });
       for (Index i = 0; i < rows; ++i)
         kernels_.add_rows(tokens_, count, head_dim_, scores_[i] + begin, plain_ + i * stride_);
     }
@@ -273,11 +274,11 @@ class FusedAttention {
     for (Index c = 0; c < head_dim_; ++c) out[c] = static_cast<float>(row[c]);
   }
 
-  /// Residual keys or values of `count` tokens in single precision into tokens_.
-  void gather(const Layer& layer, Index first, Index count, Index head,
-              const Scalar* (Layer::*what)(Index) const) {
-    for (Index t = 0; t < count; ++t)
-      widen_row((layer.*what)(first + t) + head * head_dim_, tokens_ + t * head_dim_);
+  /// Keys or values of `count` tokens, row(t) [kv_heads * head_dim], in single precision into
+  /// tokens_.
+  template <class Row>
+  void gather(Index count, Index head, const Row& row) {
+    for (Index t = 0; t < count; ++t) widen_row(row(t) + head * head_dim_, tokens_ + t * head_dim_);
   }
 
   const simd::VectorKernels& kernels_ = simd::vector_kernels();

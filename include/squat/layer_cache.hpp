@@ -2,9 +2,9 @@
 #pragma once
 
 #include <squat/block_rows.hpp>
+#include <squat/exact_tokens.hpp>
 #include <squat/key_plan.hpp>
 #include <squat/options.hpp>
-#include <squat/token_buffer.hpp>
 #include <squat/token_range.hpp>
 #include <squat/value_quantizer.hpp>
 
@@ -38,9 +38,7 @@ class LayerCache {
         keys_(kv_heads_ * head_dim_),
         values_(kv_heads_ * head_dim_),
         valid_(1),
-        exact_keys_(kv_heads_ * head_dim_),
-        exact_values_(kv_heads_ * head_dim_),
-        exact_positions_(1) {}
+        exact_(kv_heads_ * head_dim_) {}
 
   /// A copy shares what is packed; what either does later never shows on the other.
   LayerCache(const LayerCache&) = default;
@@ -54,15 +52,13 @@ class LayerCache {
         : rows(kv_heads, key_block, value_block),
           keys(kv_heads * head_dim),
           values(kv_heads * head_dim),
-          exact_keys(kv_heads * head_dim),
-          exact_values(kv_heads * head_dim) {}
+          exact(kv_heads * head_dim) {}
 
     Index dropped = 0, dropped_valid = 0;
     BlockRows rows;
     TokenBuffer<Scalar> keys, values;  // residual
     TokenBuffer<std::uint8_t> valid{1};
-    TokenBuffer<Scalar> exact_keys, exact_values;
-    TokenBuffer<Index> exact_positions{1};
+    ExactTokens<Scalar> exact;
   };
 
   /// Takes the contents that a file had, in place of those of an empty layer.
@@ -73,13 +69,11 @@ class LayerCache {
     keys_ = std::move(contents.keys);
     values_ = std::move(contents.values);
     valid_ = std::move(contents.valid);
-    exact_keys_ = std::move(contents.exact_keys);
-    exact_values_ = std::move(contents.exact_values);
-    exact_positions_ = std::move(contents.exact_positions);
+    exact_ = std::move(contents.exact);
     for (Index r = 0; r < rows_.size(); ++r) {
       BlockRow& row = rows_[r];
-      for (Index i = 0; i < exact_tokens(); ++i) {
-        const Index token = exact_position(i) - quantized_keys_;
+      for (Index i = 0; i < exact_.size(); ++i) {
+        const Index token = exact_.position(i) - quantized_keys_;
         row.has_exact |= token >= 0 && token < row.tokens;
       }
       for (Index token = 0; token < row.tokens; ++token) valid_tokens_ += row.is_valid(token);
@@ -114,18 +108,9 @@ class LayerCache {
   const Scalar* key(Index token) const { return keys_.row(token - quantized_keys_); }
   /// Residual value of `token` [kv_heads * head_dim]; token >= quantized_values().
   const Scalar* value(Index token) const { return values_.row(token - quantized_values_); }
-  Index exact_tokens() const { return exact_positions_.size(); }
-  Index exact_position(Index i) const { return *exact_positions_.row(i); }
-  const Scalar* exact_key(Index i) const { return exact_keys_.row(i); }
-  const Scalar* exact_value(Index i) const { return exact_values_.row(i); }
-  /// How many of the exact tokens come before token `end`.
-  Index exact_before(Index end) const {
-    Index count = exact_tokens();
-    while (count > 0 && exact_position(count - 1) >= end) --count;
-    return count;
-  }
+  const ExactTokens<Scalar>& exact() const { return exact_; }
   /// How many of the next valid tokens will be exact.
-  Index exact_to_come() const { return config_.exact_tokens - exact_tokens(); }
+  Index exact_to_come() const { return config_.exact_tokens - exact_.size(); }
   /// Where reading from `token` on begins: with a row of rows() and its first token, or behind the
   /// rows with the token itself.
   struct Place {
@@ -155,10 +140,7 @@ class LayerCache {
     keys_.reserve(count);
     values_.reserve(count);
     valid_.reserve(count);
-    const Index exact = std::min(count, exact_to_come());
-    exact_keys_.reserve(exact);
-    exact_values_.reserve(exact);
-    exact_positions_.reserve(exact);
+    exact_.reserve(std::min(count, exact_to_come()));
   }
 
   /// Appends tokens in full precision; keys and values [tokens, kv_heads * head_dim].
@@ -169,11 +151,9 @@ class LayerCache {
     std::uint8_t* valid = valid_.append(keys.rows());
     const Index width = kv_heads_ * head_dim_;
     for (Index token = 0; token < keys.rows(); ++token, key += width, value += width) {
-      if (mask[token] && exact_to_come() > 0) {
-        std::copy_n(keys.row(token).data(), width, exact_keys_.append(1));
-        std::copy_n(values.row(token).data(), width, exact_values_.append(1));
-        *exact_positions_.append(1) = size() - keys.rows() + token;
-      }
+      if (mask[token] && exact_to_come() > 0)
+        exact_.append(size() - keys.rows() + token, keys.row(token).data(),
+                      values.row(token).data());
       valid[token] = mask[token];
       valid_tokens_ += mask[token];
       // Padding may hold anything, so nothing of it is kept.
@@ -242,17 +222,13 @@ class LayerCache {
       rows_.back().value_tokens = std::min(rows_.back().value_tokens, rows_.back().tokens);
     value_row_ = std::min(value_row_, rows_.size());
     if (value_row_ > 0 && value_row_ == rows_.size() && may_grow(rows_.back())) --value_row_;
-    const Index exact = exact_before(size);
-    exact_keys_.truncate(exact);
-    exact_values_.truncate(exact);
-    exact_positions_.truncate(exact);
+    exact_.truncate(exact_.before(size));
   }
 
   /// Bytes; `counted` says what other sequences share.
   MemoryUsage memory(Counted& counted) const {
     MemoryUsage usage = rows_.memory(counted);
-    usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes() + exact_keys_.bytes() +
-                     exact_values_.bytes() + exact_positions_.bytes();
+    usage.residual = keys_.bytes() + values_.bytes() + valid_.bytes() + exact_.bytes();
     usage.bookkeeping += Index{sizeof(*this)};
     return usage;
   }
@@ -270,8 +246,8 @@ class LayerCache {
   bool mark(Index first, Index tokens, std::uint8_t* counts) const {
     std::copy_n(valid_.row(first), tokens, counts);
     bool has_exact = false;
-    for (Index i = 0; i < exact_tokens(); ++i) {
-      const Index token = exact_position(i) - quantized_keys_ - first;
+    for (Index i = 0; i < exact_.size(); ++i) {
+      const Index token = exact_.position(i) - quantized_keys_ - first;
       if (token < 0 || token >= tokens) continue;
       counts[token] = 0;
       has_exact = true;
@@ -343,7 +319,7 @@ class LayerCache {
       BlockRow& row = rows_[r];
       const Index here = std::min(Index{row.tokens - row.value_tokens}, count - done);
       for (Index token = 0; token < here; ++token) {
-        if (row.has_exact && is_exact(quantized_values_ + done + token)) continue;
+        if (row.has_exact && exact_.contain(quantized_values_ + done + token)) continue;
         values_quantizer_.quantize_heads(values_.row(done + token), kv_heads_,
                                          row.value_tokens + token,
                                          [&](Index head) { return row.values(head); });
@@ -367,8 +343,6 @@ class LayerCache {
     rows_.drop_front(rows);
     value_row_ = std::max(value_row_ - rows, Index{0});
   }
-
-  bool is_exact(Index token) const { return exact_before(token) < exact_before(token + 1); }
 
   void take_values(Index count) noexcept {
     for (Index left = count; left > 0;) {
@@ -399,9 +373,7 @@ class LayerCache {
   TokenBuffer<Scalar> keys_;
   TokenBuffer<Scalar> values_;
   TokenBuffer<std::uint8_t> valid_;
-  TokenBuffer<Scalar> exact_keys_;
-  TokenBuffer<Scalar> exact_values_;
-  TokenBuffer<Index> exact_positions_;
+  ExactTokens<Scalar> exact_;
 };
 
 }  // namespace squat

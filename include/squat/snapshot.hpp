@@ -97,7 +97,7 @@ class SnapshotWriter {
 
   void tokens(const LayerCache<Scalar>& layer) {
     const Index packed = layer.quantized_keys(), values = layer.quantized_values();
-    const Index size = layer.size(), exact = layer.exact_tokens();
+    const Index size = layer.size(), exact = layer.exact().size();
     writer_.number(layer.first());
     writer_.number(layer.dropped_valid());
     writer_.number(static_cast<Index>(layer.rows().size()));
@@ -112,10 +112,10 @@ class SnapshotWriter {
     bits(size - packed, [&](Index token) { return layer.is_valid(packed + token); });
     if (packed < size) writer_.array(layer.key(packed), (size - packed) * width_);
     if (values < size) writer_.array(layer.value(values), (size - values) * width_);
-    for (Index i = 0; i < exact; ++i) writer_.number(layer.exact_position(i));
+    for (Index i = 0; i < exact; ++i) writer_.number(layer.exact().position(i));
     if (exact == 0) return;
-    writer_.array(layer.exact_key(0), exact * width_);
-    writer_.array(layer.exact_value(0), exact * width_);
+    writer_.array(layer.exact().keys.row(0), exact * width_);
+    writer_.array(layer.exact().values.row(0), exact * width_);
   }
 
   /// Null stands for none.

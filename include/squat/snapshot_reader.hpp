@@ -81,24 +81,24 @@ class SnapshotReader {
     numbers(contents.values, packed + residual - values, width);
     const Index size = dropped + packed + residual;
     require(exact <= size, "the file has exact = ", exact, "; there are ", size, " tokens");
-    contents.exact_positions.reserve(exact);
+    contents.exact.positions.reserve(exact);
     for (Index i = 0, least = 0; i < exact; ++i) {
       const Index position = reader_.count("position", size - 1);
       require(position >= least, "the file has exact tokens whose positions do not ascend");
-      *contents.exact_positions.append(1) = position;
+      *contents.exact.positions.append(1) = position;
       least = position + 1;
     }
-    numbers(contents.exact_keys, exact, width);
-    numbers(contents.exact_values, exact, width);
+    numbers(contents.exact.keys, exact, width);
+    numbers(contents.exact.values, exact, width);
     layer.restore(std::move(contents));
     require(size >= layer.least_size(), "the file has size = ", size, " and dropped = ", dropped,
             "; the window asks for a size of ", layer.least_size());
-    const Index exact_dropped = layer.exact_before(dropped);
+    const Index exact_dropped = layer.exact().before(dropped);
     require(exact_dropped <= layer.dropped_valid(),
             "the file has dropped_valid = ", layer.dropped_valid(), "; ", exact_dropped,
             " exact tokens are dropped");
     for (Index i = exact_dropped; i < exact; ++i)
-      require(layer.is_valid(layer.exact_position(i)),
+      require(layer.is_valid(layer.exact().position(i)),
               "the file has an exact token that is padding");
   }
 

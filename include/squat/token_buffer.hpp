@@ -21,6 +21,7 @@ class TokenBuffer {
   TokenBuffer(TokenBuffer&&) noexcept = default;
   TokenBuffer& operator=(TokenBuffer&&) noexcept = default;
 
+  Index width() const { return width_; }
   Index size() const { return size_; }
   Index bytes() const { return capacity_ * width_ * Index{sizeof(T)}; }
   T* row(Index token) { return data_.get() + (first_ + token) * width_; }
