@@ -21,8 +21,11 @@ std::string terminal_of(const std::string& path) {
   return found->second;
 }
 
+constexpr const char* by_layer = "squat+, bits by layer";
+
 /// Caches of a kind share a colour.
 std::string family_of(const std::string& cache) {
+  if (cache.find(",layer_costs=") != std::string::npos) return by_layer;
   for (const char* family : {"squat+", "squat", "kivi", "turbo"}) {
     if (cache.rfind(family, 0) == 0) return family;
   }
@@ -44,8 +47,10 @@ std::string script(const std::string& path, const std::vector<CacheResult>& resu
   for (const CacheResult& result : results) {
     const double divergence = result.quality.mean_divergence();
     if (divergence <= 0) continue;  // has no place on a logarithmic axis
-    families[family_of(result.cache)] << result.bytes.bits_per_element() << " " << divergence << " "
-                                      << quoted(result.cache) << "\n";
+    const std::string family = family_of(result.cache);
+    // Its points lie below those of squat+ at the same bits, whose labels serve both.
+    families[family] << result.bytes.bits_per_element() << " " << divergence << " "
+                     << quoted(family == by_layer ? "" : result.cache) << "\n";
   }
   squat::require(!families.empty(), "no cache differs from full precision; nothing to draw");
   std::ostringstream out;
@@ -57,11 +62,12 @@ std::string script(const std::string& path, const std::vector<CacheResult>& resu
   std::string plots;
   int colour = 0;
   for (const auto& [family, rows] : families) {
-    const std::string data = family == "squat+" ? "$recommended" : "$" + family;
+    const std::string data = "$family" + std::to_string(++colour);
     out << data << " << END\n" << rows.str() << "END\n";
-    const std::string colour_name = " lt " + std::to_string(++colour);
+    const std::string colour_name = " lt " + std::to_string(colour);
     const std::string height = family == "kivi" ? "-0.6" : "0.4";  // often in the place of squat's
-    const std::string style = family == "squat+" ? " with linespoints" : " with points";
+    const bool is_line = family.rfind("squat+", 0) == 0;
+    const std::string style = is_line ? " with linespoints" : " with points";
     plots += (plots.empty() ? "plot " : ", ") + data + " using 1:2" + style + colour_name +
              " pt 7 ps 1.4 title '" + family + "', " + data +
              " using 1:2:3 with labels left offset 1," + height + " tc" + colour_name + " notitle";
