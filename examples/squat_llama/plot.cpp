@@ -55,7 +55,8 @@ std::string script(const std::string& path, const std::vector<CacheResult>& resu
   squat::require(!families.empty(), "no cache differs from full precision; nothing to draw");
   std::ostringstream out;
   out << "set terminal " << terminal_of(path) << " noenhanced\nset output " << quoted(path)
-      << "\nset logscale y\nset format y '%g'\nset grid lc rgb '#dddddd'\nset offsets 0.3, 1.5, 0, "
+      << "\nset linetype 5 lc rgb '#c02020'"  // in place of yellow on white
+         "\nset logscale y\nset format y '%g'\nset grid lc rgb '#dddddd'\nset offsets 0.3, 1.5, 0, "
          "0"
          "\nset xlabel 'bits per element'\nset ylabel 'mean KL divergence of the next token (nats)'"
          "\nset key top right\n";
