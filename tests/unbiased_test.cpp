@@ -137,7 +137,7 @@ std::pair<double, double> mean_squared_errors(Index count, int bits, double& bia
         }
       }
       if (backend == Backend::unbiased) {
-        // Numbers half way between two codes may have the other one where the range is chosen.
+        // Numbers half way between two codes may have the other one where the scale is found.
         EXPECT_LE(std::abs(sum), 1e-3 * static_cast<double>(count) + 2.02 * affine.scale);
       }
     }

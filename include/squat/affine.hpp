@@ -28,7 +28,7 @@ inline double largest_storable(int scale_bits) { return scale_bits == 32 ? 1e18 
 
 /// The nearest integer to x, ties to even, for x within the integers that Real holds.
 template <class Real>
-constexpr Real nearest_integer(Real x) {
+Real nearest_integer(Real x) {
   // Adding and taking away 1.5 * 2^(mantissa bits) rounds, and unlike std::nearbyint is one vector
   // addition on every instruction set.
   constexpr Real magic = std::is_same_v<Real, double> ? Real(6755399441055744.0) : Real(12582912.0);

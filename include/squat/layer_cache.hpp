@@ -5,6 +5,7 @@
 #include <squat/exact_tokens.hpp>
 #include <squat/key_plan.hpp>
 #include <squat/options.hpp>
+#include <squat/token_buffer.hpp>
 #include <squat/token_range.hpp>
 #include <squat/value_quantizer.hpp>
 
