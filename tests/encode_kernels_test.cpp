@@ -3,9 +3,9 @@
 
 #include <array>
 #include <limits>
-#include <numeric>
 #include <squat/affine_table.hpp>
 #include <squat/simd/encode.hpp>
+#include <utility>
 #include <vector>
 
 #include "random_matrix.hpp"
@@ -55,17 +55,19 @@ TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
     for (const int scale_bits : {8, 16, 32})
       for (const GridFit fit : {GridFit::min_max, GridFit::unbiased})
         for (const Index tokens : {32, 64, 128})
-          for (const Index blocks : {1, 3}) {
+          for (const auto& [blocks, step] :
+               {std::pair<Index, Index>{1, 1}, {3, 1}, {1, 8}, {2, 4}, {3, 2}, {4, 2}, {4, 4}}) {
             SCOPED_TRACE(::testing::Message()
                          << bits << " bits, scales of " << scale_bits << ", " << blocks
-                         << " blocks of " << tokens << " tokens, fit " << static_cast<int>(fit));
+                         << " blocks of " << tokens << " tokens, fit " << static_cast<int>(fit)
+                         << ", step " << step);
             Matrix<float> x = channels(blocks * tokens, static_cast<unsigned>(bits)), y = x;
-            Affine<float> affine[3 * 8], want[3 * 8];
+            Affine<float> affine[4 * 8], want[4 * 8];
             Bytes codes(static_cast<std::size_t>(x.size())), want_codes = codes;
             const GroupFormat format{bits, scale_bits, fit};
-            kernels<2>().octet(x.data(), blocks, tokens, inner.data(), format, expected, affine,
-                               codes.data());
-            portable.octet(y.data(), blocks, tokens, inner.data(), format, expected, want,
+            kernels<2>().octet(x.data(), blocks, tokens, inner.data(), step, format, expected,
+                               affine, codes.data());
+            portable.octet(y.data(), blocks, tokens, inner.data(), step, format, expected, want,
                            want_codes.data());
             EXPECT_EQ(codes, want_codes);
             EXPECT_EQ(x, y);
@@ -74,6 +76,32 @@ TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
               EXPECT_EQ(affine[i].zero, want[i].zero) << i;
             }
           }
+}
+
+TEST_P(Encode, AffinesOf8BitsAreStoredAsTheyAreReadBack) {
+  const float expected[8] = {0, 1, -1, 100, -3e4f, 0.01f, 0, 7}, none[8] = {};
+  const float scales[8] = {1e-7f, 1e-4f, 0.3f, 0, 17, 6e4f, 0x1p-14f, 2};
+  for (int bits = 1; bits <= 8; ++bits)
+    for (const float* around : {expected, none})
+      for (int turn = 0; turn < 8; ++turn) {
+        const float levels = static_cast<float>((1 << bits) - 1);
+        Affine<float> affine[8];
+        for (int k = 0; k < 8; ++k) {
+          const float scale = scales[(k + turn) % 8];
+          const float middle = around[k] + static_cast<float>(k - 3) * scale * levels;
+          affine[k] = stored_affine8(scale, middle, levels, around[k]);
+        }
+        const AffineTable table(8, 8, true);
+        std::array<std::byte, 16> bytes;
+        kernels<2>().store8(affine, levels, around == none ? nullptr : around,
+                            table.scale(bytes.data(), 0), table.zero(bytes.data(), 0));
+        for (int k = 0; k < 8; ++k) {
+          const Affine<float> read = table.get(bytes.data(), k, levels, around[k]);
+          EXPECT_EQ(read.scale, affine[k].scale) << bits << " bits, channel " << k;
+          EXPECT_NEAR(read.zero, affine[k].zero, 1e-6f * std::abs(affine[k].zero))
+              << bits << " bits, channel " << k;
+        }
+      }
 }
 
 TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
@@ -134,7 +162,8 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
           const GroupFormat format{bits, scale_bits, fit};
           Affine<float> affine[8];
           Matrix<float> keys = x;
-          kernels<2>().octet(keys.data(), 1, n, inner.data(), format, expected, affine, all.data());
+          kernels<2>().octet(keys.data(), 1, n, inner.data(), 1, format, expected, affine,
+                             all.data());
           for (const Affine<float>& one : affine) expect_in_range(one, all, bits, scale_bits);
           CodeGrid<float> grid;
           kernels<2>().groups(x.data(), n, n, format, &grid, codes.data());
@@ -201,18 +230,17 @@ TEST_P(Encode, CodesGoToTheirTiles) {
 }
 
 TEST_P(Encode, Transposes) {
-  const Matrix<float> wide = random_matrix<float>(32, 48, 8);
-  for (const Index columns : {8, 24, 40}) {
-    Matrix<float> out = Matrix<float>::Zero(columns, wide.rows());
-    std::vector<Index> position(static_cast<std::size_t>(columns));
-    for (Index c = 0; c < columns; ++c)
-      position[static_cast<std::size_t>(c)] = (3 * c + 1) % columns;
-    if (columns % 3 == 0) std::iota(position.begin(), position.end(), Index{0});
-    kernels<2>().transpose(wide.data() + 8, wide.cols(), wide.rows(), columns, position.data(),
-                           out.data());
-    for (Index c = 0; c < columns; ++c)
-      EXPECT_EQ(out.row(position[static_cast<std::size_t>(c)]), wide.col(8 + c).transpose());
-  }
+  const Matrix<float> wide = random_matrix<float>(40, 48, 8);
+  for (const Index columns : {8, 24, 40})
+    for (const Index rows : {8, 32, 40}) {
+      Matrix<float> out = Matrix<float>::Zero(columns, rows);
+      std::vector<float*> row(static_cast<std::size_t>(columns));
+      for (Index c = 0; c < columns; ++c)
+        row[static_cast<std::size_t>(c)] = out.row((7 * c + 1) % columns).data();
+      kernels<2>().transpose(wide.data() + 8, wide.cols(), rows, columns, row.data());
+      for (Index c = 0; c < columns; ++c)
+        EXPECT_EQ(out.row((7 * c + 1) % columns), wide.col(8 + c).head(rows).transpose());
+    }
 }
 
 TEST_P(Encode, RotationIsOrthonormalAndItsOwnInverse) {

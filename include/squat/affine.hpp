@@ -115,6 +115,19 @@ Real zero_of_middle(Real middle, Real scale, Real levels, Real expected) {
          scale * (levels / 2);
 }
 
+/// An affine as stored_affine8() gives it where it is stored: the byte of its scale, and how far
+/// the middle is from `expected`.
+template <class Real>
+void store_affine8(const Affine<Real>& affine, Real levels, Real expected, std::byte* scale,
+                   std::byte* middle) {
+  *scale = static_cast<std::byte>(scale_to_byte(static_cast<float>(affine.scale)));
+  Real steps = 0;
+  if (affine.scale != 0)
+    steps = nearest_integer((affine.zero - expected + affine.scale * (levels / 2)) /
+                            (affine.scale * (levels / middle_steps)));
+  *middle = static_cast<std::byte>(static_cast<std::int8_t>(steps));
+}
+
 /// Affine with a scale of 8 bits around `middle`: the nearest scale, or the least that lets the
 /// middle be stored. What lies far from `expected` is coarser, never clipped. Not inline, so that
 /// no caller's instruction set changes its roundings.

@@ -74,19 +74,14 @@ class AffineTable {
   template <class Real>
   void set(std::byte* table, Index entry, const Affine<Real>& affine, Real levels,
            Real expected) const {
-    if (scale_bits_ != 8) {
-      store_affine(static_cast<float>(affine.scale), scale_bits_, scale(table, entry));
-      if (has_zeros_)
-        store_affine(static_cast<float>(affine.zero), scale_bits_, zero(table, entry));
+    if (scale_bits_ == 8) {
+      std::byte none;
+      store_affine8(affine, levels, expected, scale(table, entry),
+                    has_zeros_ ? zero(table, entry) : &none);
       return;
     }
-    *scale(table, entry) = static_cast<std::byte>(scale_to_byte(static_cast<float>(affine.scale)));
-    if (!has_zeros_) return;
-    Real middle = 0;
-    if (affine.scale != 0)
-      middle = nearest_integer((affine.zero - expected + affine.scale * (levels / 2)) /
-                               (affine.scale * (levels / middle_steps)));
-    *zero(table, entry) = static_cast<std::byte>(static_cast<std::int8_t>(middle));
+    store_affine(static_cast<float>(affine.scale), scale_bits_, scale(table, entry));
+    if (has_zeros_) store_affine(static_cast<float>(affine.zero), scale_bits_, zero(table, entry));
   }
 
  private:

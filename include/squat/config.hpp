@@ -172,12 +172,13 @@ inline Config Config::recommended(double mean_bits) {
           "; it must be 1.75 to 8");
   Config config;
   config.backend = Backend::unbiased;
-  config.quant_group_size = 1;
+  const bool few_bits = mean_bits < 2.5;  // they need more feedback, which takes more time
+  config.quant_group_size = few_bits ? 1 : 2;
   config.token_group_size = config.residual_length = config.value_group_size = 64;
   config.scale_bits = 8;
   config.normalised_lambda = true;
   config.squat_lambda = 3;
-  config.subspace_dim = mean_bits < 2.5 ? 16 : 8;  // fewer bits need more feedback
+  config.subspace_dim = few_bits ? 16 : 8;
   config.adaptive_bits = true;
   config.value_grid = ValueGrid::symmetric;
   config.rotate_values = true;

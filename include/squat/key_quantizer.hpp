@@ -91,7 +91,8 @@ class KeyQuantizer {
       if (feedback.token_major())
         encode_token_major(x, first, count, codes, records);
       else if (feedback.has_inner())
-        encode_octet(x.row(first).data(), feedback.inner(first), first, codes, records);
+        encode_octet(x.row(first).data(), feedback.inner(first), feedback.step(), first, codes,
+                     records);
       else
         encode_channels(x, first, count, codes, records);
       feedback.absorb(x, first, count, carry);
@@ -138,11 +139,11 @@ class KeyQuantizer {
                             bool token_major) const {
     if constexpr (std::is_same_v<Scalar, float>) {
       if (!token_major && (mask.empty() || is_full(mask))) {
-        Index position[512];  // of a channel; 512 is the largest head_dim
-        for (Index p = 0; p < keys.cols(); ++p) position[block_.channel_at(p)] = p;
         Matrix<float> x(keys.cols(), keys.rows());
+        float* row[512];  // of a channel; 512 is the largest head_dim
+        for (Index p = 0; p < keys.cols(); ++p) row[block_.channel_at(p)] = x.row(p).data();
         simd::encode_kernels().transpose(keys.data(), keys.outerStride(), keys.rows(), keys.cols(),
-                                         position, x.data());
+                                         row);
         return x;
       }
     }
@@ -191,7 +192,7 @@ class KeyQuantizer {
           }
         }
         Matrix<Real> channels = x.middleCols(position, 8).transpose();
-        encode_octet(channels.data(), nullptr, position, codes, records);
+        encode_octet(channels.data(), nullptr, 8, position, codes, records);
         x.middleCols(position, 8) = channels.transpose();
       }
     }
@@ -210,9 +211,10 @@ class KeyQuantizer {
       }
   }
 
-  /// Codes of eight channels x [8][blocks][tokens] with feedback from one to the next; their keys
-  /// become errors, stored - x as it came.
-  void encode_octet(Real* x, const Real* inner, Index first, Codes& codes, Records records) const {
+  /// Codes of eight channels x [8][blocks][tokens] with feedback from each `step` of them to those
+  /// behind; their keys become errors, stored - x as it came.
+  void encode_octet(Real* x, const Real* inner, Index step, Index first, Codes& codes,
+                    Records records) const {
     const Index tokens = block_.tokens(), stride = records.count * tokens;
     static constexpr Real none[64] = {};
     if (inner == nullptr) inner = none;
@@ -220,13 +222,11 @@ class KeyQuantizer {
       if (config_.backend != Backend::hqq) {
         Affine<float> affine[8 * max_blocks];
         simd::encode_kernels().octet(
-            x, records.count, tokens, inner,
+            x, records.count, tokens, inner, step,
             {block_.bits_at(first), config_.scale_bits, simd::grid_fit(config_.backend)},
-            block_.expected() == nullptr ? nullptr : block_.expected() + first, affine,
-            codes.data());
+            expected_from(first), affine, codes.data());
         for (Index block = 0; block < records.count; ++block) {
-          for (Index k = 0; k < 8; ++k)
-            block_.set_affine(records[block], first + k, affine[8 * block + k]);
+          store_eight(affine + 8 * block, first, records[block]);
           pack(codes.row(8 * block).data(), tokens, 0, first, records[block]);
         }
         return;
@@ -239,7 +239,7 @@ class KeyQuantizer {
         std::uint8_t* const own_codes = codes.row(8 * block + k).data();
         Real moved[128] = {};  // the largest block
         std::copy_n(own, tokens, moved);
-        for (Index i = 0; i < k; ++i)
+        for (Index i = 0; i < k / step * step; ++i)
           for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * before[i * stride + t];
         const Affine<Real> affine = encode_channel(moved, own_codes, records[block], first + k);
         for (Index t = 0; t < tokens; ++t)
@@ -247,6 +247,22 @@ class KeyQuantizer {
       }
       pack(codes.row(8 * block).data(), tokens, 0, first, records[block]);
     }
+  }
+
+  /// Scales and zero points of the eight channels from `first` on.
+  void store_eight(const Affine<float>* affine, Index first, std::byte* record) const {
+    if (config_.scale_bits == 8) {
+      simd::encode_kernels().store8(affine, static_cast<float>((1 << block_.bits_at(first)) - 1),
+                                    expected_from(first), block_.table().scale(record, first),
+                                    block_.table().zero(record, first));
+      return;
+    }
+    for (Index k = 0; k < 8; ++k) block_.set_affine(record, first + k, affine[k]);
+  }
+
+  /// Where the middles of channels from `first` on are expected, or null where at 0.
+  const float* expected_from(Index first) const {
+    return block_.expected() == nullptr ? nullptr : block_.expected() + first;
   }
 
   /// Codes [tokens] of the channel at `position`; `x` [tokens] becomes its error, stored - x.

@@ -93,7 +93,7 @@ struct Avx2Affine : Avx2Registers {
   }
 
   SQUAT_AVX2_INLINE static Affines stored_range(__m256 low, __m256 high, float levels,
-                                                int scale_bits, float expected) {
+                                                int scale_bits, __m256 expected) {
     if (scale_bits == 8)
       return stored_affine8(_mm256_mul_ps(_mm256_sub_ps(high, low), _mm256_set1_ps(1 / levels)),
                             _mm256_mul_ps(_mm256_add_ps(low, high), _mm256_set1_ps(0.5f)), levels,
@@ -104,8 +104,8 @@ struct Avx2Affine : Avx2Registers {
   }
 
   SQUAT_AVX2_INLINE static Affines stored_affine8(__m256 ideal_scale, __m256 middle, float levels,
-                                                  float expected) {
-    const __m256 from = _mm256_sub_ps(middle, _mm256_set1_ps(expected));
+                                                  __m256 expected) {
+    const __m256 from = _mm256_sub_ps(middle, expected);
     const __m256 distance = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), from);
     const float reach = levels * (float{largest_middle} / middle_steps);
     const __m256 wide = _mm256_mul_ps(ideal_scale, _mm256_set1_ps(scale_margin(levels)));
@@ -124,10 +124,9 @@ struct Avx2Affine : Avx2Registers {
     const __m256 steps = within(_mm256_sub_ps(_mm256_add_ps(ideal_steps, magic), magic), far);
     const __m256 moved =
         product(steps, _mm256_mul_ps(scale, _mm256_set1_ps(levels / middle_steps)));
-    const __m256 expecteds = _mm256_set1_ps(expected);
     const __m256 zero =
-        _mm256_sub_ps(_mm256_add_ps(expecteds, moved), product(scale, _mm256_set1_ps(levels / 2)));
-    return {scale, _mm256_blendv_ps(expecteds, zero, less(_mm256_setzero_ps(), scale))};
+        _mm256_sub_ps(_mm256_add_ps(expected, moved), product(scale, _mm256_set1_ps(levels / 2)));
+    return {scale, _mm256_blendv_ps(expected, zero, less(_mm256_setzero_ps(), scale))};
   }
 
   /// scale_to_byte and scale_from_byte.

@@ -71,18 +71,17 @@ struct Avx2Encode : Avx2Groups {
   }
 
   SQUAT_AVX2 static void transpose(const float* x, Index stride, Index rows, Index columns,
-                                   const Index* position, float* out) {
-    for (Index row = 0; row < rows; row += 8) {
-      const float* const own = x + row * stride;
-      // Rows so far apart are not foreseen by the processor.
-      const float* const next = row + 8 < rows ? own + 8 * stride : own;
-      for (Index c = 0; c < columns; c += 8) {
-        if (c % 16 == 0)
-          for (Index i = 0; i < 8; ++i)
-            _mm_prefetch(reinterpret_cast<const char*>(next + i * stride + c), _MM_HINT_T0);
-        transpose8(own + c, stride, position + c, rows, out + row);
+                                   float* const* out) {
+    // Squares of 16, so that a line of the cache is read at once, and written at once.
+    for (Index row = 0; row < rows; row += 16)
+      for (Index c = 0; c < columns; c += 16) {
+        for (Index r = row; r < std::min(row + 16, rows); r += 8)
+          for (Index k = c; k < std::min(c + 16, columns); k += 8)
+            transpose8(x + r * stride + k, stride, out + k, r);
+        // Rows so far apart are not foreseen by the processor.
+        for (Index next = row + 16; next < std::min(row + 32, rows); ++next)
+          _mm_prefetch(reinterpret_cast<const char*>(x + next * stride + c), _MM_HINT_T0);
       }
-    }
   }
 
   SQUAT_AVX2 static void add_products(const float* a, Index a_stride, const float* b,
@@ -106,7 +105,7 @@ struct Avx2Encode : Avx2Groups {
 
   template <int Bits>
   static constexpr EncodeKernels kernels() {
-    return {keys<Bits>, pack_channels<Bits>, put_codes<Bits>, octet, groups,
+    return {keys<Bits>, pack_channels<Bits>, put_codes<Bits>, octet, store8, groups,
             rotate,     transpose,           add_products};
   }
 
@@ -118,9 +117,9 @@ struct Avx2Encode : Avx2Groups {
       _mm256_storeu_ps(reinterpret_cast<float*>(target), x);
   }
 
-  /// Column c of x [8, 8] becomes the start of row position[c] of out.
-  SQUAT_AVX2_INLINE static void transpose8(const float* x, Index stride, const Index* position,
-                                           Index out_stride, float* out) {
+  /// Column c of x [8, 8] goes to out[c] + at.
+  SQUAT_AVX2_INLINE static void transpose8(const float* x, Index stride, float* const* out,
+                                           Index at) {
     // Rows i and i + 4 side by side, so that what is left stays within halves.
     SQUAT_UNROLL
     for (int first = 0; first < 8; first += 4) {
@@ -133,10 +132,10 @@ struct Avx2Encode : Avx2Groups {
       const __m256 b = _mm256_unpackhi_ps(rows[0], rows[1]);
       const __m256 c = _mm256_unpacklo_ps(rows[2], rows[3]);
       const __m256 d = _mm256_unpackhi_ps(rows[2], rows[3]);
-      _mm256_storeu_ps(out + position[first] * out_stride, _mm256_shuffle_ps(a, c, 0x44));
-      _mm256_storeu_ps(out + position[first + 1] * out_stride, _mm256_shuffle_ps(a, c, 0xee));
-      _mm256_storeu_ps(out + position[first + 2] * out_stride, _mm256_shuffle_ps(b, d, 0x44));
-      _mm256_storeu_ps(out + position[first + 3] * out_stride, _mm256_shuffle_ps(b, d, 0xee));
+      _mm256_storeu_ps(out[first] + at, _mm256_shuffle_ps(a, c, 0x44));
+      _mm256_storeu_ps(out[first + 1] + at, _mm256_shuffle_ps(a, c, 0xee));
+      _mm256_storeu_ps(out[first + 2] + at, _mm256_shuffle_ps(b, d, 0x44));
+      _mm256_storeu_ps(out[first + 3] + at, _mm256_shuffle_ps(b, d, 0xee));
     }
   }
 

@@ -11,18 +11,27 @@ namespace squat::simd {
 /// together, a lane each. Every number is that of the portable version, to the bit.
 struct Avx2Grids : Avx2Symmetric {
  protected:
-  SQUAT_AVX2 static void find_grids(const Groups& groups, const GroupFormat& format, float expected,
-                                    Grids& grids) {
+  /// `inverse_step` is inverse_range_step() of groups.n numbers, `expected` a number for each
+  /// group.
+  SQUAT_AVX2 static void find_grids(const Groups& groups, const GroupFormat& format,
+                                    std::int16_t inverse_step, __m256 expected, Grids& grids) {
     if (format.fit == GridFit::symmetric)
       return find_symmetric(groups, format.bits, format.scale_bits, grids);
     __m256 lows[8], highs[8];
     for (Index group = 0; group < groups.count; ++group) {
       const float* const own = groups[group];
       __m256 low = _mm256_loadu_ps(own), high = low;
-      for (Index i = 8; i < groups.n; i += 8) {
-        low = _mm256_min_ps(low, _mm256_loadu_ps(own + i));
-        high = _mm256_max_ps(high, _mm256_loadu_ps(own + i));
+      const auto reach = [&](Index i) SQUAT_AVX2 {
+        const __m256 x = _mm256_loadu_ps(own + i);
+        low = _mm256_min_ps(low, x);
+        high = _mm256_max_ps(high, x);
+      };
+      Index i = 0;
+      for (; i + 64 <= groups.n; i += 64) {
+        SQUAT_UNROLL
+        for (Index j = 0; j < 64; j += 8) reach(i + j);
       }
+      for (; i < groups.n; i += 8) reach(i);
       lows[group] = low;
       highs[group] = high;
     }
@@ -32,7 +41,7 @@ struct Avx2Grids : Avx2Symmetric {
     const __m256 low = within(combine<MinFloats>(lows, groups.count), limit);
     const __m256 high = within(combine<MaxFloats>(highs, groups.count), limit);
     if (format.fit == GridFit::unbiased)
-      find_unbiased(groups, format, low, high, expected, grids);
+      find_unbiased(groups, format, inverse_step, low, high, expected, grids);
     else
       store_nearest(stored_range(low, high, static_cast<float>((1 << format.bits) - 1),
                                  format.scale_bits, expected),
@@ -61,8 +70,8 @@ struct Avx2Grids : Avx2Symmetric {
 
   /// unbiased_codes, but for the codes.
   SQUAT_AVX2_INLINE static void find_unbiased(const Groups& groups, const GroupFormat& format,
-                                              __m256 low, __m256 high, float expected,
-                                              Grids& grids) {
+                                              std::int16_t inverse_step, __m256 low, __m256 high,
+                                              __m256 expected, Grids& grids) {
     const float levels = static_cast<float>((1 << format.bits) - 1);
     const __m256 range = _mm256_sub_ps(high, low);
     const __m256 step = _mm256_mul_ps(range, _mm256_set1_ps(1 / levels));
@@ -73,7 +82,6 @@ struct Avx2Grids : Avx2Symmetric {
     const __m256 inverse_unit = inverse(unit);
     _mm256_store_ps(inverse_units, inverse_unit);
 
-    const std::int16_t inverse_step = inverse_range_step(format.bits, groups.n);
     const RangeSums sums = add_up(groups, format.bits, inverse_step, middles, inverse_units);
     const float one = static_cast<float>(1 << (16 + range_fraction(format.bits)));
     store_unbiased(
@@ -105,18 +113,26 @@ struct Avx2Grids : Avx2Symmetric {
       const __m256 inverse_unit = _mm256_broadcast_ss(inverse_units + group);
       const float* const own = groups[group];
       __m256i own_x = _mm256_setzero_si256(), own_xx = own_x, own_c = own_x, own_xc = own_x;
-      for (Index i = 0; i < groups.n; i += 16) {
-        const __m256i second =
-            i + 8 < groups.n ? to_units(own + i + 8, middle, inverse_unit) : _mm256_setzero_si256();
-        const __m256i units =
-            _mm256_max_epi16(narrow16(to_units(own + i, middle, inverse_unit), second), least);
+      const auto add = [&](__m256i first, __m256i second) SQUAT_AVX2 {
+        const __m256i units = _mm256_max_epi16(narrow16(first, second), least);
         __m256i code = _mm256_sra_epi16(_mm256_mulhi_epi16(units, inverse), fraction);
         code = _mm256_min_epi16(_mm256_max_epi16(code, begin), end);
         own_x = _mm256_add_epi32(own_x, _mm256_madd_epi16(units, ones));
         own_xx = _mm256_add_epi32(own_xx, _mm256_madd_epi16(units, units));
         own_c = _mm256_add_epi16(own_c, code);
         own_xc = _mm256_add_epi32(own_xc, _mm256_madd_epi16(code, units));
+        // Else compilers may first add up what a chunk adds, which takes more registers.
+        __asm__("" : "+x"(own_x), "+x"(own_xx), "+x"(own_c), "+x"(own_xc));
+      };
+      Index i = 0;
+      for (; i + 64 <= groups.n; i += 64) {
+        SQUAT_UNROLL
+        for (Index j = i; j < i + 64; j += 16)
+          add(to_units(own + j, middle, inverse_unit), to_units(own + j + 8, middle, inverse_unit));
       }
+      for (; i + 16 <= groups.n; i += 16)
+        add(to_units(own + i, middle, inverse_unit), to_units(own + i + 8, middle, inverse_unit));
+      if (i < groups.n) add(to_units(own + i, middle, inverse_unit), _mm256_setzero_si256());
       x[group] = own_x;
       xx[group] = own_xx;
       c[group] = _mm256_madd_epi16(own_c, ones);
@@ -144,7 +160,7 @@ struct Avx2Grids : Avx2Symmetric {
   /// unbiased_grid
   SQUAT_AVX2_INLINE static void store_unbiased(const RangeSums& sums, float count, __m256 middle,
                                                __m256 unit, __m256 inverse_step, int scale_bits,
-                                               float levels, float expected, Grids& grids) {
+                                               float levels, __m256 expected, Grids& grids) {
     const __m256 inverse_count = _mm256_set1_ps(1 / count);
     const __m256 half = _mm256_set1_ps(levels / 2);
     const __m256 xx = without_means(sums.xx, sums.x, sums.x, inverse_count);

@@ -9,27 +9,55 @@ namespace squat::simd {
 
 /// What EncodeKernels does with groups.
 struct Avx2Groups : Avx2Grids {
-  SQUAT_AVX2 static void octet(float* x, Index blocks, Index tokens, const float* inner,
+  SQUAT_AVX2 static void octet(float* x, Index blocks, Index tokens, const float* inner, Index step,
                                const GroupFormat& format, const float* expected,
                                Affine<float>* affine, std::uint8_t* codes) {
     const Index stride = blocks * tokens;
     const __m256 levels = _mm256_set1_ps(static_cast<float>((1 << format.bits) - 1));
+    const std::int16_t inverse_step = inverse_range_step(format.bits, tokens);
     alignas(32) float moved[most_groups * 128];
     for (Index first = 0; first < blocks; first += most_groups) {
-      const Index count = std::min(blocks - first, most_groups);
-      for (Index k = 0; k < 8; ++k) {
-        float* const own = x + k * stride + first * tokens;
-        move(x + first * tokens, stride, k, inner + 8 * k, count * tokens, moved);
+      const Index count = std::min(blocks - first, most_groups), numbers = count * tokens;
+      Index together = 1;  // channels
+      while (2 * together <= step && 2 * together * count <= most_groups) together *= 2;
+      // Of every group, each call's in a register: in time, since what is written in parts is slow
+      // to be read as a whole.
+      alignas(32) float expecteds[8][8] = {};
+      if (expected != nullptr)
+        for (Index k = 0; k < 8; ++k)
+          std::fill_n(expecteds[k / together] + k % together * count, count, expected[k]);
+      float* const own = x + first * tokens;
+      for (Index channel = 0; channel < 8; channel += together) {
+        for (Index k = 0; k < together; ++k)
+          move(own, stride, channel + k, inner + 8 * (channel + k), channel & -step, numbers,
+               moved + k * numbers);
         Grids grids;
-        find_grids({moved, tokens, count, tokens}, format, expected == nullptr ? 0 : expected[k],
-                   grids);
-        for (Index i = 0; i < count; ++i) {
-          affine[8 * (first + i) + k] = {grids.scale[i], grids.zero[i]};
-          encode(moved + i * tokens, tokens, grids, i, levels, own + i * tokens,
-                 codes + (8 * (first + i) + k) * tokens);
-        }
+        find_grids({moved, tokens, together * count, tokens}, format, inverse_step,
+                   _mm256_load_ps(expecteds[channel / together]), grids);
+        for (Index k = 0; k < together; ++k)
+          for (Index i = 0; i < count; ++i) {
+            const Index group = k * count + i, place = 8 * (first + i) + channel + k;
+            affine[place] = {grids.scale[group], grids.zero[group]};
+            encode(moved + group * tokens, tokens, grids, group, levels,
+                   own + (channel + k) * stride + i * tokens, codes + place * tokens);
+          }
       }
     }
+  }
+
+  SQUAT_AVX2 static void store8(const Affine<float>* affine, float levels, const float* expected,
+                                std::byte* scales, std::byte* middles) {
+    const __m256 first = _mm256_loadu_ps(&affine->scale);
+    const __m256 second = _mm256_loadu_ps(&affine[4].scale);
+    const __m256 scale = every_second(_mm256_shuffle_ps(first, second, 0x88));
+    const __m256 zero = every_second(_mm256_shuffle_ps(first, second, 0xdd));
+    const __m256 from = expected == nullptr ? zero : _mm256_sub_ps(zero, _mm256_loadu_ps(expected));
+    const __m256 steps = _mm256_div_ps(add_product(from, scale, _mm256_set1_ps(levels / 2)),
+                                       _mm256_mul_ps(scale, _mm256_set1_ps(levels / middle_steps)));
+    store64(reinterpret_cast<std::uint8_t*>(scales), to_bytes(scale));
+    const __m256i whole = _mm256_cvtps_epi32(if_positive(scale, steps));
+    const __m128i words = narrow16(whole);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(middles), _mm_packs_epi16(words, words));
   }
 
   SQUAT_AVX2 static void groups(const float* x, Index n, Index length, const GroupFormat& format,
@@ -40,7 +68,8 @@ struct Avx2Groups : Avx2Grids {
       const Index numbers = std::min(length, n - first);
       const Index count = std::min((n - first) / numbers, most_groups);
       Grids found;
-      find_grids({x + first, length, count, numbers}, format, 0, found);
+      find_grids({x + first, length, count, numbers}, format,
+                 inverse_range_step(format.bits, numbers), _mm256_setzero_ps(), found);
       for (Index group = 0; group < count; ++group, first += numbers) {
         *grids++ = found[group];
         const __m256 shift = _mm256_set1_ps(found.shift[group]);
@@ -90,8 +119,8 @@ struct Avx2Groups : Avx2Grids {
   /// min_max of affine.hpp, for eight ranges with scales of 16 or 32 bits.
   SQUAT_AVX2_INLINE static Range fit_eight(__m256 low, __m256 high, float levels, int scale_bits) {
     const __m256 limit = _mm256_set1_ps(static_cast<float>(largest_storable(scale_bits)));
-    const Affines affines =
-        stored_range(within(low, limit), within(high, limit), levels, scale_bits, 0);
+    const Affines affines = stored_range(within(low, limit), within(high, limit), levels,
+                                         scale_bits, _mm256_setzero_ps());
     return {affines.scale, affines.zero, if_positive(affines.scale, inverse(affines.scale))};
   }
 
@@ -130,14 +159,14 @@ struct Avx2Groups : Avx2Grids {
     for (int v = 0; v < Vectors; ++v) _mm256_storeu_ps(x + 8 * v, y[v]);
   }
 
-  /// moved = x of channel k [n], a multiple of 32, and what the errors of those before it add.
+  /// moved = x of channel k [n], a multiple of 32, and what the errors of the first `errors` add.
   SQUAT_AVX2_INLINE static void move(const float* x, Index stride, Index k, const float* inner,
-                                     Index n, float* moved) {
+                                     Index errors, Index n, float* moved) {
     for (Index t = 0; t < n; t += 32) {
       __m256 y[4];
       SQUAT_UNROLL
       for (int v = 0; v < 4; ++v) y[v] = _mm256_loadu_ps(x + k * stride + t + 8 * v);
-      for (Index i = 0; i < k; ++i) {
+      for (Index i = 0; i < errors; ++i) {
         const __m256 factor = _mm256_broadcast_ss(inner + i);
         SQUAT_UNROLL
         for (int v = 0; v < 4; ++v)
@@ -168,6 +197,11 @@ struct Avx2Groups : Avx2Grids {
       }
       store_codes(codes + t, code[0], code[1], code[2], code[3]);
     }
+  }
+
+  /// What a shuffle within 128 bits took from two registers, those of the first one first.
+  SQUAT_AVX2_INLINE static __m256 every_second(__m256 shuffled) {
+    return _mm256_castsi256_ps(in_order(_mm256_castps_si256(shuffled)));
   }
 
   /// 32 codes, a byte each.

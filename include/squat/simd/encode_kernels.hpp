@@ -38,12 +38,16 @@ struct EncodeKernels {
               Index depth);
 
   /// Eight channels of `blocks` key blocks of one head. Keys lie as x [8][blocks][tokens], with
-  /// feedback from channel to channel: channel k moves by sum over i < k of inner[8 k + i] *
-  /// error_i. Writes affine [blocks][8] and codes [blocks][8][tokens]; x becomes error, stored - x,
-  /// x as it was before it moved. What takes time is that a channel waits for the one before it:
-  /// blocks do so side by side.
-  void (*octet)(float* x, Index blocks, Index tokens, const float* inner, const GroupFormat& format,
-                const float* expected, Affine<float>* affine, std::uint8_t* codes);
+  /// feedback from each `step` channels (1, 2, 4 or 8) to those behind them: channel k moves by the
+  /// sum over i < k / step * step of inner[8 k + i] * error_i. Writes affine [blocks][8] and codes
+  /// [blocks][8][tokens]; x becomes error, stored - x, x as it was before it moved. What takes time
+  /// is that a step waits for the one before it: its channels and all blocks do so side by side.
+  void (*octet)(float* x, Index blocks, Index tokens, const float* inner, Index step,
+                const GroupFormat& format, const float* expected, Affine<float>* affine,
+                std::uint8_t* codes);
+  /// store_affine8() of eight channels.
+  void (*store8)(const Affine<float>* affine, float levels, const float* expected,
+                 std::byte* scales, std::byte* middles);
   /// Grids and codes of the groups of x[0..n), at most 512 numbers, `length` to a group but perhaps
   /// for the last.
   void (*groups)(const float* x, Index n, Index length, const GroupFormat& format,
@@ -51,10 +55,9 @@ struct EncodeKernels {
   /// hadamard of x[0..n), which versions may round otherwise.
   void (*rotate)(float* x, Index n);
 
-  /// x [rows, columns] transposed: column c becomes row position[c] of out [columns, rows]. Rows
-  /// and columns are multiples of 8, the rows of x are `stride` apart.
-  void (*transpose)(const float* x, Index stride, Index rows, Index columns, const Index* position,
-                    float* out);
+  /// x [rows, columns] transposed: column c goes to out[c] [rows]. Rows and columns are multiples
+  /// of 8, the rows of x are `stride` apart.
+  void (*transpose)(const float* x, Index stride, Index rows, Index columns, float* const* out);
   /// out [rows, columns] += a [rows, n] b [n, columns]; rows are a multiple of 4, columns of 8,
   /// strides are those of rows. Here versions may differ in rounding.
   void (*add_products)(const float* a, Index a_stride, const float* b, Index b_stride, float* out,
@@ -118,7 +121,7 @@ struct PortableEncode {
     return nearest_grid(affine);
   }
 
-  static void octet(float* x, Index blocks, Index tokens, const float* inner,
+  static void octet(float* x, Index blocks, Index tokens, const float* inner, Index step,
                     const GroupFormat& format, const float* expected, Affine<float>* affine,
                     std::uint8_t* codes) {
     const Index stride = blocks * tokens;
@@ -127,7 +130,7 @@ struct PortableEncode {
         float* const first = x + block * tokens;  // of channel 0
         float moved[128] = {};                    // the largest block
         for (Index t = 0; t < tokens; ++t) moved[t] = first[k * stride + t];
-        for (Index i = 0; i < k; ++i)
+        for (Index i = 0; i < k / step * step; ++i)
           for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * first[i * stride + t];
         std::uint8_t* own = codes + (8 * block + k) * tokens;
         const Affine<float> stored =
@@ -139,6 +142,13 @@ struct PortableEncode {
       }
   }
 
+  static void store8(const Affine<float>* affine, float levels, const float* expected,
+                     std::byte* scales, std::byte* middles) {
+    for (Index k = 0; k < 8; ++k)
+      store_affine8(affine[k], levels, expected == nullptr ? 0 : expected[k], scales + k,
+                    middles + k);
+  }
+
   static void groups(const float* x, Index n, Index length, const GroupFormat& format,
                      CodeGrid<float>* grids, std::uint8_t* codes) {
     for (Index i = 0; i < n; i += length)
@@ -146,9 +156,9 @@ struct PortableEncode {
   }
 
   static void transpose(const float* x, Index stride, Index rows, Index columns,
-                        const Index* position, float* out) {
+                        float* const* out) {
     for (Index row = 0; row < rows; ++row)
-      for (Index c = 0; c < columns; ++c) out[position[c] * rows + row] = x[row * stride + c];
+      for (Index c = 0; c < columns; ++c) out[c][row] = x[row * stride + c];
   }
 
   static void add_products(const float* a, Index a_stride, const float* b, Index b_stride,
@@ -161,7 +171,7 @@ struct PortableEncode {
 
   template <int Bits>
   static constexpr EncodeKernels kernels() {
-    return {keys<Bits>, pack<Bits>,      put<Bits>, octet,
+    return {keys<Bits>, pack<Bits>,      put<Bits>, octet,       store8,
             groups,     hadamard<float>, transpose, add_products};
   }
 };
