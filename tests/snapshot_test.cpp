@@ -153,6 +153,7 @@ Config small_config() {
   Config config = Config::recommended();
   config.token_group_size = config.residual_length = 32;
   config.subspace_dim = 2;
+  config.quant_group_size = 1;
   return config;
 }
 

@@ -22,6 +22,7 @@ inline const std::vector<FuzzedCache>& fuzzed_caches() {
     FuzzedCache recommended{{1, 2, 1, 8}, Config::recommended(), 2};
     recommended.config.token_group_size = recommended.config.residual_length = 32;
     recommended.config.subspace_dim = 2;
+    recommended.config.quant_group_size = 1;
 
     FuzzedCache published{{2, 2, 1, 16}, {}, 1};
     published.config.quant_group_size = 8;
