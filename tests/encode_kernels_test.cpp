@@ -202,7 +202,12 @@ void expect_tiles(const EncodeKernels& kernels) {
   Bytes codes(8 * 64);
   for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random() >> (32 - Bits));
   Bytes tiles(static_cast<std::size_t>(4 * stride), 0xa5);
-  kernels.pack(codes.data(), tokens, tiles.data(), stride);
+  // Bits from one on, with others around them.
+  Bytes shifted = codes;
+  if constexpr (Bits < 8)
+    for (std::uint8_t& code : shifted)
+      code = static_cast<std::uint8_t>((code << 1 | random() << (Bits + 1) | (random() & 1)) & 255);
+  kernels.pack(shifted.data(), Bits < 8 ? 1 : 0, tokens, tiles.data(), stride);
   const auto tile = [&](Index i) { return reinterpret_cast<Tile*>(tiles.data() + i * stride); };
   for (Index depth = 0; depth < 8; ++depth)
     for (Index t = 0; t < tokens; ++t)

@@ -280,20 +280,10 @@ class KeyQuantizer {
   void pack(const std::uint8_t* codes, Index tokens, Index slot, Index position,
             std::byte* record) const {
     const KeyBlock::Run& run = block_.run_of(position);
-    for (int plane = 0; plane < run.planes.count; ++plane) {
-      const int shift = run.planes.shift[plane];
-      const unsigned mask = (1u << run.planes.bits[plane]) - 1;
-      std::uint8_t part[8 * 128];
-      const std::uint8_t* source = codes;
-      if (run.planes.count > 1) {
-        for (Index i = 0; i < 8 * tokens; ++i)
-          part[i] = static_cast<std::uint8_t>(source[i] >> shift & mask);
-        source = part;
-      }
+    for (int plane = 0; plane < run.planes.count; ++plane)
       simd::encode_kernels(run.planes.bits[plane])
-          .pack(source, tokens, block_.tile(record, run, plane, slot, position),
-                KeyBlock::tile_stride(run, plane));
-    }
+          .pack(codes, run.planes.shift[plane], tokens,
+                block_.tile(record, run, plane, slot, position), KeyBlock::tile_stride(run, plane));
   }
 
   Config config_;

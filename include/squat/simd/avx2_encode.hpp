@@ -41,8 +41,10 @@ struct Avx2Encode : Avx2Groups {
   }
 
   template <int Bits>
-  SQUAT_AVX2 static void pack_channels(const std::uint8_t* codes, Index tokens, std::uint8_t* tile,
-                                       Index tile_stride) {
+  SQUAT_AVX2 static void pack_channels(const std::uint8_t* codes, int shift, Index tokens,
+                                       std::uint8_t* tile, Index tile_stride) {
+    const __m128i count = _mm_cvtsi32_si128(shift);
+    const __m256i mask = _mm256_set1_epi8(static_cast<char>((1 << Bits) - 1));
     for (Index t = 0; t < tokens; t += 16, codes += 16, tile += tile_stride) {
       __m256i quarters[4];
       SQUAT_UNROLL
@@ -57,6 +59,9 @@ struct Avx2Encode : Avx2Groups {
         quarters[2 * quad + 1] = _mm256_set_m128i(_mm_unpackhi_epi16(high01, high23),
                                                   _mm_unpacklo_epi16(high01, high23));
       }
+      SQUAT_UNROLL
+      for (__m256i& quarter : quarters)
+        quarter = _mm256_and_si256(_mm256_srl_epi16(quarter, count), mask);
       pack<Bits>(quarters[0], quarters[1], quarters[2], quarters[3], tile);
     }
   }

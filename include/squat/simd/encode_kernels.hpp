@@ -30,8 +30,10 @@ struct EncodeKernels {
   /// are tile_stride bytes apart. x becomes the error, stored - x.
   void (*keys)(float* x, Index stride, Index tokens, int scale_bits, std::byte* scales,
                std::byte* zeros, std::uint8_t* tile, Index tile_stride);
-  /// Packs codes [8][tokens] of eight channels into their tiles, tile_stride bytes apart.
-  void (*pack)(const std::uint8_t* codes, Index tokens, std::uint8_t* tile, Index tile_stride);
+  /// Packs the bits of codes [8][tokens] of eight channels from bit `shift` on into their tiles,
+  /// tile_stride bytes apart.
+  void (*pack)(const std::uint8_t* codes, int shift, Index tokens, std::uint8_t* tile,
+               Index tile_stride);
   /// Writes codes [n], n a multiple of 8, at `depth` of tiles that are tile_stride bytes apart, 16
   /// lanes each.
   void (*put)(const std::uint8_t* codes, Index n, std::uint8_t* tile, Index tile_stride,
@@ -88,12 +90,16 @@ struct PortableEncode {
   }
 
   template <int Bits>
-  static void pack(const std::uint8_t* codes, Index tokens, std::uint8_t* tile, Index tile_stride) {
+  static void pack(const std::uint8_t* codes, int shift, Index tokens, std::uint8_t* tile,
+                   Index tile_stride) {
     using Tile = CodeTile<Bits>;
+    constexpr int mask = (1 << Bits) - 1;
     for (Index t = 0; t < tokens; t += Tile::lanes, tile += tile_stride) {
       std::uint8_t rows[Tile::depths][Tile::lanes];
       for (Index depth = 0; depth < Tile::depths; ++depth)
-        std::copy_n(codes + depth * tokens + t, Tile::lanes, rows[depth]);
+        for (Index lane = 0; lane < Tile::lanes; ++lane)
+          rows[depth][lane] =
+              static_cast<std::uint8_t>(codes[depth * tokens + t + lane] >> shift & mask);
       reinterpret_cast<Tile*>(tile)->pack(rows);
     }
   }
