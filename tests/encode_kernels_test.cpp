@@ -206,7 +206,7 @@ void expect_tiles(const EncodeKernels& kernels) {
   Bytes shifted = codes;
   if constexpr (Bits < 8)
     for (std::uint8_t& code : shifted)
-      code = static_cast<std::uint8_t>((code << 1 | random() << (Bits + 1) | (random() & 1)) & 255);
+      code = static_cast<std::uint8_t>(code << 1 | (random() & 1) | (random() & 255) << (Bits + 1));
   kernels.pack(shifted.data(), Bits < 8 ? 1 : 0, tokens, tiles.data(), stride);
   const auto tile = [&](Index i) { return reinterpret_cast<Tile*>(tiles.data() + i * stride); };
   for (Index depth = 0; depth < 8; ++depth)
