@@ -11,8 +11,12 @@ namespace squat::simd {
 /// together, a lane each. Every number is that of the portable version, to the bit.
 struct Avx2Grids : Avx2Symmetric {
  protected:
-  /// `inverse_step` is inverse_range_step() of groups.n numbers, `expected` a number for each
-  /// group.
+  /// What find_grids() wants to know of groups of n numbers, a logarithm: once for many of them.
+  static std::int16_t inverse_step_for(const GroupFormat& format, Index n) {
+    return format.fit == GridFit::unbiased ? inverse_range_step(format.bits, n) : std::int16_t{0};
+  }
+
+  /// `inverse_step` is inverse_step_for() groups.n numbers, `expected` a number for each group.
   SQUAT_AVX2 static void find_grids(const Groups& groups, const GroupFormat& format,
                                     std::int16_t inverse_step, __m256 expected, Grids& grids) {
     if (format.fit == GridFit::symmetric)

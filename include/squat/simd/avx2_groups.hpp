@@ -14,7 +14,7 @@ struct Avx2Groups : Avx2Grids {
                                Affine<float>* affine, std::uint8_t* codes) {
     const Index stride = blocks * tokens;
     const __m256 levels = _mm256_set1_ps(static_cast<float>((1 << format.bits) - 1));
-    const std::int16_t inverse_step = inverse_range_step(format.bits, tokens);
+    const std::int16_t inverse_step = inverse_step_for(format, tokens);
     alignas(32) float moved[most_groups * 128];
     for (Index first = 0; first < blocks; first += most_groups) {
       const Index count = std::min(blocks - first, most_groups), numbers = count * tokens;
@@ -68,8 +68,8 @@ struct Avx2Groups : Avx2Grids {
       const Index numbers = std::min(length, n - first);
       const Index count = std::min((n - first) / numbers, most_groups);
       Grids found;
-      find_grids({x + first, length, count, numbers}, format,
-                 inverse_range_step(format.bits, numbers), _mm256_setzero_ps(), found);
+      find_grids({x + first, length, count, numbers}, format, inverse_step_for(format, numbers),
+                 _mm256_setzero_ps(), found);
       for (Index group = 0; group < count; ++group, first += numbers) {
         *grids++ = found[group];
         const __m256 shift = _mm256_set1_ps(found.shift[group]);
