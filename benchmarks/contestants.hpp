@@ -5,6 +5,7 @@
 #include <memory>
 #include <squat/eigen_executor.hpp>
 #include <squat/squat.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -77,14 +78,18 @@ inline RowsMap rows_of(const std::vector<float>& matrix, std::size_t width, int 
           static_cast<Eigen::Index>(width)};
 }
 
-inline squat::ModelShape model_shape(const AttentionShape& shape, int layers) {
-  return {layers, shape.query_heads, shape.kv_heads, shape.head_dim};
+/// One layer.
+inline squat::ModelShape model_shape(const AttentionShape& shape) {
+  return {1, shape.query_heads, shape.kv_heads, shape.head_dim};
 }
 
 /// A squat cache and the threads that it works on.
 struct ThreadedCache {
-  ThreadedCache(const squat::ModelShape& shape, const squat::Config& config, int threads)
-      : pool(threads - 1, /*allow_spinning=*/false), executor(pool), cache(shape, config) {
+  ThreadedCache(const AttentionShape& shape, const squat::Config& config, int threads,
+                int sequences = 1)
+      : pool(threads - 1, /*allow_spinning=*/false),
+        executor(pool),
+        cache(model_shape(shape), config, sequences) {
     if (threads > 1) cache.set_executor(executor);
   }
 
@@ -116,40 +121,49 @@ inline double read_bytes(const squat::MemoryUsage& memory) {
   return static_cast<double>(memory.codes + memory.scales + memory.residual);
 }
 
-/// Appends all tokens of `data` to `layer`, a chunk at a time; the first chunk is the prompt.
+/// Appends all tokens of `data`, a chunk at a time; the first chunk is the prompt.
 template <class Cache>
-void fill(Cache& cache, int layer, const AttentionData& data) {
+void fill(Cache& cache, const AttentionData& data) {
   constexpr int chunk = 1024;
   const AttentionShape& shape = data.shape;
   static const std::vector<float> queries = normal_samples(std::size_t{chunk} * 32 * 512, 4);
   for (int first = 0; first < shape.tokens; first += chunk) {
     const int count = std::min(chunk, shape.tokens - first);
-    cache.update(layer, rows_of(data.keys, shape.kv_width(), first, count),
+    cache.update(0, rows_of(data.keys, shape.kv_width(), first, count),
                  rows_of(data.values, shape.kv_width(), first, count),
                  rows_of(queries, shape.query_width(), 0, count));
-    cache.flush(layer);
+    cache.flush(0);
   }
 }
 
-/// squat's attention of one new token; layers in turn exceed `cache_bytes`.
+/// squat's attention of one new token; layers in turn exceed `cache_bytes`. They are sequences of a
+/// cache of one layer, since a sequence can be loaded where quantizing every layer would take long.
 inline Contestant squat_contestant(const SharedData& data, const Setting& setting,
                                    double cache_bytes, int threads) {
   const AttentionShape& shape = data->shape;
-  squat::SQuatCache<float, 2> probe(model_shape(shape, 1), setting.config);
-  fill(probe, 0, *data);
-  const int layers = layers_exceeding(cache_bytes, read_bytes(probe.memory()));
-  auto threaded =
-      std::make_shared<ThreadedCache>(model_shape(shape, layers), setting.config, threads);
-  for (int layer = 0; layer < layers; ++layer) fill(threaded->cache, layer, *data);
+  squat::SQuatCache<float, 2> filled(model_shape(shape), setting.config);
+  fill(filled, *data);
+  const double bytes = read_bytes(filled.memory());
+  const int layers = layers_exceeding(cache_bytes, bytes);
+  std::stringstream file;
+  filled.save(file);
+  auto threaded = std::make_shared<ThreadedCache>(shape, setting.config, threads, layers);
+  for (int layer = 0; layer < layers; ++layer) {
+    file.seekg(0);
+    threaded->cache.load(file, layer);
+  }
 
   Contestant contestant;
   contestant.name = setting.name;
-  contestant.bytes = read_bytes(threaded->cache.memory()) / layers;
+  contestant.bytes = bytes;
   contestant.layers = layers;
   contestant.run = [data, threaded](int layer) {
     const auto width = static_cast<Eigen::Index>(data->shape.query_width());
     Eigen::Map<squat::Matrix<float>> out(data->out.data(), 1, width);
-    threaded->cache.attend(layer, rows_of(data->queries, data->shape.query_width(), 0, 1), out);
+    squat::CallOptions options;
+    options.sequence = layer;
+    threaded->cache.attend(0, rows_of(data->queries, data->shape.query_width(), 0, 1), out,
+                           options);
   };
   return contestant;
 }
@@ -158,7 +172,7 @@ inline Contestant squat_contestant(const SharedData& data, const Setting& settin
 inline Contestant squat_prompt_contestant(const SharedData& data, const Setting& setting,
                                           bool whole, int threads) {
   const AttentionShape& shape = data->shape;
-  auto threaded = std::make_shared<ThreadedCache>(model_shape(shape, 1), setting.config, threads);
+  auto threaded = std::make_shared<ThreadedCache>(shape, setting.config, threads);
   const auto keys = rows_of(data->keys, shape.kv_width(), 0, shape.tokens);
   const auto values = rows_of(data->values, shape.kv_width(), 0, shape.tokens);
   const auto queries = rows_of(data->queries, shape.query_width(), 0, shape.tokens);

@@ -25,8 +25,8 @@ inline MemoryRow ggml_memory(const AttentionShape& shape, ggml_type type) {
 
 /// Of a cache that got `data` so many times.
 inline MemoryRow squat_memory(const AttentionData& data, int times, const Setting& setting) {
-  squat::SQuatCache<float, 2> cache(model_shape(data.shape, 1), setting.config);
-  for (int i = 0; i < times; ++i) fill(cache, 0, data);
+  squat::SQuatCache<float, 2> cache(model_shape(data.shape), setting.config);
+  for (int i = 0; i < times; ++i) fill(cache, data);
   return {setting.name, cache.memory()};
 }
 

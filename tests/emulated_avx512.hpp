@@ -55,6 +55,11 @@ inline __m512 cvtph_ps(__m256i x) {
   for (std::size_t i = 0; i < 16; ++i) out[i] = _cvtsh_ss(lanes<std::uint16_t>(x)[i]);
   return vector<__m512>(out);
 }
+inline __m512i cvtepi8_epi32(__m128i x) {
+  std::array<std::int32_t, 16> out;
+  for (std::size_t i = 0; i < 16; ++i) out[i] = lanes<std::int8_t>(x)[i];
+  return vector<__m512i>(out);
+}
 inline __m512i srai_epi32(__m512i x, int count) {
   auto out = lanes<std::int32_t>(x);
   for (std::int32_t& lane : out) lane >>= count;
@@ -89,6 +94,7 @@ void mask_store(float* p, unsigned mask, const Vector& x) {
 #define _mm512_cvtepi32_ps squat::testing::emulated::cvtepi32_ps
 #define _mm512_cvtps_epi32 squat::testing::emulated::cvtps_epi32
 #define _mm512_cvtph_ps squat::testing::emulated::cvtph_ps
+#define _mm512_cvtepi8_epi32 squat::testing::emulated::cvtepi8_epi32
 #define _mm512_srai_epi32 squat::testing::emulated::srai_epi32
 #define _mm512_shuffle_f32x4 squat::testing::emulated::shuffle_f32x4
 #define _mm512_mask_loadu_ps squat::testing::emulated::mask_load

@@ -60,10 +60,14 @@ class FusedAttention {
       const KeyBlock& key_block = row.key_block(head);
       if (&key_block != prepared_for) prepare(key_block, queries, rows);
       prepared_for = &key_block;
+      // The records of a block lie apart: memory would be waited for at the beginning of each.
+      if (row.value_tokens > 0) prefetch(row.values(head), value_block.bytes());
       if (key_block.is_per_token())
         token_keys_.score(key_block, row.keys(head), scores_[0]);
       else
         channel_keys_.score(key_block, row.keys(head), scores_[0]);
+      if (r + 1 < segment.last_row)
+        prefetch(layer.rows()[static_cast<std::size_t>(r + 1)].keys(head), key_block.bytes());
       if (row.has_exact) score_exact(layer, head, token, row.tokens, queries, rows);
       hide_unseen(token, row.tokens, key_block.tokens(), seen, rows);
       if (row.has_padding) hide_padding(row.tokens, rows, [&](Index t) { return row.is_valid(t); });
@@ -113,6 +117,12 @@ class FusedAttention {
       token_keys_.prepare(block, queries, rows);
     else
       channel_keys_.prepare(block, queries, rows);
+  }
+
+  static void prefetch([[maybe_unused]] const std::byte* record, [[maybe_unused]] Index bytes) {
+#if defined(__GNUC__) || defined(__clang__)
+    for (Index i = 0; i < bytes; i += 64) __builtin_prefetch(record + i);
+#endif
   }
 
   /// Calls use(index, offset) for the exact tokens among the `count` from first_token on.

@@ -4,6 +4,7 @@
 #include <squat/simd/avx2.hpp>
 #include <squat/simd/avx512_dot.hpp>
 #include <squat/simd/avx512_fold.hpp>
+#include <squat/simd/avx512_fold_positive.hpp>
 
 #if defined(SQUAT_HAVE_AVX512)
 
@@ -17,10 +18,50 @@
 namespace squat::simd {
 
 struct Avx512 : Avx512Registers {
+  SQUAT_AVX512 static void widen(const std::uint16_t* scales, const std::uint16_t* zeros, Index n,
+                                 float centre, float* scale, float* middle) {
+    const __m512 c = _mm512_set1_ps(centre);
+    const Index whole = n / 16 * 16;
+    for (Index i = 0; i < whole; i += 16) {
+      const __m512 s = _mm512_cvtph_ps(load256(scales + i));
+      _mm512_storeu_ps(scale + i, s);
+      _mm512_storeu_ps(middle + i,
+                       zeros == nullptr
+                           ? _mm512_setzero_ps()
+                           : _mm512_fmadd_ps(c, s, _mm512_cvtph_ps(load256(zeros + i))));
+    }
+    if (whole < n)
+      Avx2::widen(scales + whole, zeros == nullptr ? nullptr : zeros + whole, n - whole, centre,
+                  scale + whole, middle + whole);
+  }
+
+  SQUAT_AVX512 static void widen8(const std::uint8_t* scales, const std::int8_t* middles,
+                                  const float* expected, Index n, float step, float* scale,
+                                  float* middle) {
+    const Index whole = n / 16 * 16;
+    for (Index i = 0; i < whole; i += 16) {
+      const __m512 s =
+          _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(load128(scales + i)), 7));
+      _mm512_storeu_ps(scale + i, s);
+      __m512 m = expected == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(expected + i);
+      if (middles != nullptr)
+        m = _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_set1_ps(step)),
+                            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(middles + i))), m);
+      _mm512_storeu_ps(middle + i, m);
+    }
+    if (whole < n)
+      Avx2::widen8(scales + whole, middles == nullptr ? nullptr : middles + whole,
+                   expected == nullptr ? nullptr : expected + whole, n - whole, step, scale + whole,
+                   middle + whole);
+  }
+
   SQUAT_AVX512 static void exponentiate(float* scores, Index stride, Index rows, Index n,
                                         float* highest, float* sums) {
-    for (Index row = 0; row < rows; ++row)
-      sums[row] = exponentiate_row(scores + row * stride, n, highest[row]);
+    for (; rows >= 4; rows -= 4, scores += 4 * stride, highest += 4, sums += 4)
+      exponentiate_rows<4>(scores, stride, n, highest, sums);
+    if (rows == 3) exponentiate_rows<3>(scores, stride, n, highest, sums);
+    if (rows == 2) exponentiate_rows<2>(scores, stride, n, highest, sums);
+    if (rows == 1) exponentiate_rows<1>(scores, stride, n, highest, sums);
   }
 
   SQUAT_AVX512 static void dot_rows(const float* rows, Index count, Index n, const float* query,
@@ -50,36 +91,64 @@ struct Avx512 : Avx512Registers {
 
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx512Fold;
-    return {"avx512",     Avx2::widen,     Avx2::widen8,
-            Fold::fix,    Fold::try_fold8, Fold::try_fold8_positive,
-            Fold::fold16, exponentiate,    dot_rows,
-            add_rows};
+    using FoldPositive = Avx512FoldPositive;
+    return {
+        "avx512",     widen,        widen8,   Fold::fix, Fold::try_fold8, FoldPositive::try_fold8,
+        Fold::fold16, exponentiate, dot_rows, add_rows};
   }
 
   using Dot = Avx512Dot;
 
  private:
-  SQUAT_AVX512_INLINE static float exponentiate_row(float* scores, Index n, float& highest) {
+  /// Rows together, so that one waits for another as little as possible.
+  template <int Rows>
+  SQUAT_AVX512_INLINE static void exponentiate_rows(float* scores, Index stride, Index n,
+                                                    float* highest, float* sums) {
     const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     const Index whole = n / 16 * 16;
-    __m512 top = none;
-    for (Index i = 0; i < whole; i += 16) top = _mm512_max_ps(top, _mm512_loadu_ps(scores + i));
-    const __m512 tail =
-        whole < n ? _mm512_mask_loadu_ps(none, first_lanes(n - whole), scores + whole) : none;
-    highest = std::max(highest, reduce<MaxFloats>(_mm512_max_ps(top, tail)));
-    const __m512 shift = _mm512_set1_ps(highest);
-    __m512 sum = _mm512_setzero_ps();
-    for (Index i = 0; i < whole; i += 16) {
-      const __m512 p = exp(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
-      _mm512_storeu_ps(scores + i, p);
-      sum = _mm512_add_ps(sum, p);
+    const __mmask16 tail = first_lanes(n - whole);
+    __m512 parts[Rows];
+    SQUAT_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      parts[row] = _mm512_mask_loadu_ps(none, tail, scores + row * stride + whole);
+      for (Index i = 0; i < whole; i += 16)
+        parts[row] = _mm512_max_ps(parts[row], _mm512_loadu_ps(scores + row * stride + i));
     }
-    if (whole < n) {
-      const __m512 p = exp(_mm512_sub_ps(tail, shift));
-      _mm512_mask_storeu_ps(scores + whole, first_lanes(n - whole), p);
-      sum = _mm512_add_ps(sum, p);
+    const __m128 top = _mm_max_ps(load<Rows>(highest), reduce<MaxFloats>(parts));
+    store<Rows>(top, highest);
+    const __m512 tops = _mm512_broadcast_f32x4(top);
+    SQUAT_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      const __m512 shift = _mm512_permutexvar_ps(_mm512_set1_epi32(row), tops);
+      parts[row] = _mm512_setzero_ps();
+      for (Index i = 0; i < whole; i += 16) {
+        float* const at = scores + row * stride + i;
+        const __m512 p = exp(_mm512_sub_ps(_mm512_loadu_ps(at), shift));
+        _mm512_storeu_ps(at, p);
+        parts[row] = _mm512_add_ps(parts[row], p);
+      }
+      if (tail != 0) {
+        float* const at = scores + row * stride + whole;
+        const __m512 p = exp(_mm512_sub_ps(_mm512_mask_loadu_ps(none, tail, at), shift));
+        _mm512_mask_storeu_ps(at, tail, p);
+        parts[row] = _mm512_add_ps(parts[row], p);
+      }
     }
-    return reduce<AddFloats>(sum);
+    store<Rows>(reduce<AddFloats>(parts), sums);
+  }
+
+  // The scalar code that reads what a masked store wrote would wait for it.
+  template <int Rows>
+  SQUAT_AVX512_INLINE static __m128 load(const float* x) {
+    if constexpr (Rows == 4) return _mm_loadu_ps(x);
+    return _mm_maskz_loadu_ps((1 << Rows) - 1, x);
+  }
+  template <int Rows>
+  SQUAT_AVX512_INLINE static void store(__m128 x, float* out) {
+    if constexpr (Rows == 4)
+      _mm_storeu_ps(out, x);
+    else
+      _mm_mask_storeu_ps(out, (1 << Rows) - 1, x);
   }
 
   template <int Vectors>

@@ -41,8 +41,7 @@ struct Avx512Dot : Avx512Registers {
   template <int Bits, class Operand, int Heads>
   SQUAT_AVX512 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded,
                                      float* out, Index out_stride) {
-    // Two rows at once share what is read of the operands, and keep enough sums in flight to hide
-    // the latency of a product. For more sums there would be no registers.
+    // Two rows at once share what is read of the operands. For more there would be no registers.
     constexpr int together = Heads * int{sizeof(Operand)} <= 4 ? 2 : 1;
     const Index row_bytes = tiles.depth_tiles * Index{sizeof(CodeTile<Bits>)};
     const std::uint8_t* tile = tiles.tiles;
@@ -72,34 +71,35 @@ struct Avx512Dot : Avx512Registers {
                                            Index count, const Operand* operands, Index stride,
                                            const Folded* folded, float* out, Index out_stride) {
     constexpr int parts = sizeof(Operand);  // low and high
-    // Codes of 4 bits, 16 times as large, would be no signed bytes.
-    constexpr bool shifts = Bits == 8 || (Bits == 4 && std::is_unsigned_v<Operand>);
-    __m512i sums[Rows][Heads][parts][2];  // the last index is the quad
+    // Both quads go to one sum where there are enough of them to hide the latency of a product.
+    constexpr int chains = Rows * Heads * parts < 6 ? 2 : 1;
+    __m512i sums[Rows][Heads][parts][chains];
     SQUAT_UNROLL
     for (int r = 0; r < Rows; ++r) {
       SQUAT_UNROLL
       for (int h = 0; h < Heads; ++h) {
         SQUAT_UNROLL
-        for (int part = 0; part < parts; ++part)
-          sums[r][h][part][0] = sums[r][h][part][1] = _mm512_setzero_si512();
+        for (int i = 0; i < parts * chains; ++i)
+          sums[r][h][i / chains][i % chains] = _mm512_setzero_si512();
       }
     }
     for (; count > 0; --count, tile += sizeof(CodeTile<Bits>), operands += 8) {
       __m512i codes[Rows][2];
       SQUAT_UNROLL
-      for (int r = 0; r < Rows; ++r) unpack<Bits, shifts>(tile + r * row_bytes, codes[r]);
+      for (int r = 0; r < Rows; ++r) unpack<Bits>(tile + r * row_bytes, codes[r]);
       SQUAT_UNROLL
       for (int h = 0; h < Heads; ++h) {
         SQUAT_UNROLL
         for (int i = 0; i < 2 * parts; ++i) {
           const __m512i operand = broadcast(operands + h * stride, i);
+          const int quad = i / parts;
           SQUAT_UNROLL
           for (int r = 0; r < Rows; ++r) {
-            __m512i& sum = sums[r][h][i % parts][i / parts];
+            __m512i& sum = sums[r][h][i % parts][quad % chains];
             if constexpr (std::is_signed_v<Operand>)
-              add_products(sum, codes[r][i / parts], operand);
+              add_products(sum, codes[r][quad], operand);
             else
-              add_products(sum, operand, codes[r][i / parts]);
+              add_products(sum, operand, codes[r][quad]);
           }
         }
       }
@@ -110,18 +110,17 @@ struct Avx512Dot : Avx512Registers {
       SQUAT_UNROLL
       for (int r = 0; r < Rows; ++r) {
         float* target = out + h * out_stride + 16 * r;
-        __m512 sum = join<shifts>(sums[r][h][0]);
+        __m512 sum = join<chains>(sums[r][h][0]);
         if constexpr (parts == 2)
-          sum = _mm512_fmadd_ps(join<shifts>(sums[r][h][1]), _mm512_set1_ps(256), sum);
+          sum = _mm512_fmadd_ps(join<chains>(sums[r][h][1]), _mm512_set1_ps(256), sum);
         const __m512 base = add ? _mm512_loadu_ps(target) : _mm512_set1_ps(folded[h].offset);
         _mm512_storeu_ps(target, _mm512_fmadd_ps(alpha, sum, base));
       }
     }
   }
 
-  /// The two quads of a tile, a byte a code (see CodeTile). Without `Shifts` codes are 16 times
-  /// what they should be in the second one, for which join() makes up.
-  template <int Bits, bool Shifts>
+  /// The two quads of a tile, a byte a code (see CodeTile).
+  template <int Bits>
   SQUAT_AVX512_INLINE static void unpack(const std::uint8_t* tile, __m512i quads[2]) {
     if constexpr (Bits == 8) {
       quads[0] = _mm512_loadu_si512(tile);
@@ -148,20 +147,16 @@ struct Avx512Dot : Avx512Registers {
         }
       }
       constexpr unsigned mask = ((1u << Bits) - 1) * 0x01010101u;
-      quads[0] = _mm512_and_si512(codes, _mm512_set1_epi32(static_cast<int>(mask)));
-      if constexpr (Shifts)
-        quads[1] = _mm512_and_si512(_mm512_srli_epi16(codes, 4),
-                                    _mm512_set1_epi32(static_cast<int>(mask)));
-      else
-        quads[1] = _mm512_and_si512(codes, _mm512_set1_epi32(static_cast<int>(mask << 4)));
+      const __m512i lowest = _mm512_set1_epi32(static_cast<int>(mask));
+      quads[0] = _mm512_and_si512(codes, lowest);
+      quads[1] = _mm512_and_si512(_mm512_srli_epi16(codes, 4), lowest);
     }
   }
 
-  /// The sum over both quads.
-  template <bool Shifts>
-  SQUAT_AVX512_INLINE static __m512 join(const __m512i quads[2]) {
-    const __m512i second = Shifts ? quads[1] : _mm512_srai_epi32(quads[1], 4);
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(quads[0], second));
+  template <int Chains>
+  SQUAT_AVX512_INLINE static __m512 join(const __m512i sums[Chains]) {
+    if constexpr (Chains == 2) return _mm512_cvtepi32_ps(_mm512_add_epi32(sums[0], sums[1]));
+    return _mm512_cvtepi32_ps(sums[0]);
   }
 
   /// Operands 4 index to 4 index + 3, a byte each, in every 32-bit lane.

@@ -20,24 +20,8 @@ struct Avx512Fold : Avx512Registers {
   /// 16-bit fixed point in order, since runs of channels begin anywhere; zero up to a multiple
   /// of 64.
   SQUAT_AVX512 static float fix(const float* x, Index n, std::int16_t* fixed) {
-    __m512 top = _mm512_setzero_ps();
-    Index i = 0;
-    for (; i + 16 <= n; i += 16) top = _mm512_max_ps(top, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-    if (i < n) top = _mm512_max_ps(top, _mm512_abs_ps(load<true>(x + i, n - i)));
-    const float highest = reduce<MaxFloats>(top);
-    const __m512 inverse = _mm512_set1_ps(32767.0f / std::max(highest, 1e-30f));
-    for (i = 0; i + 32 <= n; i += 32)
-      _mm512_storeu_si512(fixed + i,
-                          in_order(narrow16(round(_mm512_loadu_ps(x + i), inverse),
-                                            round(_mm512_loadu_ps(x + i + 16), inverse))));
-    for (; i < n; i += 32)
-      _mm512_storeu_si512(fixed + i,
-                          in_order(narrow16(round(load<true>(x + i, n - i), inverse),
-                                            round(load<true>(x + i + 16, n - i - 16), inverse))));
-    if (i % 64 != 0) _mm512_storeu_si512(fixed + i, _mm512_setzero_si512());
-    return highest * (1 / 32767.0f);
+    return fix<false>(x, n, fixed);
   }
-
   SQUAT_AVX512 static bool try_fold8(const float* x, Index x_stride, const std::int16_t* fixed,
                                      const float* units, Index count, const float* scale,
                                      const float* middle, Index n, float centre, float crest,
@@ -58,26 +42,6 @@ struct Avx512Fold : Avx512Registers {
     }
   }
 
-  SQUAT_AVX512 static bool try_fold8_positive(const float* x, Index x_stride, Index count,
-                                              const float* scale, const float* middle, Index groups,
-                                              Index n, float centre, std::int32_t least,
-                                              std::uint8_t* operands, Folded* folded) {
-    switch (count) {
-      case 1:
-        return try_fold8_positive_heads<1>(x, x_stride, scale, middle, groups, n, centre, least,
-                                           operands, folded);
-      case 2:
-        return try_fold8_positive_heads<2>(x, x_stride, scale, middle, groups, n, centre, least,
-                                           operands, folded);
-      case 3:
-        return try_fold8_positive_heads<3>(x, x_stride, scale, middle, groups, n, centre, least,
-                                           operands, folded);
-      default:
-        return try_fold8_positive_heads<4>(x, x_stride, scale, middle, groups, n, centre, least,
-                                           operands, folded);
-    }
-  }
-
   SQUAT_AVX512 static void fold16(const float* x, Index x_stride, Index count, const float* scale,
                                   const float* middle, Index n, float centre, float largest,
                                   std::int16_t* operands, Folded* folded) {
@@ -95,6 +59,33 @@ struct Avx512Fold : Avx512Registers {
   }
 
  private:
+  /// fix(); with `Positive` nothing in x is negative.
+  template <bool Positive>
+  SQUAT_AVX512_INLINE static float fix(const float* x, Index n, std::int16_t* fixed) {
+    __m512 top = _mm512_setzero_ps();
+    Index i = 0;
+    for (; i + 16 <= n; i += 16)
+      top = MaxPositives::of(top, magnitude<Positive>(_mm512_loadu_ps(x + i)));
+    if (i < n) top = MaxPositives::of(top, magnitude<Positive>(load<true>(x + i, n - i)));
+    const float highest = reduce<MaxPositives>(top);
+    const __m512 inverse = _mm512_set1_ps(32767.0f / std::max(highest, 1e-30f));
+    for (i = 0; i + 32 <= n; i += 32)
+      _mm512_storeu_si512(fixed + i,
+                          in_order(narrow16(round(_mm512_loadu_ps(x + i), inverse),
+                                            round(_mm512_loadu_ps(x + i + 16), inverse))));
+    for (; i < n; i += 32)
+      _mm512_storeu_si512(fixed + i,
+                          in_order(narrow16(round(load<true>(x + i, n - i), inverse),
+                                            round(load<true>(x + i + 16, n - i - 16), inverse))));
+    if (i % 64 != 0) _mm512_storeu_si512(fixed + i, _mm512_setzero_si512());
+    return highest * (1 / 32767.0f);
+  }
+
+  template <bool Positive>
+  SQUAT_AVX512_INLINE static __m512 magnitude(__m512 x) {
+    return Positive ? x : _mm512_abs_ps(x);
+  }
+
   /// folded[h] = {alpha[h], offset[h] - centre * alpha[h] * sum[h]}.
   template <int Heads>
   SQUAT_AVX512_INLINE static void store(__m128 alpha, __m128 offset, float centre, __m128i sum,
@@ -116,7 +107,7 @@ struct Avx512Fold : Avx512Registers {
     constexpr int all_heads = (1 << Heads) - 1;
     alignas(64) std::int16_t fixed_scale[max_length];
     alignas(64) std::int16_t products[Heads][max_length];
-    const float scale_unit = fix(scale, n, fixed_scale);
+    const float scale_unit = fix<true>(scale, n, fixed_scale);
     __m512i top[Heads], sums[Heads], squares[Heads], factors[Heads];
     SQUAT_UNROLL
     for (int h = 0; h < Heads; ++h) top[h] = sums[h] = squares[h] = _mm512_setzero_si512();
@@ -173,126 +164,6 @@ struct Avx512Fold : Avx512Registers {
                    _mm_cmpgt_ps(energy, _mm_setzero_ps()));
     const __m128 refused = _mm_or_ps(peaked, _mm_cmpgt_ps(alpha, _mm_set1_ps(largest_alpha)));
     return (_mm_movemask_ps(refused) & all_heads) == 0;
-  }
-
-  template <int Heads>
-  SQUAT_AVX512 static bool try_fold8_positive_heads(const float* x, Index x_stride,
-                                                    const float* scale, const float* middle,
-                                                    Index groups, Index n, float centre,
-                                                    std::int32_t least, std::uint8_t* operands,
-                                                    Folded* folded) {
-    bool is_fine = true;
-    // Relative to the highest of the row: as they are, and as 16-bit fixed point.
-    alignas(64) float relative[Heads][max_block];
-    alignas(64) std::int16_t fixed[Heads][max_block];
-    __m512 top[Heads];
-    SQUAT_UNROLL
-    for (int h = 0; h < Heads; ++h) {
-      top[h] = _mm512_setzero_ps();
-      for (Index i = 0; i < n; i += 16)
-        top[h] = _mm512_max_ps(top[h], _mm512_loadu_ps(x + h * x_stride + i));
-    }
-    const __m128 highest = reduce<MaxFloats>(top);
-    alignas(16) float inverse[4];
-    _mm_store_ps(inverse, _mm_div_ps(_mm_set1_ps(1), _mm_max_ps(highest, _mm_set1_ps(1e-30f))));
-    const __m512 one = _mm512_set1_ps(32767.0f);
-    SQUAT_UNROLL
-    for (int h = 0; h < Heads; ++h) {
-      const __m512 factor = _mm512_set1_ps(inverse[h]);
-      for (Index i = 0; i < n; i += 32) {
-        const __m512 a = _mm512_mul_ps(_mm512_loadu_ps(x + h * x_stride + i), factor);
-        const __m512 b = _mm512_mul_ps(_mm512_loadu_ps(x + h * x_stride + i + 16), factor);
-        _mm512_store_ps(relative[h] + i, a);
-        _mm512_store_ps(relative[h] + i + 16, b);
-        _mm512_store_si512(fixed[h] + i, narrow16(round(a, one), round(b, one)));
-      }
-    }
-    for (Index first = 0; first < groups; first += 4, scale += 4 * n, middle += 4 * n) {
-      const Index count = std::min(groups - first, Index{4});
-      alignas(16) float highest_scale[4], scale_factor[4];
-      __m512 top_scale[4];
-      for (Index g = 0; g < 4; ++g) {
-        top_scale[g] = _mm512_setzero_ps();
-        if (g < count)
-          for (Index i = 0; i < n; i += 16)
-            top_scale[g] = _mm512_max_ps(top_scale[g], _mm512_loadu_ps(scale + g * n + i));
-      }
-      const __m128 highest4 = reduce<MaxFloats>(top_scale);
-      _mm_store_ps(highest_scale, highest4);
-      _mm_store_ps(scale_factor, _mm_div_ps(_mm_set1_ps(255 * 128.0f),
-                                            _mm_max_ps(highest4, _mm_set1_ps(1e-30f))));
-      for (Index g = 0; g < count; ++g, operands += max_heads * max_block, folded += max_heads)
-        is_fine &= fold8_group<Heads>(relative, fixed, highest, scale + g * n, scale_factor[g],
-                                      highest_scale[g], middle + g * n, n, centre, least, operands,
-                                      folded);
-    }
-    return is_fine;
-  }
-
-  /// One group of try_fold8_positive(), its scales brought to at most 255 * 128.
-  template <int Heads>
-  SQUAT_AVX512_INLINE static bool fold8_group(const float (&relative)[Heads][max_block],
-                                              const std::int16_t (&fixed)[Heads][max_block],
-                                              __m128 highest, const float* scale,
-                                              float scale_factor, float highest_scale,
-                                              const float* middle, Index n, float centre,
-                                              std::int32_t least, std::uint8_t* operands,
-                                              Folded* folded) {
-    constexpr int pairs = (Heads + 1) / 2;
-    // 32 operands of one head, then 32 of another, from what narrow16() left.
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512 factor = _mm512_set1_ps(scale_factor);
-    const __m512i by_128 = _mm512_set1_epi16(1 << 8);  // mulhrs with this divides by 128
-    __m512 offsets[Heads];
-    __m512i sums[pairs], squares[Heads];
-    SQUAT_UNROLL
-    for (int h = 0; h < Heads; ++h) {
-      offsets[h] = _mm512_setzero_ps();
-      squares[h] = _mm512_setzero_si512();
-    }
-    SQUAT_UNROLL
-    for (int pair = 0; pair < pairs; ++pair) sums[pair] = _mm512_setzero_si512();
-    for (Index i = 0; i < n; i += 32) {
-      const __m512i s = narrow16(round(_mm512_loadu_ps(scale + i), factor),
-                                 round(_mm512_loadu_ps(scale + i + 16), factor));
-      const __m512 m0 = _mm512_loadu_ps(middle + i), m1 = _mm512_loadu_ps(middle + i + 16);
-      __m512i words[Heads];
-      SQUAT_UNROLL
-      for (int h = 0; h < Heads; ++h) {
-        offsets[h] = _mm512_fmadd_ps(m0, _mm512_load_ps(relative[h] + i), offsets[h]);
-        offsets[h] = _mm512_fmadd_ps(m1, _mm512_load_ps(relative[h] + i + 16), offsets[h]);
-        words[h] =
-            _mm512_mulhrs_epi16(_mm512_mulhrs_epi16(s, _mm512_load_si512(fixed[h] + i)), by_128);
-        squares[h] = _mm512_dpwssd_epi32(squares[h], words[h], words[h]);
-      }
-      SQUAT_UNROLL
-      for (int pair = 0; pair < pairs; ++pair) {
-        const int a = 2 * pair, b = a + 1 < Heads ? a + 1 : a;
-        const __m512i bytes =
-            _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words[a], words[b]));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(operands + a * max_block + i),
-                            _mm512_castsi512_si256(bytes));
-        if (b != a)
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(operands + b * max_block + i),
-                              _mm512_extracti64x4_epi64(bytes, 1));
-        add_products(sums[pair], bytes, _mm512_set1_epi8(1));
-      }
-    }
-    // A register holds the sums of two heads, in its halves.
-    const __m512 s01 = _mm512_castsi512_ps(sums[0]), s23 = _mm512_castsi512_ps(sums[pairs - 1]);
-    __m512 sum =
-        AddIntegers::of(_mm512_shuffle_f32x4(s01, s23, 0x88), _mm512_shuffle_f32x4(s01, s23, 0xdd));
-    sum = AddIntegers::of(sum, _mm512_shuffle_ps(sum, sum, 0x4e));
-    sum = AddIntegers::of(sum, _mm512_shuffle_ps(sum, sum, 0xb1));
-    const __m128i sum4 = _mm512_castsi512_si128(_mm512_permutexvar_epi32(
-        _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12),
-        _mm512_castps_si512(sum)));
-    const __m128 alpha = _mm_mul_ps(highest, _mm_set1_ps(highest_scale * (1 / 255.0f)));
-    store<Heads>(alpha, _mm_mul_ps(highest, reduce<AddFloats>(offsets)), centre, sum4, folded);
-    const __m128i few = _mm_cmpgt_epi32(_mm_set1_epi32(least), reduce<AddIntegers>(squares));
-    const __m128 too_coarse =
-        _mm_and_ps(_mm_castsi128_ps(few), _mm_cmpgt_ps(alpha, _mm_setzero_ps()));
-    return (_mm_movemask_ps(too_coarse) & ((1 << Heads) - 1)) == 0;
   }
 
   template <int Heads>

@@ -31,6 +31,12 @@ struct Avx512Registers {
   struct MaxFloats {
     SQUAT_AVX512_INLINE static __m512 of(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
   };
+  /// Of floats that are not negative, whose bits are in their order: sooner there than MaxFloats.
+  struct MaxPositives {
+    SQUAT_AVX512_INLINE static __m512 of(__m512 a, __m512 b) {
+      return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+    }
+  };
   struct AddIntegers {
     SQUAT_AVX512_INLINE static __m512 of(__m512 a, __m512 b) {
       return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
@@ -50,14 +56,21 @@ struct Avx512Registers {
     return _mm_cvtss_f32(_mm512_castps512_ps128(Operation::of(x, _mm512_shuffle_ps(x, x, 0xb1))));
   }
 
-  /// Lane h is reduce(x[h]); missing heads give what the first gives.
+  /// Lanes h, 4 + h, 8 + h and 12 + h are four parts of reduce(x[h]), the latter three of other
+  /// quarters of the registers than the first; missing heads give what the first gives.
   template <class Operation, int Heads>
-  SQUAT_AVX512_INLINE static __m128 reduce(const __m512 (&x)[Heads]) {
+  SQUAT_AVX512_INLINE static __m512 interleave(const __m512 (&x)[Heads]) {
     const __m512 b = x[Heads > 1 ? 1 : 0], c = x[Heads > 2 ? 2 : 0], d = x[Heads > 3 ? 3 : 0];
     const __m512 ab =
         Operation::of(_mm512_unpacklo_ps(x[0], b), _mm512_unpackhi_ps(x[0], b));  // a b a b ...
     const __m512 cd = Operation::of(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    __m512 all = Operation::of(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    return Operation::of(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  }
+
+  /// Lane h is reduce(x[h]); missing heads give what the first gives.
+  template <class Operation, int Heads>
+  SQUAT_AVX512_INLINE static __m128 reduce(const __m512 (&x)[Heads]) {
+    __m512 all = interleave<Operation>(x);
     all = Operation::of(all, _mm512_shuffle_f32x4(all, all, 0x4e));
     all = Operation::of(all, _mm512_shuffle_f32x4(all, all, 0xb1));
     return _mm512_castps512_ps128(all);
