@@ -82,7 +82,8 @@ struct Avx512FoldPositive : Avx512Registers {
       _mm_store_ps(scale_factor, _mm_div_ps(_mm_set1_ps(255 * 128.0f),
                                             _mm_max_ps(highest_scale, _mm_set1_ps(1e-30f))));
       Groups sums;
-      if (count < 4) sums = {};
+      for (Index g = count; g < 4; ++g)
+        sums.offsets[g] = sums.operands[g] = sums.squares[g] = _mm512_setzero_ps();
       for (Index g = 0; g < count; ++g, operands += max_heads * max_block)
         fold8_group<Heads>(relative, fixed, scale + g * n, scale_factor[g], middle + g * n, n,
                            operands, sums.offsets[g], sums.operands[g], sums.squares[g]);
@@ -196,13 +197,15 @@ struct Avx512FoldPositive : Avx512Registers {
     const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
     const __m512 low = _mm512_permutex2var_ps(alpha, first, offset);
     const __m512 high = _mm512_permutex2var_ps(alpha, second, offset);
-    if (count == 4) {  // what reads them soon would wait for a masked store
+    // What reads them soon would wait for a masked store.
+    if (count >= 2)
       _mm512_storeu_ps(&folded->alpha, low);
+    else
+      _mm512_mask_storeu_ps(&folded->alpha, first_lanes(8), low);
+    if (count == 4)
       _mm512_storeu_ps(&folded[8].alpha, high);
-    } else {
-      _mm512_mask_storeu_ps(&folded->alpha, first_lanes(8 * count), low);
-      _mm512_mask_storeu_ps(&folded[8].alpha, first_lanes(8 * count - 16), high);
-    }
+    else if (count == 3)
+      _mm512_mask_storeu_ps(&folded[8].alpha, first_lanes(8), high);
   }
 };
 
