@@ -60,14 +60,17 @@ class FusedAttention {
       const KeyBlock& key_block = row.key_block(head);
       if (&key_block != prepared_for) prepare(key_block, queries, rows);
       prepared_for = &key_block;
-      // The records of a block lie apart: memory would be waited for at the beginning of each.
+      // Keys and values of a block lie apart, and memory would be waited for at the beginning of
+      // each. Asking for both at once would hold up what is read meanwhile.
       if (row.value_tokens > 0) prefetch(row.values(head), value_block.bytes());
       if (key_block.is_per_token())
         token_keys_.score(key_block, row.keys(head), scores_[0]);
       else
         channel_keys_.score(key_block, row.keys(head), scores_[0]);
-      if (r + 1 < segment.last_row)
-        prefetch(layer.rows()[static_cast<std::size_t>(r + 1)].keys(head), key_block.bytes());
+      if (r + 1 < segment.last_row) {
+        const BlockRow& next = layer.rows()[static_cast<std::size_t>(r + 1)];
+        prefetch(next.keys(head), next.key_block(head).bytes());
+      }
       if (row.has_exact) score_exact(layer, head, token, row.tokens, queries, rows);
       hide_unseen(token, row.tokens, key_block.tokens(), seen, rows);
       if (row.has_padding) hide_padding(row.tokens, rows, [&](Index t) { return row.is_valid(t); });
@@ -119,9 +122,17 @@ class FusedAttention {
       channel_keys_.prepare(block, queries, rows);
   }
 
+  /// Asks for all cache lines of a record.
   static void prefetch([[maybe_unused]] const std::byte* record, [[maybe_unused]] Index bytes) {
 #if defined(__GNUC__) || defined(__clang__)
-    for (Index i = 0; i < bytes; i += 64) __builtin_prefetch(record + i);
+    constexpr Index line = 64;
+    for (; bytes >= 4 * line; bytes -= 4 * line, record += 4 * line) {
+      __builtin_prefetch(record);
+      __builtin_prefetch(record + line);
+      __builtin_prefetch(record + 2 * line);
+      __builtin_prefetch(record + 3 * line);
+    }
+    for (Index i = 0; i < bytes; i += line) __builtin_prefetch(record + i);
 #endif
   }
 

@@ -94,21 +94,25 @@ struct Avx2 : Avx2Registers {
   template <int Rows>
   SQUAT_AVX2_INLINE static void exponentiate_rows(float* scores, Index stride, Index n,
                                                   float* highest, float* sums) {
-    __m256 parts[Rows];
+    __m256 parts[Rows], shift[Rows];
     SQUAT_UNROLL
-    for (int row = 0; row < Rows; ++row) {
-      parts[row] = _mm256_set1_ps(highest[row]);
-      for (Index i = 0; i < n; i += 8)
+    for (int row = 0; row < Rows; ++row) parts[row] = _mm256_set1_ps(highest[row]);
+    for (Index i = 0; i < n; i += 8) {
+      SQUAT_UNROLL
+      for (int row = 0; row < Rows; ++row)
         parts[row] = _mm256_max_ps(parts[row], _mm256_loadu_ps(scores + row * stride + i));
     }
     store<Rows>(reduce<MaxFloats>(parts), highest);
     SQUAT_UNROLL
     for (int row = 0; row < Rows; ++row) {
-      const __m256 shift = _mm256_set1_ps(highest[row]);
+      shift[row] = _mm256_set1_ps(highest[row]);
       parts[row] = _mm256_setzero_ps();
-      for (Index i = 0; i < n; i += 8) {
-        float* at = scores + row * stride + i;
-        const __m256 p = exp(_mm256_sub_ps(_mm256_loadu_ps(at), shift));
+    }
+    for (Index i = 0; i < n; i += 8) {
+      SQUAT_UNROLL
+      for (int row = 0; row < Rows; ++row) {
+        float* const at = scores + row * stride + i;
+        const __m256 p = exp(_mm256_sub_ps(_mm256_loadu_ps(at), shift[row]));
         _mm256_storeu_ps(at, p);
         parts[row] = _mm256_add_ps(parts[row], p);
       }

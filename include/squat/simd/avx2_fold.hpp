@@ -15,11 +15,23 @@ struct Avx2Fold : Avx2Registers {
   SQUAT_AVX2 static float fix(const float* x, Index n, std::int16_t* fixed) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     __m256 top = _mm256_setzero_ps();
-    for (Index i = 0; i < n; i += 8)
+    Index i = 0;
+    for (; i + 32 <= n; i += 32) {
+      SQUAT_UNROLL
+      for (int k = 0; k < 32; k += 8)
+        top = _mm256_max_ps(top, _mm256_and_ps(_mm256_loadu_ps(x + i + k), magnitude));
+    }
+    for (; i < n; i += 8)
       top = _mm256_max_ps(top, _mm256_and_ps(_mm256_loadu_ps(x + i), magnitude));
     const float highest = horizontal_max(top);
     const __m256 inverse = _mm256_set1_ps(32767.0f / std::max(highest, 1e-30f));
-    Index i = 0;
+    i = 0;
+    for (; i + 32 <= n; i += 32) {
+      SQUAT_UNROLL
+      for (int k = 0; k < 32; k += 16)
+        store256(fixed + i + k, in_order(narrow16(round(_mm256_loadu_ps(x + i + k), inverse),
+                                                  round(_mm256_loadu_ps(x + i + k + 8), inverse))));
+    }
     for (; i + 16 <= n; i += 16)
       store256(fixed + i, in_order(narrow16(round(_mm256_loadu_ps(x + i), inverse),
                                             round(_mm256_loadu_ps(x + i + 8), inverse))));
@@ -46,11 +58,10 @@ struct Avx2Fold : Avx2Registers {
     __m256i top[max_heads], sums[max_heads], squares[max_heads];
     SQUAT_UNROLL
     for (int row = 0; row < max_heads; ++row) {
-      const Index source = row < count ? row : 0;
-      rows[row] = x + source * x_stride;
-      fixed_rows[row] = fixed + source * max_length;
-      row_units[row] = units[source];
-      top[row] = sums[row] = squares[row] = _mm256_setzero_si256();
+      rows[row] = row < count ? x + row * x_stride : x;
+      fixed_rows[row] = row < count ? fixed + row * max_length : fixed;
+      row_units[row] = units[row < count ? row : 0];
+      top[row] = _mm256_setzero_si256();
     }
     const float scale_unit = fix(scale, n, fixed_scale);
     for (Index i = 0; i < n; i += 32) {
@@ -76,23 +87,29 @@ struct Avx2Fold : Avx2Registers {
     if (_mm_movemask_ps(coarse) != 0) return false;
     const __m128i factor = _mm_cvttps_epi32(_mm_div_ps(
         _mm_set1_ps(127 << 15), _mm_cvtepi32_ps(_mm_max_epi32(highest, _mm_set1_epi32(128)))));
-    alignas(16) std::int32_t factors[max_heads];
-    _mm_store_si128(reinterpret_cast<__m128i*>(factors), factor);
-    const __m256i one = _mm256_set1_epi16(1), ones = _mm256_set1_epi8(1);
+    const __m256i factors = _mm256_broadcastsi128_si256(factor);
+    __m256i one = _mm256_set1_epi16(1), ones = _mm256_set1_epi8(1);
+    keep(one);
+    keep(ones);
     SQUAT_UNROLL
     for (int row = 0; row < max_heads; ++row) {
-      const __m256i f = _mm256_set1_epi16(static_cast<std::int16_t>(factors[row]));
+      const __m256i f = _mm256_shuffle_epi8(
+          factors, _mm256_set1_epi16(static_cast<std::int16_t>(4 * row | (4 * row + 1) << 8)));
+      __m256i sum = _mm256_setzero_si256(), square = sum;
       for (Index i = 0; i < n; i += 32) {
         const __m256i bytes =
             in_order(_mm256_packs_epi16(_mm256_mulhrs_epi16(load256(products[row] + i), f),
                                         _mm256_mulhrs_epi16(load256(products[row] + i + 16), f)));
         store256(operands + row * max_length + i, bytes);
-        sums[row] = _mm256_add_epi16(sums[row], _mm256_maddubs_epi16(ones, bytes));
+        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(ones, bytes));
         const __m256i sizes = _mm256_abs_epi8(bytes);
-        squares[row] = _mm256_add_epi32(squares[row],
-                                        _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, sizes), one));
+        square =
+            _mm256_add_epi32(square, _mm256_madd_epi16(_mm256_maddubs_epi16(sizes, sizes), one));
+        keep(sum);
+        keep(square);
       }
-      sums[row] = _mm256_madd_epi16(sums[row], one);
+      sums[row] = _mm256_madd_epi16(sum, one);
+      squares[row] = square;
     }
     // products are in units of 2^15 units; an operand is one of them times factor / 2^15.
     const __m128 alpha =
@@ -111,7 +128,8 @@ struct Avx2Fold : Avx2Registers {
                                             Index n, float centre, std::int32_t least,
                                             std::uint8_t* operands, Folded* folded) {
     const float* rows[max_heads];
-    for (Index row = 0; row < max_heads; ++row) rows[row] = x + (row < count ? row : 0) * x_stride;
+    SQUAT_UNROLL
+    for (int row = 0; row < max_heads; ++row) rows[row] = row < count ? x + row * x_stride : x;
     switch (n / 32) {
       case 1:
         return fold_chunks<1>(rows, scale, middle, groups, centre, least, operands, folded);

@@ -46,8 +46,10 @@ struct Avx2Registers {
     const __m256 lowest = _mm256_set1_ps(-87.0f);
     const __m256 kept = _mm256_cmp_ps(x, lowest, _CMP_GE_OQ);
     x = _mm256_max_ps(x, lowest);
-    const __m256 k = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
-                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    // The sum has no room for a fraction, and its lowest bits are those of k.
+    const __m256 units = _mm256_set1_ps(1.5f * (1 << 23));
+    const __m256 rounded = _mm256_fmadd_ps(x, _mm256_set1_ps(1.44269504f), units);
+    const __m256 k = _mm256_sub_ps(rounded, units);
     __m256 r = _mm256_fnmadd_ps(k, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(k, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(8.31250194e-3f);
@@ -56,10 +58,14 @@ struct Avx2Registers {
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.99992311e-1f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(k), 23);
+    const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(rounded), 23);
     return _mm256_and_ps(kept,
                          _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
   }
+
+  /// Keeps what is summed up in one register: g++ would copy it to another every time. Of a
+  /// constant it makes a variable, which g++ would find anew every time.
+  SQUAT_AVX2_INLINE static void keep(__m256i& x) { __asm__("" : "+x"(x)); }
 
   SQUAT_AVX2_INLINE static __m256i round(__m256 x, __m256 factor) {
     return _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));

@@ -93,8 +93,8 @@ struct Avx512FoldPositive : Avx512Registers {
     return is_fine;
   }
 
-  /// Sums over the tokens of up to four groups, still in parts: four that lie `max_heads` lanes
-  /// apart (of the operands: in neighbouring lanes, heads 4 lanes apart).
+  /// Sums over the tokens of up to four groups, in four parts each: of offsets and squares as
+  /// interleave() leaves them, of operands head h in lanes 4 h to 4 h + 3.
   struct Groups {
     __m512 offsets[4], operands[4], squares[4];
   };

@@ -56,8 +56,8 @@ struct Avx512Registers {
     return _mm_cvtss_f32(_mm512_castps512_ps128(Operation::of(x, _mm512_shuffle_ps(x, x, 0xb1))));
   }
 
-  /// Lanes h, 4 + h, 8 + h and 12 + h are four parts of reduce(x[h]), the latter three of other
-  /// quarters of the registers than the first; missing heads give what the first gives.
+  /// Lanes h, 4 + h, 8 + h and 12 + h are four parts of reduce(x[h]), one of each quarter of the
+  /// register; missing heads give what the first gives.
   template <class Operation, int Heads>
   SQUAT_AVX512_INLINE static __m512 interleave(const __m512 (&x)[Heads]) {
     const __m512 b = x[Heads > 1 ? 1 : 0], c = x[Heads > 2 ? 2 : 0], d = x[Heads > 3 ? 3 : 0];
