@@ -22,6 +22,7 @@ struct Avx512Fold : Avx512Registers {
   SQUAT_AVX512 static float fix(const float* x, Index n, std::int16_t* fixed) {
     return fix<false>(x, n, fixed);
   }
+
   SQUAT_AVX512 static bool try_fold8(const float* x, Index x_stride, const std::int16_t* fixed,
                                      const float* units, Index count, const float* scale,
                                      const float* middle, Index n, float centre, float crest,
