@@ -1,0 +1,297 @@
+// A context of llama.cpp whose keys and values are in a SQuat cache.
+//
+// The program brings llama.cpp (llama.h, ggml.h, and its libraries). No other header of squat needs
+// it. Requires a processor's context: GPU layers are refused.
+#pragma once
+
+#include <llama.h>
+
+#include <memory>
+#include <optional>
+#include <squat/llama_cpp/attention_operator.hpp>
+#include <squat/llama_cpp/functions.hpp>
+#include <squat/llama_cpp/model_attention.hpp>
+#include <squat/llama_cpp/sequences.hpp>
+
+namespace squat {
+
+/// A llama_context that keeps the keys and values of all tokens in a SQuatCache, in place of its
+/// own cells, and computes attention over that. It is used like a llama_context, into which it
+/// converts, but for decode() and what concerns memory, which are members here:
+///
+///     squat::LlamaContext context(model, llama_context_default_params(),
+///                                 squat::Config::recommended(2.5));
+///     context.decode(batch);
+///     const float* logits = llama_get_logits_ith(context, -1);
+///
+/// How: llama.cpp's scheduler shows every graph to a callback before it is computed. There each
+/// attention operator becomes a custom one, so that ggml's threads run squat's attention in its
+/// place. llama.cpp's own cells hold a batch, and are empty before the next one.
+///
+/// Serves decoders with plain causal attention, and sliding windows of Gemma 3. What it cannot
+/// compute it refuses when the context is made, or before a batch is computed, with a squat::Error
+/// that says why.
+class LlamaContext {
+ public:
+  /// Makes the context. `params.n_ctx` is how many tokens the cache may hold; where the model has
+  /// windows, exact tokens are switched off, since a window would see them for ever. Calls `llama`
+  /// where a program calls functions that a library in front of llama.cpp replaces.
+  LlamaContext(llama_model* model, const llama_context_params& params, const Config& config,
+               const llama_cpp::Functions& llama = llama_cpp::Functions::linked())
+      : llama_(llama),
+        user_eval_(params.cb_eval),
+        user_eval_data_(params.cb_eval_user_data),
+        user_abort_(params.abort_callback),
+        user_abort_data_(params.abort_callback_data),
+        context_(nullptr, llama.free) {
+    check(model, params);
+    set_sizes(model, params);
+    context_.reset(llama_.init_from_model(model, own_params(model, params)));
+    require(context_ != nullptr, "llama.cpp could not make the context (see its messages)");
+    require(llama_pooling_type(context_.get()) == LLAMA_POOLING_TYPE_NONE,
+            "the context pools embeddings (pooling_type ",
+            static_cast<int>(llama_pooling_type(context_.get())), "); it must not");
+    require(memory() != nullptr, "the model (", llama_cpp::architecture(model),
+            ") keeps no keys and values");
+
+    const llama_cpp::ModelAttention attention = inspect();
+    Config own = config;
+    const ModelShape shape = attention.shape(model);
+    if (!shape.windows.empty()) own.exact_tokens = 0;
+    const std::vector<llama_cpp::AttentionLayer> layers = attention.layers();
+    cache_.emplace(shape, own, Index{n_seq_max_});
+    sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_);
+    operator_.emplace(*cache_, layers);
+    hooks_.reserve(layers.size());
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      hooks_.push_back({&*operator_, i, nullptr});
+      layer_of_[layers[i].key_cells] = i;
+    }
+    for (Hook& hook : hooks_)
+      hook.custom = std::make_unique<llama_cpp::CustomOperator>(&compute, &hook);
+    for (const llama_cpp::AttentionLayer& layer : layers)
+      for (const ggml_tensor* cells : {layer.key_cells, layer.value_cells})
+        llama_cpp::give_back(*cells, 0, cells->ne[1]);
+  }
+
+  LlamaContext(const LlamaContext&) = delete;
+  LlamaContext& operator=(const LlamaContext&) = delete;
+
+  llama_context* get() const { return context_.get(); }
+  operator llama_context*() const { return context_.get(); }  // where llama.h wants one
+  llama_memory_t memory() const { return llama_get_memory(context_.get()); }
+
+  const llama_cpp::Cache& cache() const { return *cache_; }
+  llama_cpp::Sequences& sequences() { return *sequences_; }
+  const llama_cpp::Sequences& sequences() const { return *sequences_; }
+
+  /// As llama_n_ctx and llama_n_ctx_seq say of a context of its own cells.
+  std::uint32_t n_ctx() const { return n_ctx_; }
+  std::uint32_t n_ctx_seq() const { return n_ctx_seq_; }
+
+  /// Bytes that the tokens of all sequences would take in llama.cpp's cells of half precision.
+  Index bytes_in_f16() const {
+    const ModelShape& shape = cache_->shape();
+    return sequences_->total() * shape.layers * shape.kv_heads * shape.head_dim * 2 * 2;
+  }
+
+  /// llama_decode: computes a batch, each token of which goes on with its sequence, and returns
+  /// what llama_decode returns. 1: the batch does not fit, and nothing changed. Fails on a batch
+  /// that the cache cannot take (nothing changed), and where something goes wrong while it is
+  /// computed (the tokens of the graphs that were complete remain, as in llama.cpp).
+  std::int32_t decode(llama_batch batch) {
+    require(batch.n_tokens > 0, "batch.n_tokens is ", batch.n_tokens, "; it must be at least 1");
+    std::vector<llama_cpp::BatchToken> tokens;
+    std::vector<llama_pos> positions;
+    std::vector<Index> next(static_cast<std::size_t>(n_seq_max_), -1);
+    for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
+      require(batch.n_seq_id == nullptr || batch.n_seq_id[i] == 1, "token ", i,
+              " of the batch belongs to ", batch.n_seq_id == nullptr ? 1 : batch.n_seq_id[i],
+              " sequences; it must belong to one");
+      const llama_seq_id sequence = batch.seq_id == nullptr ? 0 : batch.seq_id[i][0];
+      const Index size = sequences_->size(sequence);
+      Index& expected = next[static_cast<std::size_t>(sequence)];
+      expected = expected < 0 ? size : expected + 1;
+      positions.push_back(batch.pos == nullptr ? static_cast<llama_pos>(expected) : batch.pos[i]);
+      tokens.push_back({sequence, positions.back()});
+    }
+    batch.pos = positions.data();
+    return process(std::move(tokens), [&] { return llama_.decode(context_.get(), batch); });
+  }
+
+  /// The same for any function of llama.cpp that computes the batch of these `tokens`.
+  template <class Compute>
+  std::int32_t process(std::vector<llama_cpp::BatchToken> tokens, const Compute& compute) {
+    require(is_causal_, "attention is set to be not causal; a cache is causal");
+    if (!sequences_->have_room(tokens)) return 1;
+    operator_->begin(tokens);
+    const std::int32_t result = compute();
+    llama_.memory_clear(memory(), false);  // sequences may go on at any position then
+    const Index done = operator_->tokens_done();
+    const auto count = static_cast<Index>(tokens.size());
+    sequences_->took(tokens, done);
+    if (operator_->has_failed()) fail(operator_->error());
+    require(result != 0 || done == count, "llama.cpp computed the batch, but ", count - done,
+            " of its ", count, " tokens met no attention operator");
+    return result;
+  }
+
+  /// llama_memory_clear.
+  void clear() {
+    sequences_->clear();
+    llama_.memory_clear(memory(), false);
+  }
+
+  /// llama_set_causal_attn: with false, every batch fails.
+  void set_causal(bool is_causal) { is_causal_ = is_causal; }
+
+  /// llama_set_abort_callback.
+  void set_abort_callback(ggml_abort_callback callback, void* data) {
+    user_abort_ = callback;
+    user_abort_data_ = data;
+  }
+
+ private:
+  /// What the operator of a layer is called with.
+  struct Hook {
+    llama_cpp::AttentionOperator* attention;
+    std::size_t layer;
+    std::unique_ptr<llama_cpp::CustomOperator> custom;
+  };
+
+  static void check(const llama_model* model, const llama_context_params& params) {
+    require(model != nullptr, "model is null");
+    for (const ggml_type type : {params.type_k, params.type_v})
+      require(!ggml_is_quantized(type), "params.type_k or type_v is ", ggml_type_name(type),
+              "; it must be f16: the cache quantizes by itself");
+    require(params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            "params.flash_attn_type is disabled; it must be auto or enabled");
+    require(params.attention_type != LLAMA_ATTENTION_TYPE_NON_CAUSAL,
+            "params.attention_type is not causal; a cache is causal");
+    require(params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT, "params.ctx_type is ",
+            static_cast<int>(params.ctx_type), "; it must be the default one");
+    require(params.ctx_other == nullptr,
+            "params.ctx_other is given; the context must have a memory of its own");
+    const std::string name = llama_cpp::architecture(model);
+    require(!llama_model_has_encoder(model), "the model (", name, ") has an encoder");
+    require(!llama_model_is_recurrent(model) && !llama_model_is_hybrid(model), "the model (", name,
+            ") has recurrent layers, whose state is no cache of keys and values");
+    const llama_rope_type rope = llama_model_rope_type(model);
+    require(rope == LLAMA_ROPE_TYPE_NONE || rope == LLAMA_ROPE_TYPE_NORM ||
+                rope == LLAMA_ROPE_TYPE_NEOX,
+            "the model (", name, ") has several positions for each token (M-RoPE)");
+  }
+
+  /// What the context seems to have, as llama.cpp rounds it.
+  void set_sizes(const llama_model* model, const llama_context_params& params) {
+    const auto padded = [](std::uint32_t size) { return (size + 255) / 256 * 256; };
+    n_seq_max_ = std::max(1U, params.n_seq_max);
+    n_ctx_ = padded(wanted_tokens(model, params));
+    n_ctx_seq_ = params.kv_unified ? n_ctx_ : padded(n_ctx_ / n_seq_max_);
+    if (!params.kv_unified) n_ctx_ = n_ctx_seq_ * n_seq_max_;
+  }
+
+  static std::uint32_t wanted_tokens(const llama_model* model, const llama_context_params& params) {
+    return params.n_ctx != 0 ? params.n_ctx
+                             : static_cast<std::uint32_t>(llama_model_n_ctx_train(model));
+  }
+
+  /// What llama.cpp is asked for: cells for a batch.
+  llama_context_params own_params(const llama_model* model, llama_context_params params) {
+    params.n_batch = std::min(params.n_batch, wanted_tokens(model, params));
+    params.n_ctx = params.n_batch;
+    // LongRoPE has two sets of factors, and llama.cpp goes by n_ctx to choose.
+    const std::string original =
+        llama_cpp::architecture_metadata(model, "rope.scaling.original_context_length");
+    if (!original.empty() &&
+        llama_cpp::architecture_metadata(model, "rope.scaling.type") != "yarn") {
+      const auto length = static_cast<std::uint32_t>(std::strtoul(original.c_str(), nullptr, 10));
+      if (n_ctx_seq_ > length) params.n_ctx = std::max(params.n_ctx, length + 1);
+    }
+    params.kv_unified = true;
+    params.swa_full = true;
+    params.type_k = params.type_v = GGML_TYPE_F16;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    params.cb_eval = &LlamaContext::on_node;
+    params.cb_eval_user_data = this;
+    params.abort_callback = &LlamaContext::on_abort;
+    params.abort_callback_data = this;
+    return params;
+  }
+
+  /// Lets llama.cpp make the graph of one token, and looks at it. Nothing is computed: nodes are no
+  /// operation meanwhile, and become what they were, since the graph may be used again.
+  llama_cpp::ModelAttention inspect() {
+    llama_cpp::ModelAttention attention;
+    std::vector<std::pair<ggml_tensor*, ggml_op>> nodes;
+    inspect_ = [&](ggml_tensor* node) {
+      if (node->op == GGML_OP_FLASH_ATTN_EXT) attention.add(*node);
+      nodes.emplace_back(node, node->op);
+      node->op = GGML_OP_NONE;
+    };
+    llama_token token = 0;
+    llama_pos position = 0;
+    std::int32_t sequences = 1;
+    llama_seq_id sequence = 0;
+    llama_seq_id* sequence_list[] = {&sequence, nullptr};
+    std::int8_t is_output = 1;
+    const llama_batch batch{1, &token, nullptr, &position, &sequences, sequence_list, &is_output};
+    const std::int32_t result = llama_.decode(context_.get(), batch);
+    inspect_ = nullptr;
+    for (const auto& [node, operation] : nodes) node->op = operation;
+    llama_.memory_clear(memory(), false);
+    llama_perf_context_reset(context_.get());
+    require(result == 0, "llama.cpp could not make a graph of one token (llama_decode returned ",
+            result, ")");
+    return attention;
+  }
+
+  static bool on_node(ggml_tensor* node, bool ask, void* user_data) {
+    LlamaContext& self = *static_cast<LlamaContext*>(user_data);
+    if (self.inspect_) {
+      if (ask) self.inspect_(node);
+      return !ask;
+    }
+    if (ask && node->op == GGML_OP_FLASH_ATTN_EXT) self.replace(*node);
+    // Where nobody wants to see the node, the graph stays in one piece.
+    return self.user_eval_ != nullptr ? self.user_eval_(node, ask, self.user_eval_data_) : !ask;
+  }
+
+  void replace(ggml_tensor& node) {
+    const auto layer = layer_of_.find(llama_cpp::AttentionNode::cells(node.src[1]));
+    if (layer == layer_of_.end()) {
+      operator_->fail("a graph has an attention operator that keeps its keys elsewhere");
+      node.op = GGML_OP_NONE;  // the graph is aborted
+    } else {
+      hooks_[layer->second].custom->replace(node);
+    }
+  }
+
+  static void compute(ggml_tensor* node, int thread, int threads, void* user_data) {
+    const Hook& hook = *static_cast<const Hook*>(user_data);
+    hook.attention->run(*node, hook.layer, thread, threads);
+  }
+
+  static bool on_abort(void* user_data) {
+    const LlamaContext& self = *static_cast<const LlamaContext*>(user_data);
+    return (self.operator_ && self.operator_->has_failed()) ||
+           (self.user_abort_ != nullptr && self.user_abort_(self.user_abort_data_));
+  }
+
+  llama_cpp::Functions llama_;
+  ggml_backend_sched_eval_callback user_eval_;
+  void* user_eval_data_;
+  ggml_abort_callback user_abort_;
+  void* user_abort_data_;
+  std::uint32_t n_seq_max_ = 1, n_ctx_ = 0, n_ctx_seq_ = 0;
+  bool is_causal_ = true;
+  std::function<void(ggml_tensor*)> inspect_;  // while the first graph is looked at
+  std::optional<llama_cpp::Cache> cache_;
+  std::optional<llama_cpp::Sequences> sequences_;
+  std::optional<llama_cpp::AttentionOperator> operator_;
+  std::vector<Hook> hooks_;  // by layer
+  std::unordered_map<const ggml_tensor*, std::size_t> layer_of_;
+  std::unique_ptr<llama_context, decltype(&::llama_free)> context_;  // the first to go
+};
+
+}  // namespace squat

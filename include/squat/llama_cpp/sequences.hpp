@@ -1,0 +1,251 @@
+// What llama.cpp's memory functions do to the sequences of a cache.
+#pragma once
+
+#include <llama.h>
+
+#include <algorithm>
+#include <istream>
+#include <ostream>
+#include <squat/llama_cpp/attention_operator.hpp>
+
+namespace squat::llama_cpp {
+
+/// The sequences of a cache by position, as llama.h's llama_memory_* and llama_state_* see them. A
+/// sequence has positions 0 to size - 1.
+class Sequences {
+ public:
+  /// `limit`: tokens that a sequence may have; `total_limit`: those of all, where what a fork
+  /// shares counts once.
+  Sequences(Cache& cache, Index limit, Index total_limit)
+      : cache_(cache),
+        limit_(limit),
+        total_limit_(total_limit),
+        entries_(static_cast<std::size_t>(cache.sequences())) {}
+
+  Index size(llama_seq_id sequence) const { return at(sequence).size; }
+
+  Index total() const {
+    Index sum = 0;
+    for (const Entry& entry : entries_) sum += entry.size;
+    return sum;
+  }
+
+  /// Whether the tokens of a batch, each at the end of its sequence, still fit. Fails on a sequence
+  /// that does not exist or cannot go on, and on positions that leave gaps.
+  bool have_room(const std::vector<BatchToken>& batch) const {
+    std::vector<Index> sizes(entries_.size());
+    std::transform(entries_.begin(), entries_.end(), sizes.begin(),
+                   [](const Entry& entry) { return entry.size; });
+    Index total = 0;
+    for (const Entry& entry : entries_) total += entry.size - entry.shared;
+    for (const BatchToken& token : batch) {
+      require(at(token.sequence).broken.empty(), "sequence ", token.sequence, ": ",
+              at(token.sequence).broken, " (remove the sequence to use it again)");
+      Index& next = sizes[static_cast<std::size_t>(token.sequence)];
+      require(token.position == next, "a token of sequence ", token.sequence, " has position ",
+              token.position, "; it must be ", next, ": positions have no gaps");
+      ++next;
+      ++total;
+    }
+    return total <= total_limit_ &&
+           std::all_of(sizes.begin(), sizes.end(), [&](Index size) { return size <= limit_; });
+  }
+
+  /// Tokens [0, done) of a batch are in all layers of the cache. Cuts off what only some layers
+  /// have taken in of the rest, if there is a rest. Fails where a window has dropped what remains
+  /// would see; such a sequence is empty then.
+  void took(const std::vector<BatchToken>& batch, Index done) {
+    for (Index i = 0; i < done; ++i) ++at(batch[static_cast<std::size_t>(i)].sequence).size;
+    if (done == static_cast<Index>(batch.size())) return;
+    std::string lost;
+    for (const BatchToken& token : batch) {
+      Entry& entry = at(token.sequence);
+      if (cut(token.sequence, entry.size)) continue;
+      lost += " " + std::to_string(token.sequence);
+      cut(token.sequence, 0);
+      entry.size = 0;
+    }
+    require(lost.empty(),
+            "the batch failed, and windows have dropped what is needed to go back in "
+            "sequence",
+            lost, ", which is empty now");
+  }
+
+  void clear() {
+    cache_.clear();
+    for (Entry& entry : entries_) entry = Entry();
+  }
+
+  /// Removes positions [begin, end) (negative: from the first, to the last). Returns false,
+  /// changing nothing, where that is not the end of the sequence, or goes back further than its
+  /// windows allow.
+  bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) {
+    Entry& entry = at(sequence);
+    const Index first = std::max<Index>(begin, 0);
+    if (first == 0 && (end < 0 || end >= entry.size)) {
+      const bool is_cut = cut(sequence, 0);
+      entry = Entry();
+      return is_cut;
+    }
+    if (first >= entry.size) return true;
+    if (end >= 0 && end < entry.size) return end <= first;
+    if (!cut(sequence, first)) return false;
+    entry.size = first;
+    entry.shared = std::min(entry.shared, first);
+    return true;
+  }
+
+  /// Makes the positions [begin, end) of `from` those of `to` as well. Fails, changing nothing,
+  /// unless they begin with the first and `to` is empty; what cannot be cut off fails, too.
+  void copy(llama_seq_id from, llama_seq_id to, llama_pos begin, llama_pos end) {
+    const Entry& source = at(from);
+    Entry& target = at(to);
+    if (from == to) return;
+    const Index size = end < 0 ? source.size : std::min<Index>(end, source.size);
+    require(begin <= 0, "positions ", begin, " to ", size - 1, " of sequence ", from,
+            " cannot become sequence ", to, ": a copy must begin with position 0");
+    require(target.size == 0, "sequence ", from, " cannot be copied to sequence ", to,
+            ", which has ", target.size, " tokens: it must be empty");
+    require(source.broken.empty(), "sequence ", from, " cannot be copied: ", source.broken);
+    cache_.fork(from, to);
+    if (!cut(to, size)) {
+      cut(to, 0);
+      fail("sequence " + std::to_string(from) + " cannot be copied up to position " +
+           std::to_string(size - 1) + ": its windows have dropped what that token sees");
+    }
+    target.size = target.shared = size;
+  }
+
+  /// From now on `sequence` fails, saying why, until it is removed: for calls of llama.h that have
+  /// no other way to say that they did not do what they were asked for.
+  void break_off(llama_seq_id sequence, const std::string& why) { at(sequence).broken = why; }
+
+  /// The first position that all layers hold, or -1 for an empty sequence.
+  llama_pos min_position(llama_seq_id sequence) const {
+    if (size(sequence) == 0) return -1;
+    CallOptions options;
+    options.sequence = sequence;
+    Index first = 0;
+    for (Index layer = 0; layer < cache_.shape().layers; ++layer)
+      first = std::max(first, cache_.first(layer, options));
+    return static_cast<llama_pos>(first);
+  }
+  llama_pos max_position(llama_seq_id sequence) const {
+    return static_cast<llama_pos>(size(sequence)) - 1;
+  }
+
+  /// Writes `sequence`: uint64 size, then, unless it is 0, the cache's own format (SnapshotFormat).
+  void save(std::ostream& out, llama_seq_id sequence) const {
+    write_number(out, size(sequence));
+    if (size(sequence) > 0) cache_.save(out, sequence);
+    require(out.good(), "the state of sequence ", sequence, " could not be written");
+  }
+
+  /// Puts what save() wrote in place of `sequence`. Fails as SQuatCache::load does, or where the
+  /// sequence would be longer than it may be.
+  void load(std::istream& in, llama_seq_id sequence) {
+    Entry& entry = at(sequence);
+    const Index tokens = read_size(in);
+    if (tokens > 0)
+      cache_.load(in, sequence);
+    else
+      cut(sequence, 0);
+    entry = Entry();
+    entry.size = tokens;
+    expect_size(sequence);
+  }
+
+  /// Writes all sequences: uint64 number of sequences, uint64 size[sequences], then the cache's
+  /// own format.
+  void save(std::ostream& out) const {
+    write_number(out, cache_.sequences());
+    for (const Entry& entry : entries_) write_number(out, entry.size);
+    cache_.save(out);
+    require(out.good(), "the state could not be written");
+  }
+
+  /// Puts what save() wrote in place of all sequences.
+  void load(std::istream& in) {
+    const Index count = read_number(in);
+    require(count == cache_.sequences(), "the state has ", count, " sequences; the context has ",
+            cache_.sequences());
+    std::vector<Entry> entries(entries_.size());
+    for (Entry& entry : entries) entry.size = read_size(in);
+    cache_.load(in);
+    entries_ = std::move(entries);
+    for (llama_seq_id sequence = 0; sequence < static_cast<llama_seq_id>(count); ++sequence)
+      expect_size(sequence);
+  }
+
+ private:
+  struct Entry {
+    Index size = 0;
+    Index shared = 0;  // of them, those that came from another sequence
+    std::string broken;
+  };
+
+  Entry& at(llama_seq_id sequence) {
+    check(sequence);
+    return entries_[static_cast<std::size_t>(sequence)];
+  }
+  const Entry& at(llama_seq_id sequence) const {
+    check(sequence);
+    return entries_[static_cast<std::size_t>(sequence)];
+  }
+  void check(llama_seq_id sequence) const {
+    require(sequence >= 0 && sequence < static_cast<llama_seq_id>(entries_.size()), "sequence is ",
+            sequence, "; the context has sequences 0 to ", entries_.size() - 1);
+  }
+
+  static void write_number(std::ostream& out, Index number) {
+    const auto value = static_cast<std::uint64_t>(number);
+    out.write(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  static Index read_number(std::istream& in) {
+    std::uint64_t value = 0;
+    in.read(reinterpret_cast<char*>(&value), sizeof value);
+    require(in.good() && value <= std::uint64_t{1} << 48, "the state begins with no sizes");
+    return static_cast<Index>(value);
+  }
+  Index read_size(std::istream& in) const {
+    const Index tokens = read_number(in);
+    require(tokens <= limit_, "the state has ", tokens, " tokens; a sequence may have ", limit_);
+    return tokens;
+  }
+
+  /// Fails, emptying the sequence, unless all layers have as many tokens as it says.
+  void expect_size(llama_seq_id sequence) {
+    CallOptions options;
+    options.sequence = sequence;
+    Entry& entry = at(sequence);
+    for (Index layer = 0; layer < cache_.shape().layers; ++layer) {
+      const Index found = cache_.size(layer, options), expected = entry.size;
+      if (found == expected) continue;
+      cut(sequence, 0);
+      entry = Entry();
+      fail("the state says that sequence " + std::to_string(sequence) + " has " +
+           std::to_string(expected) + " tokens; layer " + std::to_string(layer) + " has " +
+           std::to_string(found));
+    }
+  }
+
+  /// Cuts the layers of a sequence to `size` tokens; false where windows do not allow it. Layers
+  /// may have more tokens than the sequence, where a batch failed.
+  bool cut(llama_seq_id sequence, Index size) {
+    CallOptions options;
+    options.sequence = sequence;
+    try {
+      cache_.truncate(size, options);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
+  Cache& cache_;
+  Index limit_;
+  Index total_limit_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace squat::llama_cpp
