@@ -1,0 +1,34 @@
+// What the files of tiny models share. Every function writes the tensors of one architecture, or of
+// a few that are alike.
+#pragma once
+
+#include <string>
+
+#include "gguf_writer.hpp"
+#include "tiny_model.hpp"
+
+namespace squat::testing {
+
+/// Queries and keys with this deviation each give scores with twice the deviation 1 (their
+/// product).
+inline constexpr double kScoreGain = 1.4;
+
+inline std::string block(int layer) { return "blk." + std::to_string(layer) + "."; }
+
+/// gate, up and down, without biases.
+inline void write_feed_forward(GgufWriter& writer, const TinyModel& model, const std::string& at) {
+  writer.linear(at + "ffn_gate", model.embedding, model.feed_forward);
+  writer.linear(at + "ffn_up", model.embedding, model.feed_forward);
+  writer.linear(at + "ffn_down", model.feed_forward, model.embedding);
+}
+
+/// Logits with a deviation of about 3.
+inline void write_output(GgufWriter& writer, const TinyModel& model) {
+  writer.norm("output_norm", model.embedding);
+  writer.linear("output", model.embedding, model.vocabulary, 3);
+}
+
+/// llama, qwen2, qwen2vl, qwen3, phi3, gemma2, gemma3
+void write_tiny_decoder(GgufWriter& writer, const TinyModel& model);
+
+}  // namespace squat::testing

@@ -1,0 +1,124 @@
+#include "tiny_model.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <stdexcept>
+
+#include "tiny_layers.hpp"
+#include "tiny_vocabulary.hpp"
+
+namespace squat::testing {
+namespace {
+
+struct Architecture {
+  void (*write)(GgufWriter&, const TinyModel&);
+  int layers = 2;
+  bool narrow = false;    ///< embedding must be heads * head_dim
+  bool unshared = false;  ///< kv_heads must be heads
+  int window_period = 0;  ///< 0: no windows
+};
+
+const std::map<std::string, Architecture>& architectures() {
+  static const std::map<std::string, Architecture> all{
+      {"llama", {write_tiny_decoder}},
+      {"qwen2", {write_tiny_decoder, 2, true}},
+      {"qwen3", {write_tiny_decoder}},
+      {"phi3", {write_tiny_decoder, 2, true}},
+      {"gemma3", {write_tiny_decoder, 7, false, false, 6}},
+      {"gemma2", {write_tiny_decoder, 2, false, false, 2}},
+      {"qwen2vl", {write_tiny_decoder, 2, true}},
+  };
+  return all;
+}
+
+const Architecture& find(const std::string& name) {
+  const auto found = architectures().find(name);
+  if (found != architectures().end()) return found->second;
+  std::string known;
+  for (const std::string& architecture : tiny_architectures()) known += " " + architecture;
+  throw std::invalid_argument("architecture must be one of" + known + ", not " + name);
+}
+
+void require(bool fulfilled, const std::string& argument, int value, const std::string& allowed) {
+  if (!fulfilled)
+    throw std::invalid_argument(argument + " must be " + allowed + ", not " +
+                                std::to_string(value));
+}
+
+void write_rotary(GgufWriter& writer, const TinyModel& model) {
+  writer.number("rope.dimension_count", model.rotary_dim);
+  // Gemma 3's layers with windows keep 10000.
+  writer.real("rope.freq_base", model.architecture == "gemma3" ? 1e6f : 1e4f);
+  if (model.rotary_scaling == "none") return;
+  writer.text("rope.scaling.type", model.rotary_scaling);
+  writer.real("rope.scaling.factor", 4);
+  writer.number("rope.scaling.original_context_length", model.context_length / 4);
+}
+
+void write_sizes(GgufWriter& writer, const TinyModel& model) {
+  writer.number("block_count", model.layers);
+  writer.number("context_length", model.context_length);
+  writer.number("embedding_length", model.embedding);
+  writer.number("feed_forward_length", model.feed_forward);
+  writer.number("attention.head_count", model.heads);
+  writer.number("attention.head_count_kv", model.kv_heads);
+  writer.number("attention.key_length", model.head_dim);
+  writer.number("attention.value_length", model.head_dim);
+  writer.real("attention.layer_norm_rms_epsilon", 1e-6f);
+  writer.real("attention.layer_norm_epsilon", 1e-6f);
+  const int period = find(model.architecture).window_period;
+  if (period == 0) return;
+  writer.number("attention.sliding_window", model.window);
+  if (model.window_period != period)
+    writer.number("attention.sliding_window_pattern", model.window_period);
+}
+
+}  // namespace
+
+void PrintTo(const TinyModel& model, std::ostream* out) {
+  *out << model.architecture << " of " << model.head_dim;
+}
+
+const std::vector<std::string>& tiny_architectures() {
+  static const std::vector<std::string> all{"llama",  "qwen2",  "qwen3",  "phi3",
+                                            "gemma3", "gemma2", "qwen2vl"};
+  return all;
+}
+
+TinyModel completed(TinyModel model) {
+  const Architecture& architecture = find(model.architecture);
+  const int width = model.heads * model.head_dim;
+  if (model.layers == 0) model.layers = architecture.layers;
+  if (model.kv_heads == 0)
+    model.kv_heads = architecture.unshared ? model.heads : std::max(1, model.heads / 2);
+  if (model.embedding == 0) model.embedding = architecture.narrow ? width : 192;
+  if (model.window_period == 0) model.window_period = architecture.window_period;
+  if (model.rotary_dim == 0) model.rotary_dim = model.head_dim;
+
+  require(model.heads % model.kv_heads == 0, "kv_heads", model.kv_heads,
+          "a divisor of heads, " + std::to_string(model.heads));
+  require(!architecture.unshared || model.kv_heads == model.heads, "kv_heads", model.kv_heads,
+          "heads, " + std::to_string(model.heads) + ", for " + model.architecture);
+  require(!architecture.narrow || model.embedding == width, "embedding", model.embedding,
+          "heads * head_dim, " + std::to_string(width) + ", for " + model.architecture);
+  require(architecture.window_period == 0 || model.window_period > 1, "window_period",
+          model.window_period, "at least 2");  // llama.cpp wants a layer with a window
+  require(model.rotary_dim == model.head_dim || model.architecture == "phi3", "rotary_dim",
+          model.rotary_dim, "head_dim, " + std::to_string(model.head_dim) + ", but for phi3");
+  require(!model.rotary_factors || model.architecture == "llama", "rotary_factors", 1,
+          "false but for llama");
+  return model;
+}
+
+void write_tiny_model(const TinyModel& model, const std::string& path) {
+  const TinyModel complete = completed(model);
+  GgufWriter writer(complete.architecture, complete.seed);
+  write_tiny_vocabulary(writer, complete.vocabulary);
+  write_sizes(writer, complete);
+  write_rotary(writer, complete);
+  find(complete.architecture).write(writer, complete);
+  writer.save(path);
+}
+
+}  // namespace squat::testing

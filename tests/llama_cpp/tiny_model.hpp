@@ -1,0 +1,45 @@
+// Tiny models with random weights that llama.cpp loads, of many architectures.
+#pragma once
+
+#include <cstdint>
+#include <ostream>
+#include <string>
+#include <vector>
+
+namespace squat::testing {
+
+/// What 0 stands for is the architecture's own: see tiny_architectures().
+struct TinyModel {
+  std::string architecture = "llama";  ///< as in the file's general.architecture
+  std::uint32_t seed = 1;
+  int layers = 0;
+  int heads = 4;
+  int kv_heads = 0;  ///< 0: half of the heads, or all where the architecture shares none
+  int head_dim = 64;
+  int embedding = 0;
+  int feed_forward = 256;
+  int vocabulary = 320;
+  int context_length = 8192;
+  int window = 32;                      ///< of the architectures that have windows
+  int window_period = 0;                ///< every so many layers, one has no window
+  int rotary_dim = 0;                   ///< 0: head_dim; phi3 takes fewer
+  std::string rotary_scaling = "none";  ///< or "linear" or "yarn", by 4
+  bool rotary_factors = false;          ///< llama's; phi3 always has long and short ones
+};
+
+/// For the names of tests.
+void PrintTo(const TinyModel& model, std::ostream* out);
+
+/// All that write_tiny_model knows. Attention of the first ones has queries, keys and values of one
+/// width, and no more than a scale and a window.
+const std::vector<std::string>& tiny_architectures();
+
+/// What is written for the 0s of `model`. Throws std::invalid_argument for what the architecture
+/// does not allow.
+TinyModel completed(TinyModel model);
+
+/// Writes a GGUF file in single precision; the same model gives the same file. Scores of attention
+/// have a deviation of about 2, so that it is neither uniform nor on one token.
+void write_tiny_model(const TinyModel& model, const std::string& path);
+
+}  // namespace squat::testing
