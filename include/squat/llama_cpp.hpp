@@ -48,11 +48,9 @@ class LlamaContext {
     set_sizes(model, params);
     context_.reset(llama_.init_from_model(model, own_params(model, params)));
     require(context_ != nullptr, "llama.cpp could not make the context (see its messages)");
-    require(llama_pooling_type(context_.get()) == LLAMA_POOLING_TYPE_NONE,
-            "the context pools embeddings (pooling_type ",
-            static_cast<int>(llama_pooling_type(context_.get())), "); it must not");
     require(memory() != nullptr, "the model (", llama_cpp::architecture(model),
             ") keeps no keys and values");
+    check_pooling(llama_pooling_type(context_.get()));
 
     const llama_cpp::ModelAttention attention = inspect();
     Config own = config;
@@ -127,11 +125,13 @@ class LlamaContext {
     operator_->begin(tokens);
     const std::int32_t result = compute();
     llama_.memory_clear(memory(), false);  // sequences may go on at any position then
-    const Index done = operator_->tokens_done();
+    const bool is_computed = result == 0 && !operator_->has_failed();
+    const Index done =
+        is_computed ? operator_->tokens_done() : operator_->tokens_before_last_graph();
     const auto count = static_cast<Index>(tokens.size());
     sequences_->took(tokens, done);
     if (operator_->has_failed()) fail(operator_->error());
-    require(result != 0 || done == count, "llama.cpp computed the batch, but ", count - done,
+    require(!is_computed || done == count, "llama.cpp computed the batch, but ", count - done,
             " of its ", count, " tokens met no attention operator");
     return result;
   }
@@ -170,6 +170,7 @@ class LlamaContext {
             "params.attention_type is not causal; a cache is causal");
     require(params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT, "params.ctx_type is ",
             static_cast<int>(params.ctx_type), "; it must be the default one");
+    check_pooling(params.pooling_type);
     require(params.ctx_other == nullptr,
             "params.ctx_other is given; the context must have a memory of its own");
     const std::string name = llama_cpp::architecture(model);
@@ -180,6 +181,13 @@ class LlamaContext {
     require(rope == LLAMA_ROPE_TYPE_NONE || rope == LLAMA_ROPE_TYPE_NORM ||
                 rope == LLAMA_ROPE_TYPE_NEOX,
             "the model (", name, ") has several positions for each token (M-RoPE)");
+  }
+
+  static void check_pooling(enum llama_pooling_type type) {
+    require(type == LLAMA_POOLING_TYPE_UNSPECIFIED || type == LLAMA_POOLING_TYPE_NONE,
+            "params.pooling_type is ", static_cast<int>(type),
+            ", or the model's own is; it must be ", static_cast<int>(LLAMA_POOLING_TYPE_NONE),
+            " (none): a cache is for a decoder's tokens");
   }
 
   /// What the context seems to have, as llama.cpp rounds it.

@@ -1,0 +1,372 @@
+// A context on a SQuat cache computes what llama.cpp's own does.
+#include "sessions.hpp"
+
+namespace squat::testing {
+namespace {
+
+/// Everything stays in full precision.
+Config exact_config() {
+  Config config;
+  config.scale_bits = 32;
+  config.arithmetic = Arithmetic::exact;
+  config.residual_length = 1024;
+  config.shared_svd = false;
+  return config;
+}
+
+/// Small batches, so that a prompt comes in pieces.
+llama_context_params server_params(int threads = 1) {
+  llama_context_params params = exact_context(512);
+  params.n_batch = 96;
+  params.n_ubatch = 32;
+  params.n_seq_max = 3;
+  params.kv_unified = true;
+  params.swa_full = true;
+  params.n_threads = params.n_threads_batch = threads;
+  return params;
+}
+
+/// The same on a SQuat cache, which has its own attention.
+llama_context_params squat_params(int threads = 1) {
+  llama_context_params params = server_params(threads);
+  params.type_k = params.type_v = GGML_TYPE_F16;
+  params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
+  return params;
+}
+
+/// How far logits are off, relative: |a - b| / |a| over all of them.
+double difference(const Rows& a, const Rows& b) {
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const Eigen::Map<const Eigen::VectorXf> expected(a[i].data(), static_cast<Index>(a[i].size()));
+    const Eigen::Map<const Eigen::VectorXf> found(b[i].data(), static_cast<Index>(b[i].size()));
+    error += (expected - found).cast<double>().squaredNorm();
+    size += expected.cast<double>().squaredNorm();
+  }
+  return std::sqrt(error / size);
+}
+
+std::vector<llama_token> part(const std::vector<llama_token>& tokens, int begin, int end) {
+  return {tokens.begin() + begin, tokens.begin() + end};
+}
+
+/// What a server does: prompts in pieces, of several sequences in a batch, whose rows lie apart in
+/// it; decoding of all together; tokens taken back; a fork; a state saved and restored.
+Rows serve(Session& session) {
+  const std::vector<llama_token> text = some_tokens(300);
+  Rows rows;
+  const auto decode = [&](const std::vector<Piece>& pieces) {
+    for (std::vector<float>& row : session.decode(pieces)) rows.push_back(std::move(row));
+  };
+  decode({{0, part(text, 0, 96)}});
+  decode({{0, part(text, 96, 120)}, {1, part(text, 200, 260)}});
+  decode({{1, {7}}, {0, {8}}, {1, {9}}, {0, {10, 11}}, {2, {12}}});
+  for (llama_token token = 20; token < 30; ++token)
+    decode({{0, {token}}, {1, {token + 1}}, {2, {token + 2}}});
+  EXPECT_TRUE(session.cut(0, session.size(0) - 5));
+  decode({{0, part(text, 120, 150)}});
+  session.fork(0, 2);
+  decode({{2, {40}}, {0, {41}}});
+  decode({{2, {42, 43}}, {0, {44}}});
+  const std::string state = session.save(1);
+  const llama_pos size = session.size(1);
+  decode({{1, part(text, 0, 40)}});
+  EXPECT_TRUE(session.cut(1, 0));
+  decode({{1, part(text, 50, 60)}});
+  session.restore(state, 1, size);
+  decode({{1, {50}}, {2, {51}}});
+  session.restore(state, 0, size);
+  decode({{0, part(text, 60, 90)}, {1, {52}}});
+  return rows;
+}
+
+class ServedModel : public ::testing::TestWithParam<TinyModel> {
+ protected:
+  /// How far `config` is off from attention in single precision.
+  double error_of(const Config& config, int threads = 1) {
+    SquatSession session(model_.get(), squat_params(threads), config);
+    return difference(expected(), serve(session));
+  }
+  /// The same for llama.cpp's own cache of a type, with its flash attention.
+  double error_of(ggml_type type) {
+    llama_context_params params = server_params();
+    params.type_k = params.type_v = type;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    OwnSession session(model_.get(), params);
+    return difference(expected(), serve(session));
+  }
+
+ private:
+  Rows expected() {
+    OwnSession session(model_.get(), server_params());
+    return serve(session);
+  }
+
+  llama_model_ptr model_ = tiny_model(GetParam());
+};
+
+// The cache takes what llama.cpp has rounded to half precision.
+TEST_P(ServedModel, HasTheLogitsOfLlamaCppInFullPrecision) {
+  const double error = error_of(exact_config());
+  EXPECT_LT(error, 1e-3);
+  EXPECT_LT(error, error_of(GGML_TYPE_F16));
+  EXPECT_EQ(error, error_of(exact_config(), 3)) << "on three threads";
+}
+
+TEST_P(ServedModel, HasNearlyTheLogitsOfLlamaCppAt8Bits) {
+  Config config = Config::recommended(8);
+  config.shared_svd = false;
+  const double error = error_of(config);
+  EXPECT_LT(error, 2e-2);
+  EXPECT_LT(error, error_of(GGML_TYPE_Q8_0));
+}
+
+TEST_P(ServedModel, GivesTheSameOnAnyNumberOfThreads) {
+  const llama_model_ptr model = tiny_model(GetParam());
+  Config config = Config::recommended(3);
+  config.shared_svd = false;
+  SquatSession one(model.get(), squat_params(1), config);
+  SquatSession three(model.get(), squat_params(3), config);
+  const std::vector<llama_token> text = some_tokens(300);
+  one.decode({{0, part(text, 0, 90)}});
+  three.decode({{0, part(text, 0, 90)}});
+  one.decode({{0, part(text, 90, 180)}});
+  three.decode({{0, part(text, 90, 180)}});
+  EXPECT_EQ(one.save(0), three.save(0));
+}
+
+std::vector<TinyModel> served_models() {
+  std::vector<TinyModel> models;
+  for (const char* architecture : {"llama", "qwen2", "qwen3", "gemma3", "phi3"}) {
+    TinyModel model;
+    model.architecture = architecture;
+    models.push_back(model);
+  }
+  models[0].head_dim = 128;
+  return models;
+}
+
+std::string name_of(const ::testing::TestParamInfo<TinyModel>& info) {
+  return info.param.architecture;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, ServedModel, ::testing::ValuesIn(served_models()), name_of);
+
+/// The message of the error that a context of this model and these parameters fails with.
+std::string refusal(const TinyModel& model, const llama_context_params& params = squat_params()) {
+  const llama_model_ptr loaded = tiny_model(model);
+  try {
+    const LlamaContext context(loaded.get(), params, Config::recommended(8));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string refusal(const std::string& architecture) {
+  TinyModel model;
+  model.architecture = architecture;
+  return refusal(model);
+}
+
+void expect_says(const std::string& message, const std::string& part) {
+  EXPECT_NE(message.find(part), std::string::npos) << message;
+}
+
+TEST(LlamaContext, RefusesModelsThatACacheCannotCompute) {
+  expect_says(refusal("gemma2"), "layer 0 of the model caps its attention scores (at ");
+  expect_says(refusal("gpt-oss"), "has learned attention sinks");
+  expect_says(refusal("deepseek2"), "channels and values of");
+  expect_says(refusal("bloom"), "has ALiBi");
+  expect_says(refusal("jamba"), "(jamba) has recurrent layers");
+  expect_says(refusal("qwen2vl"), "(qwen2vl) has several positions for each token");
+  expect_says(refusal("t5"), "(t5) has an encoder");
+  expect_says(refusal("bert"), "(bert) keeps no keys and values");
+}
+
+TEST(LlamaContext, RefusesParametersThatItCannotHonour) {
+  const auto with = [](const auto& change) {
+    llama_context_params params = squat_params();
+    change(params);
+    return refusal(TinyModel(), params);
+  };
+  expect_says(with([](auto& p) { p.type_k = GGML_TYPE_Q8_0; }), "type_v is q8_0; it must be f16");
+  expect_says(with([](auto& p) { p.type_v = GGML_TYPE_Q4_0; }), "type_v is q4_0; it must be f16");
+  expect_says(with([](auto& p) { p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED; }),
+              "params.flash_attn_type is disabled");
+  expect_says(with([](auto& p) { p.attention_type = LLAMA_ATTENTION_TYPE_NON_CAUSAL; }),
+              "params.attention_type is not causal");
+  expect_says(with([](auto& p) {
+                p.embeddings = true;
+                p.pooling_type = LLAMA_POOLING_TYPE_MEAN;
+              }),
+              "params.pooling_type is 1, or");
+}
+
+/// What decoding this batch fails with.
+std::string failure(LlamaContext& context, const llama_batch& batch) {
+  try {
+    context.decode(batch);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+class PlainContext : public ::testing::Test {
+ protected:
+  llama_model_ptr model_ = tiny_model(TinyModel());
+  SquatSession session_{model_.get(), squat_params(), exact_config()};
+  LlamaContext& context_ = session_.own();
+};
+
+TEST_F(PlainContext, RefusesBatchesThatItCannotTakeAndGoesOn) {
+  llama_token token = 5;
+  llama_pos position = 3;
+  std::int32_t count = 1;
+  llama_seq_id sequences[] = {0, 1};
+  llama_seq_id* list = sequences;
+  std::int8_t wanted = 1;
+  llama_batch batch{1, &token, nullptr, &position, &count, &list, &wanted};
+  expect_says(failure(context_, batch), "has position 3; it must be 0");
+  position = 0;
+  count = 2;
+  expect_says(failure(context_, batch), "token 0 of the batch belongs to 2 sequences");
+  count = 1;
+  sequences[0] = 3;
+  expect_says(failure(context_, batch), "sequence is 3; the context has sequences 0 to 2");
+  sequences[0] = 0;
+  context_.set_causal(false);
+  expect_says(failure(context_, batch), "not causal");
+  context_.set_causal(true);
+  EXPECT_EQ(context_.sequences().max_position(0), -1);
+  EXPECT_EQ(context_.decode(batch), 0);
+  EXPECT_EQ(context_.sequences().min_position(0), 0);
+  EXPECT_EQ(context_.sequences().max_position(0), 0);
+}
+
+TEST_F(PlainContext, SaysWhenItIsFullAsLlamaCppDoes) {
+  const std::vector<llama_token> text = some_tokens(512);
+  for (int begin = 0; begin < 480; begin += 96)
+    session_.decode({{0, part(text, begin, begin + 96)}});
+  std::vector<llama_token> more = part(text, 0, 33);
+  EXPECT_EQ(context_.decode(llama_batch_get_one(more.data(), 33)), 1);
+  EXPECT_EQ(context_.sequences().size(0), 480);
+  EXPECT_EQ(context_.decode(llama_batch_get_one(more.data(), 32)), 0);
+  EXPECT_EQ(context_.sequences().size(0), 512);
+}
+
+TEST_F(PlainContext, CopiesCountOnce) {
+  const std::vector<llama_token> text = some_tokens(480);
+  for (int begin = 0; begin < 480; begin += 96)
+    session_.decode({{0, part(text, begin, begin + 96)}});
+  session_.fork(0, 1);
+  session_.decode({{0, {1}}, {1, {2}}});
+  EXPECT_EQ(context_.sequences().total(), 962);
+}
+
+TEST_F(PlainContext, RefusesToTakeTokensOutOfTheMiddle) {
+  session_.decode({{0, some_tokens(20)}});
+  EXPECT_FALSE(context_.sequences().remove(0, 5, 10));
+  EXPECT_FALSE(context_.sequences().remove(0, 0, 10));
+  EXPECT_EQ(context_.sequences().size(0), 20);
+  EXPECT_TRUE(context_.sequences().remove(0, 25, -1));
+  EXPECT_TRUE(context_.sequences().remove(0, 5, 25));
+  EXPECT_EQ(context_.sequences().size(0), 5);
+}
+
+TEST_F(PlainContext, KeepsASequenceThatCannotGoOnFromGoingOn) {
+  session_.decode({{0, some_tokens(20)}});
+  context_.sequences().break_off(0, "positions were moved");
+  std::vector<llama_token> more = {5};
+  expect_says(failure(context_, llama_batch_get_one(more.data(), 1)), "positions were moved");
+  EXPECT_TRUE(context_.sequences().remove(0, -1, -1));
+  EXPECT_EQ(context_.decode(llama_batch_get_one(more.data(), 1)), 0);
+}
+
+TEST_F(PlainContext, ReportsAnErrorOfTheOperatorAndTakesTheBatchBack) {
+  session_.decode({{0, some_tokens(20)}});
+  const Rows before = session_.decode({{0, {7}}});
+  ASSERT_TRUE(session_.cut(0, 20));
+  // Embeddings of infinity reach the cache as keys.
+  std::vector<float> embeddings(static_cast<std::size_t>(2 * llama_model_n_embd(model_.get())),
+                                std::numeric_limits<float>::infinity());
+  llama_batch batch = llama_batch_get_one(nullptr, 2);
+  batch.embd = embeddings.data();
+  expect_says(failure(context_, batch), "must be finite");
+  EXPECT_EQ(context_.sequences().size(0), 20);
+  EXPECT_EQ(difference(before, session_.decode({{0, {7}}})), 0);
+}
+
+TEST_F(PlainContext, StopsWhereTheProgramAborts) {
+  session_.decode({{0, some_tokens(20)}});
+  std::vector<llama_token> more = some_tokens(5);
+  for (const int limit : {1, 12, 30}) {  // before the first layer, between layers, behind the last
+    struct Nodes {
+      int limit, count;
+    } nodes{limit, 0};
+    context_.set_abort_callback(
+        [](void* data) {
+          Nodes& nodes = *static_cast<Nodes*>(data);
+          return ++nodes.count > nodes.limit;
+        },
+        &nodes);
+    EXPECT_EQ(context_.decode(llama_batch_get_one(more.data(), 5)), 2) << limit;
+    EXPECT_EQ(context_.sequences().size(0), 20) << limit;
+  }
+  context_.set_abort_callback(nullptr, nullptr);
+  EXPECT_EQ(context_.decode(llama_batch_get_one(more.data(), 5)), 0);
+  EXPECT_EQ(context_.sequences().size(0), 25);
+}
+
+TEST_F(PlainContext, RefusesDamagedStates) {
+  session_.decode({{0, some_tokens(20)}});
+  std::string state = session_.save(0);
+  state[state.size() / 2] = static_cast<char>(state[state.size() / 2] ^ 4);
+  EXPECT_THROW(session_.restore(state, 1, 20), Error);
+  EXPECT_THROW(session_.restore(state.substr(0, 100), 1, 20), Error);
+  EXPECT_THROW(session_.restore("", 1, 20), Error);
+  EXPECT_EQ(context_.sequences().size(1), 0);
+  EXPECT_EQ(context_.sequences().size(0), 20);
+}
+
+TEST(LlamaContext, ShowsGraphsToTheProgramsOwnCallback) {
+  struct Seen {
+    int asked = 0, shown = 0;
+  } seen;
+  llama_context_params params = squat_params();
+  params.cb_eval = [](ggml_tensor* node, bool ask, void* data) {
+    Seen& seen = *static_cast<Seen*>(data);
+    if (node->op == GGML_OP_RMS_NORM) ++(ask ? seen.asked : seen.shown);
+    return node->op == GGML_OP_RMS_NORM;
+  };
+  params.cb_eval_user_data = &seen;
+  const llama_model_ptr model = tiny_model(TinyModel());
+  SquatSession session(model.get(), params, exact_config());
+  OwnSession own(model.get(), server_params());
+  EXPECT_LT(difference(own.decode({{0, some_tokens(20)}}), session.decode({{0, some_tokens(20)}})),
+            1e-3);
+  EXPECT_GT(seen.shown, 4);
+  EXPECT_EQ(seen.asked, seen.shown);
+}
+
+TEST(LlamaContext, HoldsNoMoreOfWindowsThanTheySee) {
+  TinyModel description;
+  description.architecture = "gemma3";
+  const llama_model_ptr model = tiny_model(description);
+  Config config = Config::recommended(4);
+  SquatSession session(model.get(), squat_params(), config);
+  EXPECT_EQ(session.own().cache().config().exact_tokens, 0);
+  session.decode({{0, some_tokens(96)}});
+  session.decode({{0, some_tokens(96)}});
+  session.decode({{0, some_tokens(96)}});
+  EXPECT_GT(session.own().sequences().min_position(0), 0);
+  // Further back than windows allow, then as far as they do.
+  EXPECT_FALSE(session.cut(0, 40));
+  EXPECT_EQ(session.own().sequences().size(0), 288);
+  EXPECT_TRUE(session.cut(0, 288 - 64));
+  EXPECT_TRUE(session.cut(0, 0));
+}
+
+}  // namespace
+}  // namespace squat::testing

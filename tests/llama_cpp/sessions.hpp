@@ -1,0 +1,171 @@
+// The same calls to llama.cpp's own context and to one on a SQuat cache.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <squat/llama_cpp.hpp>
+#include <sstream>
+
+#include "tiny_session.hpp"
+
+namespace squat::testing {
+
+/// New tokens of a sequence.
+struct Piece {
+  llama_seq_id sequence;
+  std::vector<llama_token> tokens;
+};
+
+using Rows = std::vector<std::vector<float>>;  // of logits
+
+/// A context under test: what a server does with it.
+class Session {
+ public:
+  explicit Session(int vocabulary) : vocabulary_(vocabulary) {}
+  virtual ~Session() = default;
+
+  /// One batch; the logits after each of its tokens, in order.
+  Rows decode(const std::vector<Piece>& pieces) {
+    std::vector<llama_token> tokens;
+    std::vector<llama_pos> positions;
+    std::vector<llama_seq_id> sequences;
+    for (const Piece& piece : pieces)
+      for (const llama_token token : piece.tokens) {
+        tokens.push_back(token);
+        positions.push_back(next_[piece.sequence]++);
+        sequences.push_back(piece.sequence);
+      }
+    std::vector<std::int32_t> counts(tokens.size(), 1);
+    std::vector<llama_seq_id*> lists;
+    for (llama_seq_id& sequence : sequences) lists.push_back(&sequence);
+    std::vector<std::int8_t> wanted(tokens.size(), 1);
+    const llama_batch batch{static_cast<std::int32_t>(tokens.size()),
+                            tokens.data(),
+                            nullptr,
+                            positions.data(),
+                            counts.data(),
+                            lists.data(),
+                            wanted.data()};
+    if (const std::int32_t status = compute(batch); status != 0)
+      throw std::runtime_error("decode returns " + std::to_string(status));
+    Rows rows;
+    for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
+      const float* row = llama_get_logits_ith(context(), i);
+      rows.emplace_back(row, row + vocabulary_);
+    }
+    return rows;
+  }
+
+  bool cut(llama_seq_id sequence, llama_pos size) {
+    if (!remove(sequence, size, -1)) return false;
+    next_[sequence] = std::min(next_[sequence], size);
+    return true;
+  }
+  void fork(llama_seq_id from, llama_seq_id to) {
+    copy(from, to);
+    next_[to] = next_[from];
+  }
+  void restore(const std::string& state, llama_seq_id sequence, llama_pos size) {
+    load(state, sequence);
+    next_[sequence] = size;
+  }
+  llama_pos size(llama_seq_id sequence) { return next_[sequence]; }
+
+  virtual llama_context* context() = 0;
+  virtual std::string save(llama_seq_id sequence) = 0;
+
+ protected:
+  virtual std::int32_t compute(const llama_batch& batch) = 0;
+  virtual bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) = 0;
+  virtual void copy(llama_seq_id from, llama_seq_id to) = 0;
+  virtual void load(const std::string& state, llama_seq_id sequence) = 0;
+
+ private:
+  int vocabulary_;
+  std::map<llama_seq_id, llama_pos> next_;
+};
+
+/// llama.cpp as it is.
+class OwnSession : public Session {
+ public:
+  OwnSession(llama_model* model, const llama_context_params& params)
+      : Session(llama_vocab_n_tokens(llama_model_get_vocab(model))),
+        context_(llama_init_from_model(model, params)) {
+    if (!context_) throw std::runtime_error("llama.cpp has no context");
+  }
+  llama_context* context() override { return context_.get(); }
+  std::string save(llama_seq_id sequence) override {
+    std::string state(llama_state_seq_get_size(context(), sequence), '\0');
+    llama_state_seq_get_data(context(), reinterpret_cast<std::uint8_t*>(state.data()), state.size(),
+                             sequence);
+    return state;
+  }
+
+ protected:
+  std::int32_t compute(const llama_batch& batch) override { return llama_decode(context(), batch); }
+  bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) override {
+    return llama_memory_seq_rm(llama_get_memory(context()), sequence, begin, end);
+  }
+  void copy(llama_seq_id from, llama_seq_id to) override {
+    llama_memory_seq_rm(llama_get_memory(context()), to, -1, -1);
+    llama_memory_seq_cp(llama_get_memory(context()), from, to, -1, -1);
+  }
+  void load(const std::string& state, llama_seq_id sequence) override {
+    if (llama_state_seq_set_data(context(), reinterpret_cast<const std::uint8_t*>(state.data()),
+                                 state.size(), sequence) == 0)
+      throw std::runtime_error("llama.cpp does not load its own state");
+  }
+
+ private:
+  llama_context_ptr context_;
+};
+
+/// On a SQuat cache.
+class SquatSession : public Session {
+ public:
+  SquatSession(llama_model* model, const llama_context_params& params, const Config& config)
+      : Session(llama_vocab_n_tokens(llama_model_get_vocab(model))),
+        context_(model, params, config) {}
+  llama_context* context() override { return context_; }
+  std::string save(llama_seq_id sequence) override {
+    std::ostringstream out;
+    context_.sequences().save(out, sequence);
+    return out.str();
+  }
+  LlamaContext& own() { return context_; }
+
+ protected:
+  std::int32_t compute(const llama_batch& batch) override { return context_.decode(batch); }
+  bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) override {
+    return context_.sequences().remove(sequence, begin, end);
+  }
+  void copy(llama_seq_id from, llama_seq_id to) override {
+    context_.sequences().remove(to, -1, -1);
+    context_.sequences().copy(from, to, -1, -1);
+  }
+  void load(const std::string& state, llama_seq_id sequence) override {
+    std::istringstream in(state);
+    context_.sequences().load(in, sequence);
+  }
+
+ private:
+  LlamaContext context_;
+};
+
+/// A tiny model in memory.
+inline llama_model_ptr tiny_model(const TinyModel& model) {
+  llama_log_set(
+      [](ggml_log_level level, const char* text, void*) {
+        if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+      },
+      nullptr);
+  const TemporaryFile file;
+  write_tiny_model(model, file.path());
+  llama_model_params load = llama_model_default_params();
+  load.n_gpu_layers = 0;
+  llama_model_ptr loaded(llama_model_load_from_file(file.path().c_str(), load));
+  if (!loaded) throw std::runtime_error("llama.cpp does not load " + model.architecture);
+  return loaded;
+}
+
+}  // namespace squat::testing
