@@ -41,7 +41,7 @@ void write_attention(GgufWriter& writer, const TinyModel& model, const Details& 
     writer.norm(at + "attn_q_norm", model.head_dim, kScoreGain);
     writer.norm(at + "attn_k_norm", model.head_dim, kScoreGain);
   }
-  writer.linear(at + "attn_output", queries, model.embedding);
+  writer.linear(at + "attn_output", queries, model.embedding, kAttentionGain);
 }
 
 void write_layer(GgufWriter& writer, const TinyModel& model, const Details& details,

@@ -13,6 +13,9 @@ namespace squat::testing {
 /// product).
 inline constexpr double kScoreGain = 1.4;
 
+/// Of attention's outputs: a mean over several tokens is small.
+inline constexpr double kAttentionGain = 2;
+
 inline std::string block(int layer) { return "blk." + std::to_string(layer) + "."; }
 
 /// gate, up and down, without biases.
@@ -30,5 +33,12 @@ inline void write_output(GgufWriter& writer, const TinyModel& model) {
 
 /// llama, qwen2, qwen2vl, qwen3, phi3, gemma2, gemma3
 void write_tiny_decoder(GgufWriter& writer, const TinyModel& model);
+
+void write_tiny_gpt_oss(GgufWriter& writer, const TinyModel& model);
+void write_tiny_deepseek2(GgufWriter& writer, const TinyModel& model);
+void write_tiny_bloom(GgufWriter& writer, const TinyModel& model);
+void write_tiny_jamba(GgufWriter& writer, const TinyModel& model);
+void write_tiny_bert(GgufWriter& writer, const TinyModel& model);
+void write_tiny_t5(GgufWriter& writer, const TinyModel& model);
 
 }  // namespace squat::testing

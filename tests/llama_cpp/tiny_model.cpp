@@ -28,6 +28,12 @@ const std::map<std::string, Architecture>& architectures() {
       {"gemma3", {write_tiny_decoder, 7, false, false, 6}},
       {"gemma2", {write_tiny_decoder, 2, false, false, 2}},
       {"qwen2vl", {write_tiny_decoder, 2, true}},
+      {"gpt-oss", {write_tiny_gpt_oss, 2, false, false, 2}},
+      {"deepseek2", {write_tiny_deepseek2, 2, false, true}},
+      {"bloom", {write_tiny_bloom, 2, true, true}},
+      {"jamba", {write_tiny_jamba, 2, true}},
+      {"bert", {write_tiny_bert, 2, true}},
+      {"t5", {write_tiny_t5, 2, false, true}},
   };
   return all;
 }
@@ -36,7 +42,7 @@ const Architecture& find(const std::string& name) {
   const auto found = architectures().find(name);
   if (found != architectures().end()) return found->second;
   std::string known;
-  for (const std::string& architecture : tiny_architectures()) known += " " + architecture;
+  for (const auto& [architecture, details] : architectures()) known += " " + architecture;
   throw std::invalid_argument("architecture must be one of" + known + ", not " + name);
 }
 
@@ -80,9 +86,15 @@ void PrintTo(const TinyModel& model, std::ostream* out) {
   *out << model.architecture << " of " << model.head_dim;
 }
 
-const std::vector<std::string>& tiny_architectures() {
-  static const std::vector<std::string> all{"llama",  "qwen2",  "qwen3",  "phi3",
-                                            "gemma3", "gemma2", "qwen2vl"};
+const std::vector<std::string>& tiny_decoders() {
+  static const std::vector<std::string> all{"llama",     "qwen2",   "qwen3",  "phi3",
+                                            "gemma3",    "qwen2vl", "gemma2", "gpt-oss",
+                                            "deepseek2", "bloom",   "jamba"};
+  return all;
+}
+
+const std::vector<std::string>& tiny_encoders() {
+  static const std::vector<std::string> all{"bert", "t5"};
   return all;
 }
 
@@ -106,6 +118,8 @@ TinyModel completed(TinyModel model) {
           model.window_period, "at least 2");  // llama.cpp wants a layer with a window
   require(model.rotary_dim == model.head_dim || model.architecture == "phi3", "rotary_dim",
           model.rotary_dim, "head_dim, " + std::to_string(model.head_dim) + ", but for phi3");
+  require(model.latent_cache || model.architecture == "deepseek2", "latent_cache", 0,
+          "true but for deepseek2");
   require(!model.rotary_factors || model.architecture == "llama", "rotary_factors", 1,
           "false but for llama");
   return model;

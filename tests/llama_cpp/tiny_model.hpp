@@ -8,7 +8,7 @@
 
 namespace squat::testing {
 
-/// What 0 stands for is the architecture's own: see tiny_architectures().
+/// One of tiny_decoders() or tiny_encoders(). 0 stands for the architecture's own.
 struct TinyModel {
   std::string architecture = "llama";  ///< as in the file's general.architecture
   std::uint32_t seed = 1;
@@ -25,14 +25,19 @@ struct TinyModel {
   int rotary_dim = 0;                   ///< 0: head_dim; phi3 takes fewer
   std::string rotary_scaling = "none";  ///< or "linear" or "yarn", by 4
   bool rotary_factors = false;          ///< llama's; phi3 always has long and short ones
+  bool latent_cache = true;  ///< deepseek2: what keys and values are made from, or these themselves
 };
 
 /// For the names of tests.
 void PrintTo(const TinyModel& model, std::ostream* out);
 
-/// All that write_tiny_model knows. Attention of the first ones has queries, keys and values of one
-/// width, and no more than a scale and a window.
-const std::vector<std::string>& tiny_architectures();
+/// What needs no encoder. Attention of the first five has queries, keys and values of one width,
+/// rotary embedding by one position, and no more than a scale and a window. Then come qwen2vl
+/// (positions of several dimensions), gemma2 (capped scores), gpt-oss (sinks and experts),
+/// deepseek2 (latent attention), bloom (ALiBi) and jamba (every other layer is of Mamba).
+const std::vector<std::string>& tiny_decoders();
+/// bert (embeddings alone, no cache) and t5 (an encoder and a decoder).
+const std::vector<std::string>& tiny_encoders();
 
 /// What is written for the 0s of `model`. Throws std::invalid_argument for what the architecture
 /// does not allow.

@@ -82,6 +82,13 @@ class TinySession {
     return rows;
   }
 
+  /// For a model with an encoder.
+  void encode(std::vector<llama_token> tokens) {
+    const llama_batch batch = llama_batch_get_one(tokens.data(), static_cast<int>(tokens.size()));
+    if (const int status = llama_encode(context_.get(), batch))
+      throw std::runtime_error("llama_encode returns " + std::to_string(status));
+  }
+
   llama_context* context() { return context_.get(); }
   const llama_model* model() const { return model_.get(); }
 

@@ -1,0 +1,66 @@
+// Decoders some of whose layers have a state instead of attention.
+#include "tiny_layers.hpp"
+
+namespace squat::testing {
+namespace {
+
+/// Of Mamba.
+struct StateSizes {
+  explicit StateSizes(const TinyModel& model) : inner(2 * model.embedding) {}
+
+  int inner, state = 16, step_rank = 16, convolution = 4;
+};
+
+void write_mamba(GgufWriter& writer, const TinyModel& model, const std::string& at) {
+  const StateSizes sizes(model);
+  writer.linear(at + "ssm_in", model.embedding, 2 * sizes.inner);
+  writer.linear(at + "ssm_conv1d", sizes.convolution, sizes.inner);
+  writer.bias(at + "ssm_conv1d", sizes.inner);
+  writer.linear(at + "ssm_x", sizes.inner, sizes.step_rank + 2 * sizes.state);
+  writer.norm(at + "ssm_dt_norm", sizes.step_rank);
+  writer.norm(at + "ssm_b_norm", sizes.state);
+  writer.norm(at + "ssm_c_norm", sizes.state);
+  writer.linear(at + "ssm_dt", sizes.step_rank, sizes.inner);
+  // Steps of about 0.03 (after softplus) and decays of 1 to 16, as Mamba begins its training with.
+  writer.random(at + "ssm_dt.bias", {sizes.inner}, -3.5, 0.7);
+  std::vector<float> decays;
+  for (int i = 0; i < sizes.inner * sizes.state; ++i)
+    decays.push_back(static_cast<float>(-1 - i % sizes.state));
+  writer.tensor(at + "ssm_a", {sizes.state, sizes.inner}, decays);
+  writer.random(at + "ssm_d", {sizes.inner}, 1, 0.2);
+  writer.linear(at + "ssm_out", sizes.inner, model.embedding);
+}
+
+}  // namespace
+
+void write_tiny_jamba(GgufWriter& writer, const TinyModel& model) {
+  const StateSizes sizes(model);
+  writer.number("ssm.conv_kernel", sizes.convolution);
+  writer.number("ssm.inner_size", sizes.inner);
+  writer.number("ssm.state_size", sizes.state);
+  writer.number("ssm.time_step_rank", sizes.step_rank);
+  writer.random("token_embd.weight", {model.embedding, model.vocabulary}, 0, 1);
+
+  std::vector<std::int32_t> kv_heads;  // of each layer; 0 for those with a state
+  for (int layer = 0; layer < model.layers; ++layer) {
+    const std::string at = block(layer);
+    const bool attention = layer % 2 == 1;
+    kv_heads.push_back(attention ? model.kv_heads : 0);
+    writer.norm(at + "attn_norm", model.embedding);
+    if (attention) {
+      const std::int64_t keys = model.kv_heads * model.head_dim;
+      writer.linear(at + "attn_q", model.embedding, model.embedding, kScoreGain);
+      writer.linear(at + "attn_k", model.embedding, keys, kScoreGain);
+      writer.linear(at + "attn_v", model.embedding, keys);
+      writer.linear(at + "attn_output", model.embedding, model.embedding, kAttentionGain);
+    } else {
+      write_mamba(writer, model, at);
+    }
+    writer.norm(at + "ffn_norm", model.embedding);
+    write_feed_forward(writer, model, at);
+  }
+  writer.numbers("attention.head_count_kv", kv_heads);
+  write_output(writer, model);
+}
+
+}  // namespace squat::testing
