@@ -8,7 +8,7 @@
 namespace squat::testing {
 namespace {
 
-constexpr std::size_t kMaxTensors = 4096;
+constexpr std::size_t max_tensors = 4096;
 
 /// Bell-shaped with mean 0 and deviation 1. The standard leaves open what its distributions give;
 /// this is the same everywhere.
@@ -38,7 +38,7 @@ GgufWriter::GgufWriter(const std::string& architecture, std::uint32_t seed)
     : prefix_(architecture + "."),
       seed_(seed),
       file_(gguf_init_empty()),
-      context_(ggml_init({kMaxTensors * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true})) {
+      context_(ggml_init({max_tensors * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true})) {
   text("general.architecture", architecture);
   text("general.name", "tiny random model");  // llama.cpp looks for "phi3" and others in it
 }
@@ -75,6 +75,7 @@ void GgufWriter::text(const std::string& key, const std::string& value) {
 
 void GgufWriter::texts(const std::string& key, const std::vector<std::string>& values) {
   std::vector<const char*> pointers;
+  pointers.reserve(values.size());
   for (const std::string& value : values) pointers.push_back(value.c_str());
   gguf_set_arr_str(file_.get(), full(key).c_str(), pointers.data(), pointers.size());
 }

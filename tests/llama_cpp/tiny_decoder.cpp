@@ -24,7 +24,7 @@ struct Details {
 void write_attention(GgufWriter& writer, const TinyModel& model, const Details& details,
                      const std::string& at) {
   const std::int64_t queries = model.heads * model.head_dim, keys = model.kv_heads * model.head_dim;
-  const double gain = details.head_norms ? 1 : kScoreGain;
+  const double gain = details.head_norms ? 1 : score_gain;
   if (details.fused) {
     writer.linear(at + "attn_qkv", model.embedding, queries + 2 * keys, gain);
   } else {
@@ -38,10 +38,10 @@ void write_attention(GgufWriter& writer, const TinyModel& model, const Details& 
     writer.bias(at + "attn_v", keys);
   }
   if (details.head_norms) {
-    writer.norm(at + "attn_q_norm", model.head_dim, kScoreGain);
-    writer.norm(at + "attn_k_norm", model.head_dim, kScoreGain);
+    writer.norm(at + "attn_q_norm", model.head_dim, score_gain);
+    writer.norm(at + "attn_k_norm", model.head_dim, score_gain);
   }
-  writer.linear(at + "attn_output", queries, model.embedding, kAttentionGain);
+  writer.linear(at + "attn_output", queries, model.embedding, attention_gain);
 }
 
 void write_layer(GgufWriter& writer, const TinyModel& model, const Details& details,
@@ -64,6 +64,7 @@ void write_layer(GgufWriter& writer, const TinyModel& model, const Details& deta
 /// Frequencies are divided by these: the low ones by more.
 std::vector<float> rotary_factors(int pairs, double greatest) {
   std::vector<float> factors;
+  factors.reserve(static_cast<std::size_t>(pairs));
   for (int i = 0; i < pairs; ++i)
     factors.push_back(static_cast<float>(1 + (greatest - 1) * i / pairs));
   return factors;

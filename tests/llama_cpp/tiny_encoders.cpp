@@ -6,22 +6,22 @@
 namespace squat::testing {
 namespace {
 
-constexpr int kDistances = 32;  // that T5 tells apart
+constexpr int distances = 32;  // that T5 tells apart
 
 /// T5's: scores are not divided by the root of head_dim.
 void write_t5_attention(GgufWriter& writer, const TinyModel& model, const std::string& at) {
   const std::int64_t width = model.heads * model.head_dim;
   writer.norm(at + "_norm", model.embedding);
-  writer.linear(at + "_q", model.embedding, width, kScoreGain / std::sqrt(model.head_dim));
-  writer.linear(at + "_k", model.embedding, width, kScoreGain);
+  writer.linear(at + "_q", model.embedding, width, score_gain / std::sqrt(model.head_dim));
+  writer.linear(at + "_k", model.embedding, width, score_gain);
   writer.linear(at + "_v", model.embedding, width);
-  writer.linear(at + "_o", width, model.embedding, kAttentionGain);
+  writer.linear(at + "_o", width, model.embedding, attention_gain);
 }
 
 void write_t5_layer(GgufWriter& writer, const TinyModel& model, const std::string& at,
                     bool decoder) {
   write_t5_attention(writer, model, at + "attn");
-  writer.random(at + "attn_rel_b.weight", {model.heads, kDistances}, 0, 1);
+  writer.random(at + "attn_rel_b.weight", {model.heads, distances}, 0, 1);
   if (decoder) write_t5_attention(writer, model, at + "cross_attn");
   writer.norm(at + "ffn_norm", model.embedding);
   write_feed_forward(writer, model, at);
@@ -30,10 +30,10 @@ void write_t5_layer(GgufWriter& writer, const TinyModel& model, const std::strin
 }  // namespace
 
 void write_tiny_bert(GgufWriter& writer, const TinyModel& model) {
-  constexpr int kPooledAsMean = 1, kKindsOfTokens = 2;
+  constexpr int pooled_as_mean = 1, kinds_of_tokens = 2;
   writer.flag("attention.causal", false);
-  writer.number("pooling_type", kPooledAsMean);
-  writer.number("tokenizer.ggml.token_type_count", kKindsOfTokens);
+  writer.number("pooling_type", pooled_as_mean);
+  writer.number("tokenizer.ggml.token_type_count", kinds_of_tokens);
 
   const auto linear = [&](const std::string& name, std::int64_t inputs, std::int64_t outputs,
                           double gain) {
@@ -45,15 +45,15 @@ void write_tiny_bert(GgufWriter& writer, const TinyModel& model) {
     writer.bias(name, model.embedding);
   };
   writer.random("token_embd.weight", {model.embedding, model.vocabulary}, 0, 1);
-  writer.random("token_types.weight", {model.embedding, kKindsOfTokens}, 0, 0.2);
+  writer.random("token_types.weight", {model.embedding, kinds_of_tokens}, 0, 0.2);
   writer.random("position_embd.weight", {model.embedding, model.context_length}, 0, 0.5);
   norm("token_embd_norm");
   for (int layer = 0; layer < model.layers; ++layer) {
     const std::string at = block(layer);
-    linear(at + "attn_q", model.embedding, model.embedding, kScoreGain);
-    linear(at + "attn_k", model.embedding, model.kv_heads * model.head_dim, kScoreGain);
+    linear(at + "attn_q", model.embedding, model.embedding, score_gain);
+    linear(at + "attn_k", model.embedding, model.kv_heads * model.head_dim, score_gain);
     linear(at + "attn_v", model.embedding, model.kv_heads * model.head_dim, 1);
-    linear(at + "attn_output", model.embedding, model.embedding, kAttentionGain);
+    linear(at + "attn_output", model.embedding, model.embedding, attention_gain);
     norm(at + "attn_output_norm");
     linear(at + "ffn_up", model.embedding, model.feed_forward, 1);
     linear(at + "ffn_down", model.feed_forward, model.embedding, 1);
@@ -62,7 +62,7 @@ void write_tiny_bert(GgufWriter& writer, const TinyModel& model) {
 }
 
 void write_tiny_t5(GgufWriter& writer, const TinyModel& model) {
-  writer.number("attention.relative_buckets_count", kDistances);
+  writer.number("attention.relative_buckets_count", distances);
   writer.number("decoder_start_token_id", 0);
   writer.random("token_embd.weight", {model.embedding, model.vocabulary}, 0, 1);
   for (int layer = 0; layer < model.layers; ++layer) {

@@ -23,9 +23,9 @@ void write_mamba(GgufWriter& writer, const TinyModel& model, const std::string& 
   writer.linear(at + "ssm_dt", sizes.step_rank, sizes.inner);
   // Steps of about 0.03 (after softplus) and decays of 1 to 16, as Mamba begins its training with.
   writer.random(at + "ssm_dt.bias", {sizes.inner}, -3.5, 0.7);
-  std::vector<float> decays;
-  for (int i = 0; i < sizes.inner * sizes.state; ++i)
-    decays.push_back(static_cast<float>(-1 - i % sizes.state));
+  std::vector<float> decays(static_cast<std::size_t>(sizes.inner * sizes.state));
+  for (std::size_t i = 0; i < decays.size(); ++i)
+    decays[i] = -1 - static_cast<float>(i % static_cast<std::size_t>(sizes.state));
   writer.tensor(at + "ssm_a", {sizes.state, sizes.inner}, decays);
   writer.random(at + "ssm_d", {sizes.inner}, 1, 0.2);
   writer.linear(at + "ssm_out", sizes.inner, model.embedding);
@@ -49,10 +49,10 @@ void write_tiny_jamba(GgufWriter& writer, const TinyModel& model) {
     writer.norm(at + "attn_norm", model.embedding);
     if (attention) {
       const std::int64_t keys = model.kv_heads * model.head_dim;
-      writer.linear(at + "attn_q", model.embedding, model.embedding, kScoreGain);
-      writer.linear(at + "attn_k", model.embedding, keys, kScoreGain);
+      writer.linear(at + "attn_q", model.embedding, model.embedding, score_gain);
+      writer.linear(at + "attn_k", model.embedding, keys, score_gain);
       writer.linear(at + "attn_v", model.embedding, keys);
-      writer.linear(at + "attn_output", model.embedding, model.embedding, kAttentionGain);
+      writer.linear(at + "attn_output", model.embedding, model.embedding, attention_gain);
     } else {
       write_mamba(writer, model, at);
     }

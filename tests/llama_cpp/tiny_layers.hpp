@@ -9,12 +9,11 @@
 
 namespace squat::testing {
 
-/// Queries and keys with this deviation each give scores with twice the deviation 1 (their
-/// product).
-inline constexpr double kScoreGain = 1.4;
+/// Queries and keys that both have this deviation give scores with a deviation of about 2.
+inline constexpr double score_gain = 1.4;
 
 /// Of attention's outputs: a mean over several tokens is small.
-inline constexpr double kAttentionGain = 2;
+inline constexpr double attention_gain = 2;
 
 inline std::string block(int layer) { return "blk." + std::to_string(layer) + "."; }
 

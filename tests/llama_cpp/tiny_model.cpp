@@ -1,7 +1,6 @@
 #include "tiny_model.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <stdexcept>
 
@@ -46,10 +45,14 @@ const Architecture& find(const std::string& name) {
   throw std::invalid_argument("architecture must be one of" + known + ", not " + name);
 }
 
+/// Throws unless `fulfilled`.
+void require(bool fulfilled, const std::string& argument, const std::string& value,
+             const std::string& allowed) {
+  if (!fulfilled) throw std::invalid_argument(argument + " must be " + allowed + ", not " + value);
+}
+
 void require(bool fulfilled, const std::string& argument, int value, const std::string& allowed) {
-  if (!fulfilled)
-    throw std::invalid_argument(argument + " must be " + allowed + ", not " +
-                                std::to_string(value));
+  require(fulfilled, argument, std::to_string(value), allowed);
 }
 
 void write_rotary(GgufWriter& writer, const TinyModel& model) {
@@ -82,8 +85,8 @@ void write_sizes(GgufWriter& writer, const TinyModel& model) {
 
 }  // namespace
 
-void PrintTo(const TinyModel& model, std::ostream* out) {
-  *out << model.architecture << " of " << model.head_dim;
+std::ostream& operator<<(std::ostream& out, const TinyModel& model) {
+  return out << model.architecture << " of " << model.head_dim;
 }
 
 const std::vector<std::string>& tiny_decoders() {
@@ -101,6 +104,9 @@ const std::vector<std::string>& tiny_encoders() {
 TinyModel completed(TinyModel model) {
   const Architecture& architecture = find(model.architecture);
   const int width = model.heads * model.head_dim;
+  require(model.heads > 0, "heads", model.heads, "positive");
+  require(model.head_dim > 0 && model.head_dim % 16 == 0, "head_dim", model.head_dim,
+          "a positive multiple of 16");
   if (model.layers == 0) model.layers = architecture.layers;
   if (model.kv_heads == 0)
     model.kv_heads = architecture.unshared ? model.heads : std::max(1, model.heads / 2);
@@ -108,7 +114,8 @@ TinyModel completed(TinyModel model) {
   if (model.window_period == 0) model.window_period = architecture.window_period;
   if (model.rotary_dim == 0) model.rotary_dim = model.head_dim;
 
-  require(model.heads % model.kv_heads == 0, "kv_heads", model.kv_heads,
+  require(model.layers > 0, "layers", model.layers, "positive");
+  require(model.kv_heads > 0 && model.heads % model.kv_heads == 0, "kv_heads", model.kv_heads,
           "a divisor of heads, " + std::to_string(model.heads));
   require(!architecture.unshared || model.kv_heads == model.heads, "kv_heads", model.kv_heads,
           "heads, " + std::to_string(model.heads) + ", for " + model.architecture);
@@ -118,9 +125,12 @@ TinyModel completed(TinyModel model) {
           model.window_period, "at least 2");  // llama.cpp wants a layer with a window
   require(model.rotary_dim == model.head_dim || model.architecture == "phi3", "rotary_dim",
           model.rotary_dim, "head_dim, " + std::to_string(model.head_dim) + ", but for phi3");
-  require(model.latent_cache || model.architecture == "deepseek2", "latent_cache", 0,
+  const std::string& scaling = model.rotary_scaling;
+  require(scaling == "none" || scaling == "linear" || scaling == "yarn", "rotary_scaling", scaling,
+          "none, linear or yarn");
+  require(model.latent_cache || model.architecture == "deepseek2", "latent_cache", "false",
           "true but for deepseek2");
-  require(!model.rotary_factors || model.architecture == "llama", "rotary_factors", 1,
+  require(!model.rotary_factors || model.architecture == "llama", "rotary_factors", "true",
           "false but for llama");
   return model;
 }

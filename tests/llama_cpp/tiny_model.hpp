@@ -29,7 +29,7 @@ struct TinyModel {
 };
 
 /// For the names of tests.
-void PrintTo(const TinyModel& model, std::ostream* out);
+std::ostream& operator<<(std::ostream& out, const TinyModel& model);
 
 /// What needs no encoder. Attention of the first five has queries, keys and values of one width,
 /// rotary embedding by one position, and no more than a scale and a window. Then come qwen2vl

@@ -235,6 +235,9 @@ TEST(TinyModel, RefusesWhatAnArchitectureDoesNotAllow) {
   model.kv_heads = 2;
   model.rotary_dim = 32;
   EXPECT_EQ(refusal(model), "rotary_dim must be head_dim, 64, but for phi3, not 32");
+  model.rotary_dim = 0;
+  model.rotary_scaling = "longrope";
+  EXPECT_EQ(refusal(model), "rotary_scaling must be none, linear or yarn, not longrope");
 }
 
 }  // namespace

@@ -19,10 +19,10 @@ void write_gpt_oss_layer(GgufWriter& writer, const TinyModel& model, int experts
     writer.linear(at + name, inputs, outputs, gain);
     writer.bias(at + name, outputs);
   };
-  linear("attn_q", model.embedding, queries, kScoreGain);
-  linear("attn_k", model.embedding, keys, kScoreGain);
+  linear("attn_q", model.embedding, queries, score_gain);
+  linear("attn_k", model.embedding, keys, score_gain);
   linear("attn_v", model.embedding, keys, 1);
-  linear("attn_output", queries, model.embedding, kAttentionGain);
+  linear("attn_output", queries, model.embedding, attention_gain);
   writer.random(at + "attn_sinks.weight", {model.heads}, 1, 1);
 
   writer.norm(at + "post_attention_norm", model.embedding);
@@ -74,31 +74,31 @@ void write_latent_attention(GgufWriter& writer, const TinyModel& model, const La
                             const std::string& at) {
   writer.linear(at + "attn_q_a", model.embedding, widths.query_latent);
   writer.norm(at + "attn_q_a_norm", widths.query_latent);
-  writer.linear(at + "attn_q_b", widths.query_latent, model.heads * widths.key(), kScoreGain);
-  writer.linear(at + "attn_kv_a_mqa", model.embedding, widths.latent + widths.rotary, kScoreGain);
+  writer.linear(at + "attn_q_b", widths.query_latent, model.heads * widths.key(), score_gain);
+  writer.linear(at + "attn_kv_a_mqa", model.embedding, widths.latent + widths.rotary, score_gain);
   writer.norm(at + "attn_kv_a_norm", widths.latent);
   if (model.latent_cache) {
     // Transposed: queries are multiplied with it instead of the latent vectors.
     writer.random(at + "attn_k_b.weight", {widths.plain, widths.latent, model.heads}, 0,
-                  kScoreGain / std::sqrt(widths.latent));
+                  score_gain / std::sqrt(widths.latent));
     writer.linears(at + "attn_v_b", widths.latent, widths.value, model.heads);
   } else {
     writer.linear(at + "attn_kv_b", widths.latent, model.heads * (widths.plain + widths.value),
-                  kScoreGain);
+                  score_gain);
   }
-  writer.linear(at + "attn_output", model.heads * widths.value, model.embedding, kAttentionGain);
+  writer.linear(at + "attn_output", model.heads * widths.value, model.embedding, attention_gain);
 }
 
 }  // namespace
 
 void write_tiny_gpt_oss(GgufWriter& writer, const TinyModel& model) {
-  constexpr int kExperts = 4;
-  writer.number("expert_count", kExperts);
+  constexpr int expert_count = 4;
+  writer.number("expert_count", expert_count);
   writer.number("expert_used_count", 2);
   writer.number("expert_feed_forward_length", model.feed_forward);
   write_embedding(writer, model);
   for (int layer = 0; layer < model.layers; ++layer)
-    write_gpt_oss_layer(writer, model, kExperts, block(layer));
+    write_gpt_oss_layer(writer, model, expert_count, block(layer));
   write_output(writer, model);
 }
 
@@ -131,8 +131,8 @@ void write_tiny_bloom(GgufWriter& writer, const TinyModel& model) {
   for (int layer = 0; layer < model.layers; ++layer) {
     const std::string at = block(layer);
     norm(at + "attn_norm");
-    linear(at + "attn_qkv", model.embedding, 3 * model.embedding, kScoreGain);
-    linear(at + "attn_output", model.embedding, model.embedding, kAttentionGain);
+    linear(at + "attn_qkv", model.embedding, 3 * model.embedding, score_gain);
+    linear(at + "attn_output", model.embedding, model.embedding, attention_gain);
     norm(at + "ffn_norm");
     linear(at + "ffn_up", model.embedding, model.feed_forward, 1);
     linear(at + "ffn_down", model.feed_forward, model.embedding, 1);

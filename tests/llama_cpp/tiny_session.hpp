@@ -99,10 +99,11 @@ class TinySession {
   llama_context_ptr context_;
 };
 
-/// Ordinary tokens, all different in any 40.
+/// All different where there are not more of them than of the vocabulary, but for 3.
 inline std::vector<llama_token> some_tokens(int count, int vocabulary = 320) {
-  std::vector<llama_token> tokens;
-  for (int i = 0; i < count; ++i) tokens.push_back(3 + i * 73 % (vocabulary - 3));
+  std::vector<llama_token> tokens(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i)
+    tokens[static_cast<std::size_t>(i)] = 3 + i * 73 % (vocabulary - 3);
   return tokens;
 }
 

@@ -27,9 +27,9 @@ std::string byte_token(int byte) {
 }  // namespace
 
 void write_tiny_vocabulary(GgufWriter& writer, int tokens) {
-  if (tokens < kMinTinyVocabulary)
+  if (tokens < min_tiny_vocabulary)
     throw std::invalid_argument("vocabulary must be at least " +
-                                std::to_string(kMinTinyVocabulary) + ", not " +
+                                std::to_string(min_tiny_vocabulary) + ", not " +
                                 std::to_string(tokens));
   std::vector<std::string> texts;
   std::vector<float> scores;  // the greatest decides which pair of neighbors is joined first
@@ -44,7 +44,7 @@ void write_tiny_vocabulary(GgufWriter& writer, int tokens) {
   add("</s>", 0, LLAMA_TOKEN_TYPE_CONTROL);
   for (int byte = 0; byte < 256; ++byte) add(byte_token(byte), 0, LLAMA_TOKEN_TYPE_BYTE);
   const std::vector<std::string> ordinary = pieces();
-  for (int i = 0; i < tokens - kMinTinyVocabulary; ++i) {
+  for (int i = 0; i < tokens - min_tiny_vocabulary; ++i) {
     if (i < static_cast<int>(ordinary.size()))
       add(ordinary[static_cast<std::size_t>(i)], static_cast<float>(-i), LLAMA_TOKEN_TYPE_NORMAL);
     else

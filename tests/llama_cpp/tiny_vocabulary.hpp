@@ -6,7 +6,7 @@
 namespace squat::testing {
 
 /// The special tokens and all bytes.
-inline constexpr int kMinTinyVocabulary = 259;
+inline constexpr int min_tiny_vocabulary = 259;
 
 /// Tokens of SentencePiece: <unk>, <s>, </s>, all bytes, the space, letters, pairs of letters, and
 /// unused ones if there are more.
