@@ -128,6 +128,25 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
     }
 }
 
+TEST_P(Encode, AddsProductsAsEigenDoes) {
+  for (const Index rows : {4, 8, 20})
+    for (const Index columns : {8, 16, 24, 64, 88, 128, 200})
+      for (const Index n : {1, 7, 64}) {
+        // Parts of larger matrices, whose other elements stay.
+        const Matrix<float> a = random_matrix<float>(rows, n + 3, static_cast<unsigned>(rows));
+        const Matrix<float> b = random_matrix<float>(n, columns + 5, static_cast<unsigned>(n));
+        const Matrix<float> before = random_matrix<float>(rows, columns + 2, 9);
+        Matrix<float> out = before;
+        kernels<2>().add_products(a.data(), a.cols(), b.data(), b.cols(), out.data(), out.cols(),
+                                  rows, n, columns);
+        Matrix<double> want = before.cast<double>();
+        want.leftCols(columns) += a.leftCols(n).cast<double>() * b.leftCols(columns).cast<double>();
+        EXPECT_LT((out.cast<double>() - want).cwiseAbs().maxCoeff(), 1e-5 * std::sqrt(n))
+            << rows << " x " << n << " x " << columns;
+        EXPECT_EQ(out.rightCols(2), before.rightCols(2));
+      }
+}
+
 /// What is read back, and codes, whatever they were made of.
 void expect_in_range(const Affine<float>& affine, const Bytes& codes, int bits, int scale_bits) {
   const float most = scale_bits == 8 ? 61440.0f : largest_stored(scale_bits);

@@ -1,7 +1,7 @@
 // Chooses the encoding kernels that this machine runs.
 #pragma once
 
-#include <squat/simd/avx2_encode.hpp>
+#include <squat/simd/avx512_encode.hpp>
 #include <squat/simd/dispatch.hpp>
 
 namespace squat::simd {
@@ -9,9 +9,11 @@ namespace squat::simd {
 template <int Bits>
 EncodeKernels encode_kernels_for(InstructionSet set) {
   require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
+#if defined(SQUAT_HAVE_AVX512)
+  if (set == InstructionSet::avx512) return Avx512Encode::kernels<Bits>();
+#endif
 #if defined(SQUAT_HAVE_AVX2)
-  if (set == InstructionSet::avx2 || set == InstructionSet::avx512)
-    return Avx2Encode::kernels<Bits>();
+  if (set == InstructionSet::avx2) return Avx2Encode::kernels<Bits>();
 #endif
   return PortableEncode::kernels<Bits>();
 }
