@@ -18,8 +18,10 @@ void attend_exact(const LayerCache<Scalar>& layer, const ModelShape& shape, cons
                   const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out, float* log_sum_exp,
                   Executor& executor) {
   using Real = ComputeType<Scalar>;
-  constexpr Index query_tile = 64;
   const Index d = shape.head_dim, heads = shape.heads_per_kv();
+  // Each tile dequantizes all that it sees, so it has as many rows as the second-level cache takes
+  // gladly.
+  const Index query_tile = std::max(std::max(Index{24576} / d, Index{256}) / heads, Index{1});
   const Real scale = static_cast<Real>(
       shape.softmax_scale > 0 ? shape.softmax_scale : 1 / std::sqrt(static_cast<double>(d)));
   const Index tiles = (rows.count() + query_tile - 1) / query_tile;
