@@ -21,7 +21,6 @@ class Interleaving {
       : shape_(shape),
         cache_(shape, config, sequences),
         reference_(shape, config, sequences),
-        still_prompt_(static_cast<std::size_t>(shape.layers * sequences), true),
         random_(seed) {}
 
   void run(int calls) {
@@ -50,9 +49,6 @@ class Interleaving {
  private:
   Index below(Index end) { return static_cast<Index>(random_() % static_cast<unsigned>(end)); }
   unsigned seed() { return static_cast<unsigned>(random_()); }
-  std::vector<bool>::reference still_prompt(Index layer, Index sequence) {
-    return still_prompt_[static_cast<std::size_t>(layer * cache_.sequences() + sequence)];
-  }
   void log(const std::string& what) { log_ += "\n  " + what; }
   static CallOptions of(Index sequence) {
     CallOptions options;
@@ -74,11 +70,7 @@ class Interleaving {
     }
     CallOptions options = of(sequence);
     options.mask = mask;
-    if (!reference_.layer(layer, sequence).has_valid()) still_prompt(layer, sequence) = true;
-    if (still_prompt(layer, sequence) && below(2) == 0)
-      options.fit = FitQueries::accumulate;
-    else if (reference_.layer(layer, sequence).has_valid())
-      still_prompt(layer, sequence) = false;
+    if (below(8) != 0) options.fit = FitQueries::accumulate;
     log("update layer " + std::to_string(layer) + " sequence " + std::to_string(sequence) + " by " +
         std::to_string(tokens) + (options.fit == FitQueries::accumulate ? ", accumulate" : ""));
     cache_.update(layer, keys, values, queries, options);
@@ -110,8 +102,6 @@ class Interleaving {
     log("fork sequence " + std::to_string(from) + " to " + std::to_string(to));
     cache_.fork(from, to);
     reference_.fork(from, to);
-    for (Index layer = 0; layer < shape_.layers && !cache_.config().shared_svd; ++layer)
-      still_prompt(layer, to) = still_prompt(layer, from);
   }
 
   /// Changes nothing, which compare() sees.
@@ -129,7 +119,6 @@ class Interleaving {
     log("clear");
     cache_.clear();
     reference_.clear();
-    still_prompt_.assign(still_prompt_.size(), true);
   }
 
   void compare() {
@@ -149,7 +138,6 @@ class Interleaving {
   ModelShape shape_;
   SQuatCache<Scalar, KeyBits, ValueBits> cache_;
   ReferenceCache<Scalar, KeyBits, ValueBits> reference_;
-  std::vector<bool> still_prompt_;  // [layers, sequences]: later queries may join the fit
   std::mt19937 random_;
   Index most_tokens_ = 0;
   std::string log_;

@@ -16,8 +16,8 @@ namespace squat::testing {
 template <class Scalar>
 struct ReferenceFit {
   Index sequence = -1;
-  std::vector<SecondMoment> moments;
-  std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;
+  std::vector<SecondMoment> moments;                         // empty once the prompt is over
+  std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;  // empty until keys leave
 };
 
 /// One layer of one sequence.
@@ -40,6 +40,10 @@ class ReferenceLayer {
   bool has_valid() const { return std::count(valid_.begin(), valid_.end(), 1) > 0; }
   Index quantized_keys() const { return quantized_keys_; }
   Index quantized_values() const { return quantized_values_; }
+  bool has_leaving_keys() const {
+    const Index least = config_.residual_length + (config_.key_scales == KeyScales::per_token);
+    return size() - quantized_keys_ >= least;
+  }
 
   void append(const Matrix<Scalar>& keys, const Matrix<Scalar>& values,
               const std::vector<std::uint8_t>& mask) {
@@ -138,19 +142,29 @@ class ReferenceCache {
     flush(layer_index, sequence);
     // The prompt of whoever comes first; the same sequence again once it has been emptied.
     if (fit.sequence == -1 || fit.sequence == sequence) {
+      const bool is_over = which == FitQueries::first_update || gathered(fit) >= 1024;
       if (!target.has_valid())
         refit(Fit{}, fit, sequence, queries, mask);
-      else if (which == FitQueries::accumulate)
+      else if (is_over && !fit.feedback.empty())
+        fit.moments.clear();
+      else if (which == FitQueries::accumulate && !fit.moments.empty())
         refit(fit, fit, sequence, queries, mask);
     }
     target.append(keys, values, mask);
   }
 
   void flush(Index layer_index, Index sequence) {
-    const Fit& fit = this->fit(layer_index, sequence);
+    Fit& fit = this->fit(layer_index, sequence);
+    if (fit.feedback.empty() && layer(layer_index, sequence).has_leaving_keys())
+      for (const SecondMoment& moment : fit.moments) {
+        const QuerySubspace subspace =
+            QuerySubspace::fit(moment, config_.subspace_dim, config_.squat_lambda);
+        fit.feedback.emplace_back(config_.rotate_keys ? subspace.rotated() : subspace,
+                                  config_.quant_group_size);
+      }
     const typename Layer::Feedback none(static_cast<std::size_t>(shape_.kv_heads),
                                         ErrorFeedback<ComputeType<Scalar>>(shape_.head_dim));
-    layer(layer_index, sequence).flush(fit.sequence == -1 ? none : fit.feedback);
+    layer(layer_index, sequence).flush(fit.feedback.empty() ? none : fit.feedback);
   }
 
   void fork(Index from, Index to) {
@@ -173,9 +187,17 @@ class ReferenceCache {
                                           (config_.shared_svd ? 0 : sequence))];
   }
 
-  /// fit = `before` with the queries of valid tokens taken in; as it was if there are none.
+  /// Tokens whose queries are in the moments.
+  Index gathered(const Fit& fit) const {
+    return fit.moments.empty() ? 0 : fit.moments.front().count() / shape_.heads_per_kv();
+  }
+
+  /// fit = `before` with the queries of valid tokens taken in; as it was if there are none. Its
+  /// feedback serves until the tokens pass a power of two.
   void refit(Fit before, Fit& fit, Index sequence, const Matrix<Scalar>& queries,
              const std::vector<std::uint8_t>& mask) {
+    Index power = 1;
+    while (power <= gathered(before)) power *= 2;
     if (before.moments.empty())
       before.moments.assign(static_cast<std::size_t>(shape_.kv_heads),
                             SecondMoment(shape_.head_dim));
@@ -185,13 +207,7 @@ class ReferenceCache {
           queries.middleCols(head * d, d), mask);
     if (before.moments.front().count() == 0) return;
     before.sequence = sequence;
-    before.feedback.clear();
-    for (const SecondMoment& moment : before.moments) {
-      const QuerySubspace subspace =
-          QuerySubspace::fit(moment, config_.subspace_dim, config_.squat_lambda);
-      before.feedback.emplace_back(config_.rotate_keys ? subspace.rotated() : subspace,
-                                   config_.quant_group_size);
-    }
+    if (gathered(before) >= power) before.feedback.clear();
     fit = std::move(before);
   }
 

@@ -138,8 +138,9 @@ struct Config {
   /// and fit: attention sinks.
   Index exact_tokens = 0;
   /// Queries of every update shape the metric of the keys that leave the residual next, older ones
-  /// fading by this factor a token; 0: those of the prompt alone (see FitQueries). With per_token a
-  /// metric serves until token_group_size keys are complete.
+  /// fading by this factor a token; 0: those of the prompt alone (see FitQueries). Each update
+  /// makes a new plan, with FitQueries::accumulate too, and moments stay. With per_token a metric
+  /// serves until token_group_size keys are complete.
   double query_decay = 0;
   /// Before RoPE is allowed where ModelShape::rope turns queries, and only there.
   SubspaceQueries subspace_queries = SubspaceQueries::after_rope;

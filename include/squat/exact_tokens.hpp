@@ -10,7 +10,7 @@ namespace squat {
 /// fail.
 template <class Scalar>
 struct ExactTokens {
-  explicit ExactTokens(Index width) : keys(width), values(width) {}
+  explicit ExactTokens(Index width) : keys(width, 0), values(width, 0) {}
 
   Index size() const { return positions.size(); }
   Index position(Index i) const { return *positions.row(i); }
@@ -40,7 +40,7 @@ struct ExactTokens {
   Index bytes() const { return keys.bytes() + values.bytes() + positions.bytes(); }
 
   TokenBuffer<Scalar> keys, values;
-  TokenBuffer<Index> positions{1};
+  TokenBuffer<Index> positions{1, 0};
 };
 
 }  // namespace squat

@@ -75,21 +75,29 @@ class KeyFits {
     std::unique_ptr<Fit> fit;  ///< what the sequence's fit becomes, or null: it stays what it is
     bool may_join;             ///< whether such queries shape a fit at all
     bool goes_on;              ///< whether they follow others of one text, token by token
+    bool wants_plan;           ///< whether the fit has so many more now that a new plan is due
   };
 
   /// Queries of an update of `tokens`, which has not begun.
   Joining join(Index layer, Index sequence, const LayerCache<Scalar>& tokens,
                const MatrixView<Scalar>& queries, const CallOptions& options) const {
     const bool accumulate = options.fit == FitQueries::accumulate, has_valid = tokens.has_valid();
-    Joining joining{nullptr, false, has_valid && !accumulate};
+    Joining joining{nullptr, false, has_valid && !accumulate, true};
+    Index before = 0;
     {
       const Lock lock = guard(layer);
       const Index owner = this->owner(layer, sequence);
-      joining.may_join = owner == nobody || accumulate || config_.query_decay > 0 || !has_valid;
-      if (joining.may_join && (owner == nobody || owner == sequence))
-        joining.fit = continued(has_valid ? own(layer, sequence).get() : nullptr);
+      const Fit* const fit = has_valid ? own(layer, sequence).get() : nullptr;
+      joining.may_join = owner == nobody || (accumulate && !is_complete(fit)) ||
+                         config_.query_decay > 0 || !has_valid;
+      if (joining.may_join && (owner == nobody || owner == sequence)) {
+        joining.fit = continued(fit);
+        before = gathered(*joining.fit);
+      }
     }
     if (joining.fit && !take_in(*joining.fit, tokens, queries, options.mask)) joining.fit = nullptr;
+    if (joining.fit && before > 0 && config_.query_decay == 0)
+      joining.wants_plan = std::ilogb(gathered(*joining.fit)) > std::ilogb(before);
     return joining;
   }
 
@@ -101,6 +109,10 @@ class KeyFits {
       // Keys that come one by one keep to the metric of their row, or each would ask for a new
       // plan.
       if (joining.goes_on && own && tokens.fills_row()) joining.fit->plan = own->plan;
+      if (!joining.wants_plan && own && own->plan) {
+        joining.fit->plan = own->plan;
+        joining.fit->statistics = std::move(own->statistics);
+      }
       const Index owner = this->owner(layer, sequence);  // another may have been first
       if (owner == nobody || owner == sequence) own = std::move(joining.fit);
     } else if (!joining.may_join && own && own->plan) {
@@ -197,6 +209,22 @@ class KeyFits {
  private:
   // Owners of a metric that are no sequence.
   static constexpr Index nobody = -1, calibration = -2;
+
+  // Queries of so many tokens tell of a prompt what it takes. More hardly change the metric, while
+  // their moments take more memory than the codes of as many tokens.
+  static constexpr Index enough_tokens = 1024;
+
+  /// Tokens whose queries are in the moments of a fit, exact ones included.
+  Index gathered(const Fit& fit) const {
+    const Index queries = fit.moments.empty() ? 0 : fit.moments.front().count();
+    return queries == 0 ? 0 : queries / shape_.heads_per_kv() + config_.exact_tokens;
+  }
+
+  /// Whether keys keep to the plan of `fit`, null for none, whatever queries come: they were
+  /// enough, or forgotten when the prompt was over. A few new ones would make a worse plan.
+  bool is_complete(const Fit* fit) const {
+    return fit != nullptr && fit->plan && (fit->moments.empty() || gathered(*fit) >= enough_tokens);
+  }
 
   std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
   std::size_t index(Index layer, Index sequence) const {

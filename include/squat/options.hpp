@@ -28,7 +28,12 @@ class Mask {
 /// Which queries shape the subspace.
 enum class FitQueries {
   first_update,  ///< those of the first update of an empty sequence: the prompt, as published
-  accumulate,    ///< these too: for a prompt that arrives in several chunks
+  /// These too, for a prompt that arrives in several chunks. Each time that the tokens gathered
+  /// pass a power of two, keys that leave the residual from then on have a new subspace and new
+  /// bits per channel, which take a few bytes. 1024 tokens are enough; the prompt is over before
+  /// where keys have left the residual and an update does not ask for this. From then on it has no
+  /// effect: a later chunk does not replace what many queries gave by what a few new ones would.
+  accumulate,
 };
 
 /// The last argument of every call of SQuatCache.

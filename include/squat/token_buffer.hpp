@@ -13,8 +13,10 @@ namespace squat {
 template <class T>
 class TokenBuffer {
  public:
-  explicit TokenBuffer(Index width) : width_(width) {}
-  TokenBuffer(const TokenBuffer& other) : width_(other.width_) {
+  /// A window that slides by one row a token is moved to the front only every `spare_rows` tokens.
+  explicit TokenBuffer(Index width, Index spare_rows = 16)
+      : width_(width), spare_rows_(spare_rows) {}
+  TokenBuffer(const TokenBuffer& other) : width_(other.width_), spare_rows_(other.spare_rows_) {
     reserve(other.size_);
     if (other.size_ > 0) std::copy(other.row(0), other.row(other.size_), append(other.size_));
   }
@@ -34,7 +36,7 @@ class TokenBuffer {
       std::copy(row(0), row(size_), data_.get());
       first_ = 0;
     } else {
-      const Index capacity = size_ + count + spare_rows;
+      const Index capacity = size_ + count + spare_rows_;
       adopt(new T[elements(capacity)], capacity);  // uninitialised: rows are written, then read
     }
   }
@@ -58,16 +60,13 @@ class TokenBuffer {
 
   /// Gives back what a long prompt needed; keeps enough for `expected` rows.
   void shrink(Index expected) noexcept {
-    const Index enough = std::max(size_, expected) + spare_rows;
+    const Index enough = std::max(size_, expected) + spare_rows_;
     if (capacity_ <= 2 * enough) return;
     // Without the memory for a smaller copy the large one serves on.
     if (T* data = new (std::nothrow) T[elements(enough)]) adopt(data, enough);
   }
 
  private:
-  // A window that slides by one row a token is moved to the front only every so many tokens.
-  static constexpr Index spare_rows = 16;
-
   std::size_t elements(Index rows) const { return static_cast<std::size_t>(rows * width_); }
 
   /// Moves to `data`, room for `capacity` rows.
@@ -79,6 +78,7 @@ class TokenBuffer {
   }
 
   Index width_;
+  Index spare_rows_;
   std::unique_ptr<T[]> data_;
   Index capacity_ = 0;
   Index first_ = 0;

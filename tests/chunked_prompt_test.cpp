@@ -1,0 +1,154 @@
+// A prompt that arrives in pieces: what its metric gathers, and what that costs.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "saved_cache.hpp"
+#include "small_cache.hpp"
+
+namespace squat::testing {
+namespace {
+
+CallOptions gathering(FitQueries fit = FitQueries::accumulate) {
+  CallOptions options;
+  options.fit = fit;
+  return options;
+}
+
+/// Takes in tokens [first, end), `piece` at a time.
+void feed(Cache& cache, const Tokens& tokens, Index first, Index end, Index piece,
+          const CallOptions& options = gathering()) {
+  for (; first < end; first += piece) {
+    update(cache, tokens, first, std::min(piece, end - first), options);
+    cache.flush(0);
+  }
+}
+
+/// All `tokens` under the metric of the first `count`, gathered `piece` at a time.
+Rows keys_under_first(const Tokens& tokens, Index count, Index piece) {
+  QueryMoments moments(shape);
+  for (Index first = 0; first < count; first += piece)
+    moments.add<float>(0, tokens.queries.middleRows(first, piece));
+  Cache cache(shape, strong_feedback());
+  cache.calibrate(moments);
+  update(cache, tokens);
+  cache.flush(0);
+  return cache.keys(0);
+}
+
+TEST(ChunkedPrompt, KeysGoByTheQueriesAtTheLastDoubling) {
+  constexpr Index piece = 32, size = 1600;
+  const Tokens tokens(size, 1);
+  Cache cache(shape, strong_feedback());
+  feed(cache, tokens, 0, size, piece);
+  const Rows keys = cache.keys(0);
+  Rows before;
+  for (Index count = piece; count <= 1024; count *= 2) {
+    SCOPED_TRACE(count);
+    const Rows expected = keys_under_first(tokens, count, piece);
+    const Index first = count - piece, end = count == 1024 ? size : 2 * count - piece;
+    EXPECT_TRUE(same(keys.middleRows(first, end - first), expected.middleRows(first, end - first)));
+    if (before.size() > 0)
+      EXPECT_FALSE(same(before.middleRows(first, piece), expected.middleRows(first, piece)));
+    before = expected;
+  }
+}
+
+Config chosen_bits() {
+  Config config = Config::recommended();
+  config.shared_svd = false;
+  return config;
+}
+
+TEST(ChunkedPrompt, HasFewPlansAndForgetsMoments) {
+  const Tokens tokens(4000, 2);
+  Cache cache(shape, chosen_bits()), whole(shape, chosen_bits());
+  feed(whole, tokens, 0, 3999, 3999);
+  feed(whole, tokens, 3999, 4000, 1, {});
+  const MemoryUsage one_plan = whole.memory();
+  const Index moments = 2 * 16 * 16 * Index{sizeof(double)};
+  feed(cache, tokens, 0, 1024, 64);
+  EXPECT_EQ(cache.memory().headers, 5 * one_plan.headers);  // of 64, 128, 256, 512, 1024 tokens
+  EXPECT_GE(cache.memory().subspace, one_plan.subspace + moments);
+  feed(cache, tokens, 1024, 4000, 64);
+  EXPECT_EQ(cache.memory().headers, 5 * one_plan.headers);
+  EXPECT_EQ(cache.memory().subspace, one_plan.subspace);
+}
+
+TEST(ChunkedPrompt, ChoosesBitsByWhatItGathered) {
+  const Tokens tokens(640, 3);
+  Cache gathered(shape, chosen_bits()), first(shape, chosen_bits());
+  feed(gathered, tokens, 0, 640, 64);
+  feed(first, tokens, 0, 640, 64, {});
+  EXPECT_TRUE(same(gathered.keys(0).topRows(64), first.keys(0).topRows(64)));
+  EXPECT_FALSE(same(gathered.keys(0).middleRows(64, 64), first.keys(0).middleRows(64, 64)));
+  EXPECT_EQ(gathered.memory().codes, first.memory().codes);
+}
+
+TEST(ChunkedPrompt, InOnePieceIsThePublishedFit) {
+  const Tokens tokens(1500, 4);
+  for (const Config& config : {strong_feedback(), chosen_bits()}) {
+    Cache one(shape, config), other(shape, config);
+    feed(one, tokens, 0, 1450, 1450, gathering(FitQueries::accumulate));
+    feed(other, tokens, 0, 1450, 1450, gathering(FitQueries::first_update));
+    feed(one, tokens, 1450, 1500, 1, {});
+    feed(other, tokens, 1450, 1500, 1, {});
+    EXPECT_EQ(saved(one) == saved(other), true);
+  }
+}
+
+TEST(ChunkedPrompt, LaterTurnsKeepThePlan) {
+  const Tokens tokens(900, 5);
+  Cache cache(shape, chosen_bits()), fixed(shape, chosen_bits());
+  for (Cache* one : {&cache, &fixed}) {
+    feed(*one, tokens, 0, 256, 64);
+    feed(*one, tokens, 256, 300, 1, {});  // an answer: the prompt is over
+  }
+  const MemoryUsage before = cache.memory();
+  feed(cache, tokens, 300, 900, 64);
+  feed(fixed, tokens, 300, 900, 64, {});
+  EXPECT_EQ(cache.memory().headers, before.headers);
+  EXPECT_EQ(cache.memory().subspace, before.subspace);
+  EXPECT_EQ(saved(cache) == saved(fixed), true);
+}
+
+TEST(ChunkedPrompt, ShortTurnsGatherUntilKeysLeave) {
+  const Tokens tokens(128, 6);
+  const auto keys = [&](FitQueries second_turn) {
+    Cache cache(shape, strong_feedback());
+    feed(cache, tokens, 0, 10, 10);
+    feed(cache, tokens, 10, 15, 1, {});
+    feed(cache, tokens, 15, 128, 113, gathering(second_turn));
+    return cache.keys(0);
+  };
+  EXPECT_FALSE(same(keys(FitQueries::accumulate), keys(FitQueries::first_update)));
+}
+
+TEST(ChunkedPrompt, GoesOnFromAFile) {
+  const Tokens tokens(1300, 7);
+  Cache cache(shape, chosen_bits()), reloaded(shape, chosen_bits());
+  for (Index first = 0; first < 1300; first += 50) {
+    feed(cache, tokens, first, first + 50, 50);
+    feed(reloaded, tokens, first, first + 50, 50);
+    const std::string file = saved(reloaded);
+    reloaded.clear();
+    load(reloaded, file);
+    ASSERT_EQ(saved(reloaded) == saved(cache), true) << first;
+  }
+  EXPECT_TRUE(same(reloaded.keys(0), cache.keys(0)));
+}
+
+TEST(ChunkedPrompt, ExactTokensTakeTheirOwnBytes) {
+  Config none = chosen_bits(), one = chosen_bits();
+  none.exact_tokens = 0;
+  one.exact_tokens = 1;
+  const Tokens tokens(640, 8);
+  Cache without(shape, none), with(shape, one);
+  feed(without, tokens, 0, 640, 64);
+  feed(with, tokens, 0, 640, 64);
+  EXPECT_EQ(with.memory().residual - without.memory().residual,
+            2 * key_width * Index{sizeof(float)} + Index{sizeof(Index)});
+}
+
+}  // namespace
+}  // namespace squat::testing
