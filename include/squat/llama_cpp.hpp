@@ -164,8 +164,6 @@ class LlamaContext {
     for (const ggml_type type : {params.type_k, params.type_v})
       require(!ggml_is_quantized(type), "params.type_k or type_v is ", ggml_type_name(type),
               "; it must be f16: the cache quantizes by itself");
-    require(params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED,
-            "params.flash_attn_type is disabled; it must be auto or enabled");
     require(params.attention_type != LLAMA_ATTENTION_TYPE_NON_CAUSAL,
             "params.attention_type is not causal; a cache is causal");
     require(params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT, "params.ctx_type is ",
@@ -219,6 +217,7 @@ class LlamaContext {
     params.kv_unified = true;
     params.swa_full = true;
     params.type_k = params.type_v = GGML_TYPE_F16;
+    // Also where it is disabled, as Python's binding does: it is this operator that is replaced.
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     params.cb_eval = &LlamaContext::on_node;
     params.cb_eval_user_data = this;

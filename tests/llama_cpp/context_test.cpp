@@ -30,7 +30,6 @@ llama_context_params server_params(int threads = 1) {
 llama_context_params squat_params(int threads = 1) {
   llama_context_params params = server_params(threads);
   params.type_k = params.type_v = GGML_TYPE_F16;
-  params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
   return params;
 }
 
@@ -192,8 +191,6 @@ TEST(LlamaContext, RefusesParametersThatItCannotHonour) {
   };
   expect_says(with([](auto& p) { p.type_k = GGML_TYPE_Q8_0; }), "type_v is q8_0; it must be f16");
   expect_says(with([](auto& p) { p.type_v = GGML_TYPE_Q4_0; }), "type_v is q4_0; it must be f16");
-  expect_says(with([](auto& p) { p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED; }),
-              "params.flash_attn_type is disabled");
   expect_says(with([](auto& p) { p.attention_type = LLAMA_ATTENTION_TYPE_NON_CAUSAL; }),
               "params.attention_type is not causal");
   expect_says(with([](auto& p) {
