@@ -1,6 +1,7 @@
 """What llama-server must do besides answering: refuse what is too long, survive a full context, keep
 slots on disk, take parallel samples. Expected is what it does with its own f16 cache."""
 import os
+import pathlib
 
 from server_workload import GREEDY, Completion, lost, run_jobs, text_of
 
@@ -77,10 +78,16 @@ def check_slots(server):
         expect(server, f"bytes restored to slot {slot}", restored["n_read"], saved["n_written"])
         expect(server, f"the answer from restored slot {slot}", go_on(slot), wanted)
 
-    # Half a file is an error, and not the server's end.
-    os.truncate(f"{server.folder.name}/slot.bin", saved["n_written"] // 2)
-    status, answer = server.post("/slots/0?action=restore", {"filename": "slot.bin"})
-    expect(server, f"status of restoring half a file, {answer}", status, 400)
+    def check_broken():
+        status, answer = server.post("/slots/0?action=restore", {"filename": "slot.bin"})
+        expect(server, f"status of restoring a broken file, {answer}", status, 400)
+
+    path = pathlib.Path(server.folder.name) / "slot.bin"
+    if server.cache.startswith("squat:"):  # llama.cpp's own cache aborts at half a file
+        os.truncate(path, saved["n_written"] // 2)
+        check_broken()
+    path.write_bytes(b"no slot" * 100)
+    check_broken()
     complete(server, prompt="The sea", n_predict=8, id_slot=0)
 
 

@@ -79,11 +79,21 @@ class Server:
         try:
             self.wait_until_healthy()
         except BaseException:
-            self.__exit__()
+            self.end()
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, _, error, __):
+        try:
+            if isinstance(error, (OSError, http.client.HTTPException)):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(5)  # a server that aborts closes its connections first
+                self.check_alive()
+                raise self.failure(repr(error)) from error
+        finally:
+            self.end()
+
+    def end(self):
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
