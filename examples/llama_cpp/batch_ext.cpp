@@ -6,8 +6,7 @@
 namespace {
 
 using squat_preload::find;
-using squat_preload::guarded;
-using squat_preload::report;
+using squat_preload::guarded_batch;
 
 /// What programs have put into their batches.
 class Batches {
@@ -99,7 +98,7 @@ bool llama_batch_ext_set_pos(llama_batch_ext* batch, int32_t index, const llama_
 int32_t llama_process(llama_context* context, llama_process_type type, llama_batch_ext* batch) {
   squat::LlamaContext* own = find(context);
   if (own == nullptr) return SQUAT_NEXT(llama_process)(context, type, batch);
-  return guarded(-1, [&] {
+  return guarded_batch(*own, [&] {
     squat::require(type == LLAMA_PROCESS_TYPE_DECODE,
                    "llama_process: a context on a SQuat cache only decodes");
     Batches::Batch noted = Batches::instance().get(batch);

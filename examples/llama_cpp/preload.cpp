@@ -15,6 +15,7 @@ namespace {
 using squat::LlamaContext;
 using squat_preload::find;
 using squat_preload::guarded;
+using squat_preload::guarded_batch;
 using squat_preload::Registry;
 using squat_preload::report;
 using squat_preload::Settings;
@@ -134,7 +135,7 @@ void llama_set_abort_callback(llama_context* context, ggml_abort_callback callba
 int32_t llama_decode(llama_context* context, llama_batch batch) {
   LlamaContext* own = find(context);
   if (own == nullptr) return SQUAT_NEXT(llama_decode)(context, batch);
-  return guarded(-1, [&] { return own->decode(batch); });
+  return guarded_batch(*own, [&] { return own->decode(batch); });
 }
 
 int32_t llama_encode(llama_context* context, llama_batch batch) {

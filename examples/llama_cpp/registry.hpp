@@ -92,4 +92,13 @@ Result guarded(Result failed, const Work& work) {
   }
 }
 
+/// The same for work on a batch, as llama.h has it: -1, nothing has changed; -3, some of the batch
+/// is in the cache.
+template <class Work>
+std::int32_t guarded_batch(const LlamaContext& context, const Work& work) {
+  const squat::Index before = context.sequences().total();
+  const std::int32_t result = guarded(-1, work);
+  return result == -1 && context.sequences().total() != before ? -3 : result;
+}
+
 }  // namespace squat_preload

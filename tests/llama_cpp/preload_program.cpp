@@ -1,7 +1,8 @@
 // A program of llama.cpp that knows nothing of squat: writes the logits of a script of calls.
 //
 //   preload_program write FILE          writes the logits of the script
-//   preload_program compare FILE ERROR  compares with those in a file; |a - b| / |a| may be ERROR
+//   preload_program compare FILE ERROR  compares with those in a file: |a - b| / |a| is at most
+//                                       ERROR, and not 0 where that is not 0
 //   preload_program refuse              does what a SQuat cache must refuse; fails if it does not
 //
 // Its tests run it as it is, then with libsquat_llama.so preloaded.
@@ -188,7 +189,8 @@ void compare(const std::vector<float>& logits, const char* path, double allowed)
   }
   const double relative = std::sqrt(error / size);
   std::printf("relative error %g, allowed %g\n", relative, allowed);
-  expect(relative > 0 && relative <= allowed, "logits differ, but by no more than is allowed");
+  expect(relative <= allowed, "logits differ by no more than is allowed");
+  expect((relative > 0) == (allowed > 0), "logits differ where another cache is asked for");
 }
 
 }  // namespace

@@ -1,8 +1,6 @@
 # Programs of llama.cpp, as they are, on a SQuat cache. Included where these are set:
 #   SQUAT_LLAMA_CPP_PROGRAMS  folder with llama-server and libsquat_llama.so
 #   SQUAT_TEST_MODEL          GGUF file of a model with a chat template
-find_package(Python3 REQUIRED COMPONENTS Interpreter)
-
 # Both take all cores: ggml's threads wait by spinning.
 set(serial PROCESSORS 2 TIMEOUT 900)
 add_test(NAME llama_cpp.server
@@ -11,10 +9,20 @@ add_test(NAME llama_cpp.server
                  --context 2048)
 set_tests_properties(llama_cpp.server PROPERTIES ${serial})
 
-# It takes llama-cpp-python from PyPI when it runs for the first time.
-if(TARGET squat_llama_replacement)
+# It takes llama-cpp-python from PyPI when it runs for the first time, which is made for a llama.h
+# with llama_process.
+if(SQUAT_LLAMA_HAS_PROCESS)
   add_test(NAME llama_cpp.python_chat
            COMMAND ${CMAKE_CURRENT_LIST_DIR}/python_chat_test
                    $<TARGET_FILE_DIR:squat_llama_replacement> ${SQUAT_TEST_MODEL})
   set_tests_properties(llama_cpp.python_chat PROPERTIES ${serial})
 endif()
+
+# The smallest case of the table that the command makes. Caches of 2.5 bits are far below this bound,
+# and what is wrong is far above.
+add_test(NAME llama_cpp.divergence
+         COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/examples/llama_cpp/divergence
+                 --programs ${SQUAT_LLAMA_CPP_PROGRAMS} -c 512 --chunks 1
+                 ${SQUAT_TEST_MODEL} ${PROJECT_SOURCE_DIR}/README.md q8_0 squat:2.5)
+set_tests_properties(llama_cpp.divergence PROPERTIES ${serial}
+                     PASS_REGULAR_EXPRESSION "squat:2.5` [|] [0-9.]+ [|] [0-9.]+% [|] 0[.]0[0-4]")
