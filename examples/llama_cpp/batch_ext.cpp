@@ -101,11 +101,11 @@ int32_t llama_process(llama_context* context, llama_process_type type, llama_bat
   return guarded_batch(*own, [&] {
     squat::require(type == LLAMA_PROCESS_TYPE_DECODE,
                    "llama_process: a context on a SQuat cache only decodes");
-    Batches::Batch noted = Batches::instance().get(batch);
+    const Batches::Batch noted = Batches::instance().get(batch);
     squat::require(!noted.is_coupled,
                    "llama_process: a token of the batch belongs to several sequences; it must "
                    "belong to one");
-    return own->process(std::move(noted.tokens),
+    return own->process(noted.tokens,
                         [&] { return SQUAT_NEXT(llama_process)(context, type, batch); });
   });
 }

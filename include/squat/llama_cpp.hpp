@@ -114,12 +114,12 @@ class LlamaContext {
       tokens.push_back({sequence, positions.back()});
     }
     batch.pos = positions.data();
-    return process(std::move(tokens), [&] { return llama_.decode(context_.get(), batch); });
+    return process(tokens, [&] { return llama_.decode(context_.get(), batch); });
   }
 
   /// The same for any function of llama.cpp that computes the batch of these `tokens`.
   template <class Compute>
-  std::int32_t process(std::vector<llama_cpp::BatchToken> tokens, const Compute& compute) {
+  std::int32_t process(const std::vector<llama_cpp::BatchToken>& tokens, const Compute& compute) {
     require(is_causal_, "attention is set to be not causal; a cache is causal");
     if (!sequences_->have_room(tokens)) return 1;
     operator_->begin(tokens);

@@ -17,13 +17,17 @@ namespace squat::llama_cpp {
 inline void give_back([[maybe_unused]] const ggml_tensor& cells, [[maybe_unused]] Index begin,
                       [[maybe_unused]] Index end) {
 #if defined(__linux__)
-  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<std::uintptr_t>(cells.data);
-  const std::uintptr_t from =
-      (first + static_cast<std::uintptr_t>(begin) * cells.nb[1] + page - 1) / page * page;
-  const std::uintptr_t to = (first + static_cast<std::uintptr_t>(end) * cells.nb[1]) / page * page;
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  const auto row = [&](Index i) {
+    return static_cast<char*>(cells.data) + static_cast<std::size_t>(i) * cells.nb[1];
+  };
+  const auto offset = [&](const char* address) {
+    return reinterpret_cast<std::uintptr_t>(address) % page;
+  };
+  char* const from = row(begin) + (page - offset(row(begin))) % page;
+  char* const to = row(end) - offset(row(end));
   // Refused, for example, where memory is locked: then it stays.
-  if (from < to) (void)madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+  if (from < to) (void)madvise(from, static_cast<std::size_t>(to - from), MADV_DONTNEED);
 #endif
 }
 
