@@ -48,8 +48,9 @@ TEST(ChunkedPrompt, KeysGoByTheQueriesAtTheLastDoubling) {
     const Rows expected = keys_under_first(tokens, count, piece);
     const Index first = count - piece, end = count == 1024 ? size : 2 * count - piece;
     EXPECT_TRUE(same(keys.middleRows(first, end - first), expected.middleRows(first, end - first)));
-    if (before.size() > 0)
+    if (before.size() > 0) {
       EXPECT_FALSE(same(before.middleRows(first, piece), expected.middleRows(first, piece)));
+    }
     before = expected;
   }
 }

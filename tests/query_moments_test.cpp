@@ -19,7 +19,7 @@ QueryMoments some_moments() {
   return moments;
 }
 
-std::string saved(const QueryMoments& moments) {
+std::string written(const QueryMoments& moments) {
   std::ostringstream out;
   moments.save(out);
   return out.str();
@@ -31,17 +31,17 @@ QueryMoments loaded(const std::string& bytes, const ModelShape& shape = two_laye
 }
 
 TEST(QueryMoments, ComeBackFromAFile) {
-  const QueryMoments moments = some_moments(), again = loaded(saved(moments));
+  const QueryMoments moments = some_moments(), again = loaded(written(moments));
   for (Index layer = 0; layer < 2; ++layer)
     for (Index head = 0; head < 2; ++head) {
       EXPECT_EQ(again.moment(layer, head).count(), 180);  // two query heads of 90 tokens
       EXPECT_EQ(again.moment(layer, head).sum(), moments.moment(layer, head).sum());
     }
-  EXPECT_EQ(saved(moments).size(), 8 + 24 + 4 * (8 + 8 * 16 * 17 / 2) + 8u);
+  EXPECT_EQ(written(moments).size(), 8 + 24 + 4 * (8 + 8 * 16 * 17 / 2) + 8u);
 }
 
 TEST(QueryMoments, EveryAlteredByteIsFound) {
-  const std::string bytes = saved(some_moments());
+  const std::string bytes = written(some_moments());
   for (std::size_t i = 0; i < bytes.size(); i += i < 64 ? 1 : 97) {
     std::string altered = bytes;
     altered[i] = static_cast<char>(altered[i] ^ 0x40);
@@ -50,13 +50,13 @@ TEST(QueryMoments, EveryAlteredByteIsFound) {
 }
 
 TEST(QueryMoments, EveryShorterFileIsRefused) {
-  const std::string bytes = saved(some_moments());
+  const std::string bytes = written(some_moments());
   for (std::size_t size = 0; size < bytes.size(); size += 13)
     EXPECT_ERROR(loaded(bytes.substr(0, size)), "cut short");
 }
 
 TEST(QueryMoments, FilesOfAnotherShapeAreRefused) {
-  const std::string bytes = saved(some_moments());
+  const std::string bytes = written(some_moments());
   EXPECT_ERROR(loaded(bytes, {3, 4, 2, 16}), "layers = 2", "3");
   EXPECT_ERROR(loaded(bytes, {2, 4, 4, 16}), "kv_heads = 2", "4");
   EXPECT_ERROR(loaded(bytes, {2, 4, 2, 24}), "head_dim = 16", "24");
@@ -73,10 +73,10 @@ TEST(QueryMoments, ThoseOfPartsAddUp) {
     second_half.add<float>(layer, queries.bottomRows(256));
   }
   sum.add(second_half);
-  EXPECT_EQ(saved(sum), saved(whole));
+  EXPECT_EQ(written(sum), written(whole));
   for (const ModelShape& other : {ModelShape{1, 4, 2, 16}, {2, 4, 1, 16}, {2, 4, 2, 8}})
     EXPECT_ERROR(sum.add(QueryMoments(other)), "other moments", "2, 2 of 16");
-  EXPECT_EQ(saved(sum), saved(whole));
+  EXPECT_EQ(written(sum), written(whole));
   const SecondMoment huge(Matrix<double>::Constant(4, 4, 1e308), 1);
   SecondMoment twice = huge;
   EXPECT_ERROR(twice.add(huge), "not finite");
