@@ -9,7 +9,8 @@
 
 namespace squat::llama_cpp {
 
-/// ggml's threads enter an operator together and leave it before any enters the next. In between
+/// ggml's threads enter an operator together, and all leave it before any enters the next: behind
+/// each operator ggml has a barrier, which this counts on. In between
 /// they share jobs (here: sequences); a thread that finds no more of them helps with the tasks into
 /// which others cut theirs. A pool beside ggml's threads, which wait by spinning, would be slower.
 class ThreadTeam : public Executor {
