@@ -29,10 +29,6 @@ void expect(bool condition, const std::string& what) {
 class Program {
  public:
   Program() {
-    llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
-    const squat::testing::TemporaryFile file;
-    squat::testing::write_tiny_model({}, file.path());
-    model_.reset(llama_model_load_from_file(file.path().c_str(), llama_model_default_params()));
     context_.reset(make_context());
     expect(context_ != nullptr, "there is a context");
     memory_ = llama_get_memory(context_.get());
@@ -161,7 +157,7 @@ class Program {
     logits_.insert(logits_.end(), logits, logits + size);
   }
 
-  llama_model_ptr model_;
+  llama_model_ptr model_ = squat::testing::tiny_model({});
   llama_context_ptr context_;
   llama_memory_t memory_ = nullptr;
   std::vector<float> logits_;

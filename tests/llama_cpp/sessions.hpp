@@ -152,20 +152,4 @@ class SquatSession : public Session {
   LlamaContext context_;
 };
 
-/// A tiny model in memory.
-inline llama_model_ptr tiny_model(const TinyModel& model) {
-  llama_log_set(
-      [](ggml_log_level level, const char* text, void*) {
-        if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
-      },
-      nullptr);
-  const TemporaryFile file;
-  write_tiny_model(model, file.path());
-  llama_model_params load = llama_model_default_params();
-  load.n_gpu_layers = 0;
-  llama_model_ptr loaded(llama_model_load_from_file(file.path().c_str(), load));
-  if (!loaded) throw std::runtime_error("llama.cpp does not load " + model.architecture);
-  return loaded;
-}
-
 }  // namespace squat::testing

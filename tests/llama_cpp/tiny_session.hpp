@@ -43,21 +43,27 @@ inline llama_context_params exact_context(int tokens) {
   return params;
 }
 
+/// A tiny model in memory.
+inline llama_model_ptr tiny_model(const TinyModel& model) {
+  llama_log_set(
+      [](ggml_log_level level, const char* text, void*) {
+        if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+      },
+      nullptr);
+  const TemporaryFile file;
+  write_tiny_model(model, file.path());
+  llama_model_params load = llama_model_default_params();
+  load.n_gpu_layers = 0;
+  llama_model_ptr loaded(llama_model_load_from_file(file.path().c_str(), load));
+  if (!loaded) throw std::runtime_error("llama.cpp does not load " + model.architecture);
+  return loaded;
+}
+
 /// A model from its file, and a context of it.
 class TinySession {
  public:
-  TinySession(const TinyModel& model, llama_context_params params) : vocabulary_(model.vocabulary) {
-    llama_log_set(
-        [](ggml_log_level level, const char* text, void*) {
-          if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
-        },
-        nullptr);
-    const TemporaryFile file;
-    write_tiny_model(model, file.path());
-    llama_model_params load = llama_model_default_params();
-    load.n_gpu_layers = 0;
-    model_.reset(llama_model_load_from_file(file.path().c_str(), load));
-    if (!model_) throw std::runtime_error("llama.cpp does not load " + model.architecture);
+  TinySession(const TinyModel& model, llama_context_params params)
+      : vocabulary_(model.vocabulary), model_(tiny_model(model)) {
     context_.reset(llama_init_from_model(model_.get(), params));
     if (!context_) throw std::runtime_error("llama.cpp has no context for " + model.architecture);
   }
