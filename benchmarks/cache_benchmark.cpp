@@ -81,7 +81,10 @@ void update_prompt(benchmark::State& state, const Case& c) {
   Timer timer(state, c.tokens, states.bytes());
   for (auto _ : state) {
     cache.clear();
-    timer.time([&] { cache.update(0, states.keys, states.values, states.queries); });
+    timer.time([&] {
+      cache.update(0, squat::Queries(states.queries), squat::Keys(states.keys),
+                   squat::Values(states.values));
+    });
   }
 }
 
@@ -89,15 +92,16 @@ void update_prompt(benchmark::State& state, const Case& c) {
 void update_decode(benchmark::State& state, const Case& c) {
   const States states(c);
   Cache cache(c.shape);
-  cache.update(0, states.keys, states.values, states.queries);
+  cache.update(0, squat::Queries(states.queries), squat::Keys(states.keys),
+               squat::Values(states.values));
   cache.flush(0);
   Timer timer(state, c.tokens, states.bytes());
   for (auto _ : state) {
     cache.truncate(c.tokens);
     timer.time([&] {
       for (Index token = 0; token < c.tokens; ++token)
-        cache.update(0, states.keys.row(token), states.values.row(token),
-                     states.queries.row(token));
+        cache.update(0, squat::Queries(states.queries.row(token)),
+                     squat::Keys(states.keys.row(token)), squat::Values(states.values.row(token)));
     });
   }
 }
@@ -107,12 +111,14 @@ void flush(benchmark::State& state, const Case& c, Index step) {
   const States states(c);
   Cache cache(c.shape, with_step(step));
   // As many tokens ahead of it keep the subspace, so that the loop fits none.
-  cache.update(0, states.keys, states.values, states.queries);
+  cache.update(0, squat::Queries(states.queries), squat::Keys(states.keys),
+               squat::Values(states.values));
   cache.flush(0);
   Timer timer(state, c.tokens, (states.keys.size() + states.values.size()) * Index{sizeof(float)});
   for (auto _ : state) {
     cache.truncate(c.tokens);
-    cache.update(0, states.keys, states.values, states.queries);
+    cache.update(0, squat::Queries(states.queries), squat::Keys(states.keys),
+                 squat::Values(states.values));
     timer.time([&] { cache.flush(0); });
   }
 }
@@ -121,7 +127,8 @@ void flush(benchmark::State& state, const Case& c, Index step) {
 void attend(benchmark::State& state, const Case& c) {
   const States states(c);
   Cache cache(c.shape);
-  cache.update(0, states.keys, states.values, states.queries);
+  cache.update(0, squat::Queries(states.queries), squat::Keys(states.keys),
+               squat::Values(states.values));
   cache.flush(0);
   const squat::MemoryUsage memory = cache.memory();
   Matrix<float> out(1, states.queries.cols());
@@ -139,7 +146,7 @@ void encode_keys(benchmark::State& state, const Case& c, Index step) {
   const squat::ErrorFeedback<float> feedback(
       squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda), step);
   const squat::KeyQuantizer<float> quantizer(d, 2, config);
-  const squat::Slab record(1, 1, quantizer.block().bytes(), 0);
+  const squat::detail::Slab record(1, 1, quantizer.block().bytes(), 0);
   const Index block = config.token_group_size;
   Timer timer(state, c.tokens, c.tokens * d * Index{sizeof(float)});
   for (auto _ : state)
@@ -154,7 +161,7 @@ void encode_values(benchmark::State& state, const Case& c) {
   const States states(c);
   const Index d = c.shape.head_dim;
   const squat::ValueQuantizer<float> quantizer(d, 2, squat::Config{});
-  const squat::Slab record(1, 1, quantizer.block().bytes(), 0);
+  const squat::detail::Slab record(1, 1, quantizer.block().bytes(), 0);
   Timer timer(state, c.tokens, c.tokens * d * Index{sizeof(float)});
   for (auto _ : state)
     timer.time([&] {

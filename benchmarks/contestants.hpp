@@ -129,9 +129,9 @@ void fill(Cache& cache, const AttentionData& data) {
   static const std::vector<float> queries = normal_samples(std::size_t{chunk} * 32 * 512, 4);
   for (int first = 0; first < shape.tokens; first += chunk) {
     const int count = std::min(chunk, shape.tokens - first);
-    cache.update(0, rows_of(data.keys, shape.kv_width(), first, count),
-                 rows_of(data.values, shape.kv_width(), first, count),
-                 rows_of(queries, shape.query_width(), 0, count));
+    cache.update(0, squat::Queries(rows_of(queries, shape.query_width(), 0, count)),
+                 squat::Keys(rows_of(data.keys, shape.kv_width(), first, count)),
+                 squat::Values(rows_of(data.values, shape.kv_width(), first, count)));
     cache.flush(0);
   }
 }
@@ -182,9 +182,12 @@ inline Contestant squat_prompt_contestant(const SharedData& data, const Setting&
   contestant.name = setting.name + (whole ? ", prompt stored too" : ", prompt");
   if (whole) {
     contestant.prepare = [threaded] { threaded->cache.clear(); };
-    contestant.run = [=](int) mutable { threaded->cache.attention(0, queries, keys, values, out); };
+    contestant.run = [=](int) mutable {
+      threaded->cache.attention(0, squat::Queries(queries), squat::Keys(keys),
+                                squat::Values(values), out);
+    };
   } else {
-    threaded->cache.update(0, keys, values, queries);
+    threaded->cache.update(0, squat::Queries(queries), squat::Keys(keys), squat::Values(values));
     contestant.run = [=](int) mutable { threaded->cache.attend(0, queries, out); };
   }
   return contestant;
@@ -215,20 +218,21 @@ inline Contestant squat_key_contestant(const SharedData& data, const Setting& se
   moment.add<float>(RowsMap(data->queries.data(), shape.tokens * shape.query_heads, d));
   const auto subspace = squat::QuerySubspace::fit(moment, config.subspace_dim, config.squat_lambda,
                                                   config.normalised_lambda);
-  squat::KeyStatistics statistics(d);
+  squat::detail::KeyStatistics statistics(d);
   for (int first = 0; first + 64 <= shape.tokens; first += 64)
     statistics.add(rows_of(data->keys, shape.kv_width(), first, 64).leftCols(d), squat::Mask());
-  squat::BitAllocation bits = config.adaptive_bits
-                                  ? squat::allocate_bits(subspace, statistics.squared_ranges(),
-                                                         config.key_bits, config.backend)
-                                  : squat::even_bits(d, config.key_bits);
+  squat::detail::BitAllocation bits =
+      config.adaptive_bits
+          ? squat::detail::allocate_bits(subspace, statistics.squared_ranges(), config.key_bits,
+                                         squat::detail::LayerSettings(config).key_fit)
+          : squat::detail::even_bits(d, config.key_bits);
   auto feedback = std::make_shared<squat::ErrorFeedback<float>>(subspace.reordered(bits.order),
                                                                 config.quant_group_size);
-  squat::KeyBlock key_block(d, std::move(bits), config);
-  key_block.set_expected(statistics.middles());
+  squat::detail::KeyRecordLayout key_block(d, std::move(bits), config);
+  key_block.set_expected(statistics.midpoints());
   auto quantizer = std::make_shared<squat::KeyQuantizer<float>>(std::move(key_block), config);
   constexpr squat::Index blocks = squat::KeyQuantizer<float>::max_blocks;
-  auto slab = std::make_shared<squat::Slab>(1, blocks, quantizer->block().bytes(), 0);
+  auto slab = std::make_shared<squat::detail::Slab>(1, blocks, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = setting.name + ", keys";
   contestant.run = [data, quantizer, feedback, slab, config, d](int) {
@@ -250,7 +254,7 @@ inline Contestant squat_value_contestant(const SharedData& data, const Setting& 
   const squat::Config& config = setting.config;
   auto quantizer = std::make_shared<squat::ValueQuantizer<float>>(d, config.value_bits, config);
   auto records =
-      std::make_shared<squat::Slab>(1, data->shape.kv_heads, quantizer->block().bytes(), 0);
+      std::make_shared<squat::detail::Slab>(1, data->shape.kv_heads, quantizer->block().bytes(), 0);
   Contestant contestant;
   contestant.name = setting.name + ", values";
   contestant.run = [data, quantizer, records, config](int) {

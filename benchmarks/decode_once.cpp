@@ -16,7 +16,8 @@ int run(const squat::ModelShape& shape, squat::Config config, int repeats) {
   const squat::Matrix<float> queries = squat::Matrix<float>::Random(64, q_width);
   const squat::Matrix<float> keys = squat::Matrix<float>::Random(64, kv_width);
   const squat::Matrix<float> values = squat::Matrix<float>::Random(64, kv_width);
-  for (squat::Index token = 0; token < tokens; token += 64) cache.update(0, keys, values, queries);
+  for (squat::Index token = 0; token < tokens; token += 64)
+    cache.update(0, squat::Queries(queries), squat::Keys(keys), squat::Values(values));
   cache.flush(0);
   squat::Matrix<float> out(1, q_width);
   for (int i = 0; i < repeats; ++i) cache.attend(0, queries.topRows(1), out);

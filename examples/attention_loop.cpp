@@ -21,7 +21,8 @@ void generate(Engine& engine, squat::SQuatCache<float, 2>& cache, squat::Index p
       const Buffer keys(qkv + q_width, tokens, kv_width, row);
       const Buffer values(qkv + q_width + kv_width, tokens, kv_width, row);
       Buffer out(engine.attention_output(), tokens, q_width, Eigen::OuterStride<>(q_width));
-      cache.attention(layer, queries, keys, values, out);  // append, attend, quantize
+      cache.attention(layer, squat::Queries(queries), squat::Keys(keys), squat::Values(values),
+                      out);  // append, attend, quantize
     }
   }
 }

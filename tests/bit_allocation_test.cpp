@@ -2,12 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
-#include <squat/bit_allocation.hpp>
+#include <squat/detail/plan/bit_allocation.hpp>
+#include <squat/detail/plan/key_statistics.hpp>
 
 #include "expect_error.hpp"
 #include "random_matrix.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 QuerySubspace subspace_of(Index head_dim, Index rank = 512, double lambda = 1) {
@@ -51,9 +54,9 @@ TEST(NormalisedLambda, DoesNotDependOnNumberAndSizeOfQueries) {
 TEST(AllocateBits, MeetsTheMeanWithEveryChannelOnce) {
   for (const Index d : {8, 24, 64, 80, 128})
     for (double bits = 1; bits <= 8; bits += 0.375)
-      for (const Backend backend : {Backend::quanto, Backend::unbiased}) {
+      for (const ScaleFit fit : {ScaleFit::min_max, ScaleFit::unbiased}) {
         const Eigen::VectorXd ranges = random_matrix(1, d, 6).row(0).transpose().cwiseAbs2();
-        const BitAllocation allocation = allocate_bits(subspace_of(d), ranges, bits, backend);
+        const BitAllocation allocation = allocate_bits(subspace_of(d), ranges, bits, fit);
         const double octets = static_cast<double>(d) / 8;
         EXPECT_NEAR(mean(allocation), std::floor(bits * octets + 1e-6) / octets, 1e-9);
         EXPECT_EQ(mean(even_bits(d, bits)), mean(allocation));
@@ -75,7 +78,7 @@ TEST(AllocateBits, GivesMoreToWhatCostsMore) {
     ranges[4 * i + 1] = 0;
   }
   const BitAllocation allocation =
-      allocate_bits(QuerySubspace::fit(moment, 32, 1, true), ranges, 2.5, Backend::unbiased);
+      allocate_bits(QuerySubspace::fit(moment, 32, 1, true), ranges, 2.5, ScaleFit::unbiased);
   EXPECT_EQ(allocation.bits.front(), 1);
   EXPECT_GE(allocation.bits.back(), 5);
   for (std::size_t i = 0; i < 8; ++i) {
@@ -95,26 +98,27 @@ TEST(KeyStatistics, AreMeansOverBlocksWithoutMaskedTokens) {
   const Eigen::VectorXd low = keys.colwise().minCoeff().transpose();
   const Eigen::VectorXd high = keys.colwise().maxCoeff().transpose();
   EXPECT_LE((statistics.squared_ranges() - (high - low).cwiseAbs2()).norm(), 1e-12);
-  EXPECT_LE((statistics.middles() - (high + low) / 2).norm(), 1e-12);
+  EXPECT_LE((statistics.midpoints() - (high + low) / 2).norm(), 1e-12);
   statistics.add(keys, std::vector<std::uint8_t>(32, 0));  // nothing to learn from
-  EXPECT_LE((statistics.middles() - (high + low) / 2).norm(), 1e-12);
+  EXPECT_LE((statistics.midpoints() - (high + low) / 2).norm(), 1e-12);
 }
 
-TEST(KeyBlock, CountsWhatItKeepsBesideTheRecords) {
+TEST(KeyRecordLayout, CountsWhatItKeepsBesideTheRecords) {
   Config config;
-  EXPECT_EQ(KeyBlock(64, 2, config).header_bytes(), 0);
+  EXPECT_EQ(KeyRecordLayout(64, 2, config).header_bytes(), 0);
   config.scale_bits = 8;
-  EXPECT_EQ(KeyBlock(64, 2, config).header_bytes(), 4 * 64);
+  EXPECT_EQ(KeyRecordLayout(64, 2, config).header_bytes(), 4 * 64);
   BitAllocation allocation = even_bits(64, 2.5);
   allocation.order.resize(64);
   std::iota(allocation.order.begin(), allocation.order.end(), std::uint16_t{0});
-  EXPECT_EQ(KeyBlock(64, allocation, config).header_bytes(), 6 * 64 + 8);
+  EXPECT_EQ(KeyRecordLayout(64, allocation, config).header_bytes(), 6 * 64 + 8);
 }
 
-TEST(KeyBlock, RefusesAnAllocationOfAnotherSize) {
-  EXPECT_ERROR(KeyBlock(64, BitAllocation{{}, {2, 2, 2}}, Config{}), "allocation.bits", "3", "64");
-  EXPECT_ERROR(KeyBlock(16, BitAllocation{{1, 0}, {2, 2}}, Config{}), "allocation.order", "2",
-               "16");
+TEST(KeyRecordLayout, RefusesAnAllocationOfAnotherSize) {
+  EXPECT_ERROR(KeyRecordLayout(64, BitAllocation{{}, {2, 2, 2}}, Config{}), "allocation.bits", "3",
+               "64");
+  EXPECT_ERROR(KeyRecordLayout(16, BitAllocation{{1, 0}, {2, 2}}, Config{}), "allocation.order",
+               "2", "16");
 }
 
 }  // namespace

@@ -73,7 +73,8 @@ class Conversation {
     CallOptions options;
     options.mask = mask;
     Matrix<Scalar> out = Matrix<Scalar>::Constant(tokens, q.cols(), Scalar(7));
-    cache.attention(0, q, keys_.bottomRows(tokens), values_.bottomRows(tokens), out, options);
+    cache.attention(0, Queries(q), Keys(keys_.bottomRows(tokens)),
+                    Values(values_.bottomRows(tokens)), out, options);
     if (old == 0) expect_near(out, dense_attention<Scalar>(shape_, q, keys_, values_, valid_), 0);
     last_queries_ = q;
   }
@@ -143,7 +144,7 @@ using Kinds = ::testing::Types<Kind<float, 2, 2>, Kind<double, 3, 4>, Kind<Eigen
 TYPED_TEST_SUITE(CacheAttention, Kinds, );
 
 TYPED_TEST(CacheAttention, EqualsDenseAttention) {
-  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::exact})
+  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::dequantized})
     for (const Index padding : {0, 5}) {
       Config config;
       config.quant_group_size = 4;

@@ -54,7 +54,7 @@ class CacheErrors : public ::testing::Test {
   CacheErrors() : cache_({2, 4, 2, 16}, strong_feedback(), 2) {
     update(cache_, tokens_, 0, 30);
     update(cache_, tokens_, 30, 70);
-    cache_.update(1, keys_, values_, queries_);
+    cache_.update(1, Queries(queries_), Keys(keys_), Values(values_));
     before_ = std::make_unique<Visible>(cache_);
   }
 
@@ -63,7 +63,7 @@ class CacheErrors : public ::testing::Test {
   /// update() of layer 0 of an empty or a filled sequence.
   void update_by(const Rows& keys, const Rows& values, const Rows& queries,
                  const CallOptions& options = {}) {
-    cache_.update(0, keys, values, queries, options);
+    cache_.update(0, Queries(queries), Keys(keys), Values(values), options);
   }
 
   Cache cache_;
@@ -78,9 +78,11 @@ TEST_F(CacheErrors, LayerAndSequence) {
   for (const Index layer : {-1, 2, 99}) {
     const std::string value = "layer is " + std::to_string(layer);
     const char *given = value.c_str(), *allowed = "layers 0 to 1";
-    EXPECT_ERROR(cache_.update(layer, keys_, values_, queries_), given, allowed);
+    EXPECT_ERROR(cache_.update(layer, Queries(queries_), Keys(keys_), Values(values_)), given,
+                 allowed);
     EXPECT_ERROR(cache_.attend(layer, queries_, out_), given, allowed);
-    EXPECT_ERROR(cache_.attention(layer, queries_, keys_, values_, out_), given, allowed);
+    EXPECT_ERROR(cache_.attention(layer, Queries(queries_), Keys(keys_), Values(values_), out_),
+                 given, allowed);
     EXPECT_ERROR(cache_.flush(layer), given, allowed);
     EXPECT_ERROR(cache_.keys(layer), given, allowed);
     EXPECT_ERROR(cache_.values(layer), given, allowed);
@@ -90,9 +92,12 @@ TEST_F(CacheErrors, LayerAndSequence) {
     const std::string value = "options.sequence is " + std::to_string(index);
     const char *given = value.c_str(), *allowed = "sequences 0 to 1";
     const CallOptions options = sequence(index);
-    EXPECT_ERROR(cache_.update(0, keys_, values_, queries_, options), given, allowed);
+    EXPECT_ERROR(cache_.update(0, Queries(queries_), Keys(keys_), Values(values_), options), given,
+                 allowed);
     EXPECT_ERROR(cache_.attend(0, queries_, out_, options), given, allowed);
-    EXPECT_ERROR(cache_.attention(0, queries_, keys_, values_, out_, options), given, allowed);
+    EXPECT_ERROR(
+        cache_.attention(0, Queries(queries_), Keys(keys_), Values(values_), out_, options), given,
+        allowed);
     EXPECT_ERROR(cache_.flush(0, options), given, allowed);
     EXPECT_ERROR(cache_.keys(0, options), given, allowed);
     EXPECT_ERROR(cache_.values(0, options), given, allowed);
@@ -111,15 +116,18 @@ TEST_F(CacheErrors, ShapesOfNewTokens) {
   EXPECT_ERROR(update_by(keys_, wide(values_), queries_), "values", "40 columns", "2 heads of 16");
   EXPECT_ERROR(update_by(keys_, values_, wide(queries_)), "queries", "72 columns", "4 heads of 16");
   EXPECT_ERROR(update_by(keys_, values_, keys_), "queries", "32 columns", "4 heads of 16");
-  EXPECT_ERROR(cache_.attention(0, queries_, keys_, values_.topRows(4), out_), "values", "4 rows");
+  EXPECT_ERROR(
+      cache_.attention(0, Queries(queries_), Keys(keys_), Values(values_.topRows(4)), out_),
+      "values", "4 rows");
   for (const std::size_t length : {std::size_t{4}, std::size_t{6}}) {
     const std::vector<std::uint8_t> mask(length, 1);
     CallOptions options;
     options.mask = mask;
     const char* given = length == 4 ? "4 entries" : "6 entries";
     EXPECT_ERROR(update_by(keys_, values_, queries_, options), "options.mask", given, "5 tokens");
-    EXPECT_ERROR(cache_.attention(0, queries_, keys_, values_, out_, options), "options.mask",
-                 given, "5 tokens");
+    EXPECT_ERROR(
+        cache_.attention(0, Queries(queries_), Keys(keys_), Values(values_), out_, options),
+        "options.mask", given, "5 tokens");
     EXPECT_ERROR(cache_.attend(0, queries_, out_, options), "options.mask", given, "5 rows");
   }
 }
@@ -135,8 +143,9 @@ TEST_F(CacheErrors, NumbersThatAreNotFinite) {
         (*matrix)(3, 17) = bad;
         EXPECT_ERROR(update_by(keys_, values_, queries_, options), name, "row 3 column 17", value,
                      "must be finite");
-        EXPECT_ERROR(cache_.attention(0, queries_, keys_, values_, out_, options), name,
-                     "row 3 column 17", value, "must be finite");
+        EXPECT_ERROR(
+            cache_.attention(0, Queries(queries_), Keys(keys_), Values(values_), out_, options),
+            name, "row 3 column 17", value, "must be finite");
         if (matrix == &queries_ && s == 0) {
           EXPECT_ERROR(cache_.attend(0, queries_, out_), name, "row 3 column 17", value);
         }
@@ -163,7 +172,8 @@ TEST_F(CacheErrors, ArgumentsOfAttend) {
   for (Rows* wrong : {&out, &narrow}) {
     const char* size = wrong == &out ? "[6, 64]" : "[5, 63]";
     EXPECT_ERROR(cache_.attend(0, queries_, *wrong), "out", size, "[5, 64]");
-    EXPECT_ERROR(cache_.attention(0, queries_, keys_, values_, *wrong), "out", size, "[5, 64]");
+    EXPECT_ERROR(cache_.attention(0, Queries(queries_), Keys(keys_), Values(values_), *wrong),
+                 "out", size, "[5, 64]");
   }
 }
 

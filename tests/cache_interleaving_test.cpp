@@ -73,7 +73,7 @@ class Interleaving {
     if (below(8) != 0) options.fit = FitQueries::accumulate;
     log("update layer " + std::to_string(layer) + " sequence " + std::to_string(sequence) + " by " +
         std::to_string(tokens) + (options.fit == FitQueries::accumulate ? ", accumulate" : ""));
-    cache_.update(layer, keys, values, queries, options);
+    cache_.update(layer, Queries(queries), Keys(keys), Values(values), options);
     reference_.update(layer, sequence, keys, values, queries, mask, options.fit);
   }
 

@@ -83,8 +83,8 @@ TEST(Cache, AttentionIsUpdateAttendAndFlush) {
   for (Index size = 0, count = 90; size < 120; size += count, count = 6) {
     const Rows queries = tokens.queries.middleRows(size, count);
     Rows out(count, query_width), expected(count, query_width);
-    one.attention(0, queries, tokens.keys.middleRows(size, count),
-                  tokens.values.middleRows(size, count), out);
+    one.attention(0, Queries(queries), Keys(tokens.keys.middleRows(size, count)),
+                  Values(tokens.values.middleRows(size, count)), out);
     update(three, tokens, size, count);
     three.attend(0, queries, expected);
     three.flush(0);
@@ -190,8 +190,10 @@ TEST(Cache, IgnoresWhatPaddingHolds) {
   options.mask = mask;
   Cache cache(shape, strong_feedback()), other(shape, strong_feedback());
   Rows out(70, query_width), other_out(70, query_width);
-  cache.attention(0, padded.queries, padded.keys, padded.values, out, options);
-  other.attention(0, tokens.queries, tokens.keys, tokens.values, other_out, options);
+  cache.attention(0, Queries(padded.queries), Keys(padded.keys), Values(padded.values), out,
+                  options);
+  other.attention(0, Queries(tokens.queries), Keys(tokens.keys), Values(tokens.values), other_out,
+                  options);
   EXPECT_TRUE(same(out, other_out));
   EXPECT_TRUE((out.row(40).array() == 0).all());
   const Rows queries = tokens.queries.bottomRows(2);

@@ -141,8 +141,8 @@ TEST(ChunkedPrompt, GoesOnFromAFile) {
 
 TEST(ChunkedPrompt, ExactTokensTakeTheirOwnBytes) {
   Config none = chosen_bits(), one = chosen_bits();
-  none.exact_tokens = 0;
-  one.exact_tokens = 1;
+  none.full_precision_tokens = 0;
+  one.full_precision_tokens = 1;
   const Tokens tokens(640, 8);
   Cache without(shape, none), with(shape, one);
   feed(without, tokens, 0, 640, 64);

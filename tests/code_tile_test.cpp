@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
-#include <squat/code_tile.hpp>
+#include <squat/detail/records/code_tile.hpp>
 #include <vector>
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 template <class Constant>

@@ -7,6 +7,8 @@
 #include "expect_error.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 TEST(Config, DefaultsAreThePublishedOnes) {

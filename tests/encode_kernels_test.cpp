@@ -3,14 +3,15 @@
 
 #include <array>
 #include <limits>
-#include <squat/affine_table.hpp>
-#include <squat/simd/encode.hpp>
+#include <squat/detail/encoding/simd/encode_dispatch.hpp>
+#include <squat/detail/records/affine_table.hpp>
+#include <squat/detail/simd/matrix_dispatch.hpp>
 #include <utility>
 #include <vector>
 
 #include "random_matrix.hpp"
 
-namespace squat::simd {
+namespace squat::detail::simd {
 namespace {
 
 using testing::correlated_matrix;
@@ -53,7 +54,7 @@ TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
   const float expected[8] = {0, 1, 0, -1, 2, 0, 0, 7};
   for (int bits = 1; bits <= 8; ++bits)
     for (const int scale_bits : {8, 16, 32})
-      for (const GridFit fit : {GridFit::min_max, GridFit::unbiased})
+      for (const ScaleFit fit : {ScaleFit::min_max, ScaleFit::unbiased})
         for (const Index tokens : {32, 64, 128})
           for (const auto& [blocks, step] :
                {std::pair<Index, Index>{1, 1}, {3, 1}, {1, 8}, {2, 4}, {3, 2}, {4, 2}, {4, 4}}) {
@@ -65,10 +66,10 @@ TEST_P(Encode, OctetsAreThoseOfThePortableVersion) {
             Affine<float> affine[4 * 8], want[4 * 8];
             Bytes codes(static_cast<std::size_t>(x.size())), want_codes = codes;
             const GroupFormat format{bits, scale_bits, fit};
-            kernels<2>().octet(x.data(), blocks, tokens, inner.data(), step, format, expected,
-                               affine, codes.data());
-            portable.octet(y.data(), blocks, tokens, inner.data(), step, format, expected, want,
-                           want_codes.data());
+            kernels<2>().encode_eight_channels(x.data(), blocks, tokens, inner.data(), step, format,
+                                               expected, affine, codes.data());
+            portable.encode_eight_channels(y.data(), blocks, tokens, inner.data(), step, format,
+                                           expected, want, want_codes.data());
             EXPECT_EQ(codes, want_codes);
             EXPECT_EQ(x, y);
             for (int i = 0; i < 8 * blocks; ++i) {
@@ -84,19 +85,19 @@ TEST_P(Encode, AffinesOf8BitsAreStoredAsTheyAreReadBack) {
   for (int bits = 1; bits <= 8; ++bits)
     for (const float* around : {expected, none})
       for (int turn = 0; turn < 8; ++turn) {
-        const float levels = static_cast<float>((1 << bits) - 1);
+        const float max_code = static_cast<float>((1 << bits) - 1);
         Affine<float> affine[8];
         for (int k = 0; k < 8; ++k) {
           const float scale = scales[(k + turn) % 8];
-          const float middle = around[k] + static_cast<float>(k - 3) * scale * levels;
-          affine[k] = stored_affine8(scale, middle, levels, around[k]);
+          const float midpoint = around[k] + static_cast<float>(k - 3) * scale * max_code;
+          affine[k] = stored_affine8(scale, midpoint, max_code, around[k]);
         }
         const AffineTable table(8, 8, true);
         std::array<std::byte, 16> bytes;
-        kernels<2>().store8(affine, levels, around == none ? nullptr : around,
+        kernels<2>().store8(affine, max_code, around == none ? nullptr : around,
                             table.scale(bytes.data(), 0), table.zero(bytes.data(), 0));
         for (int k = 0; k < 8; ++k) {
-          const Affine<float> read = table.get(bytes.data(), k, levels, around[k]);
+          const Affine<float> read = table.get(bytes.data(), k, max_code, around[k]);
           EXPECT_EQ(read.scale, affine[k].scale) << bits << " bits, channel " << k;
           EXPECT_NEAR(read.zero, affine[k].zero, 1e-6f * std::abs(affine[k].zero))
               << bits << " bits, channel " << k;
@@ -110,7 +111,7 @@ TEST_P(Encode, GroupsAreThoseOfThePortableVersion) {
       const Matrix<float> x = random_matrix<float>(1, n, static_cast<unsigned>(n + bits));
       Bytes codes(static_cast<std::size_t>(n)), want = codes;
       for (const int scale_bits : {8, 16, 32})
-        for (const GridFit fit : {GridFit::min_max, GridFit::unbiased, GridFit::symmetric})
+        for (const ScaleFit fit : {ScaleFit::min_max, ScaleFit::unbiased, ScaleFit::symmetric})
           for (const Index length : {32, 64, 512}) {
             const GroupFormat format{bits, scale_bits, fit};
             CodeGrid<float> got[16] = {}, wanted[16] = {};
@@ -137,8 +138,9 @@ TEST_P(Encode, AddsProductsAsEigenDoes) {
         const Matrix<float> b = random_matrix<float>(n, columns + 5, static_cast<unsigned>(n));
         const Matrix<float> before = random_matrix<float>(rows, columns + 2, 9);
         Matrix<float> out = before;
-        kernels<2>().add_products(a.data(), a.cols(), b.data(), b.cols(), out.data(), out.cols(),
-                                  rows, n, columns);
+        matrix_kernels_for(GetParam())
+            .add_products(a.data(), a.cols(), b.data(), b.cols(), out.data(), out.cols(), rows, n,
+                          columns);
         Matrix<double> want = before.cast<double>();
         want.leftCols(columns) += a.leftCols(n).cast<double>() * b.leftCols(columns).cast<double>();
         EXPECT_LT((out.cast<double>() - want).cwiseAbs().maxCoeff(), 1e-5 * std::sqrt(n))
@@ -177,12 +179,12 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
         SCOPED_TRACE(::testing::Message() << bits << " bits, scales of " << scale_bits << ", of "
                                           << x0 << " and " << x1);
         Bytes codes(static_cast<std::size_t>(n)), all(static_cast<std::size_t>(8 * n));
-        for (const GridFit fit : {GridFit::min_max, GridFit::unbiased, GridFit::symmetric}) {
+        for (const ScaleFit fit : {ScaleFit::min_max, ScaleFit::unbiased, ScaleFit::symmetric}) {
           const GroupFormat format{bits, scale_bits, fit};
           Affine<float> affine[8];
           Matrix<float> keys = x;
-          kernels<2>().octet(keys.data(), 1, n, inner.data(), 1, format, expected, affine,
-                             all.data());
+          kernels<2>().encode_eight_channels(keys.data(), 1, n, inner.data(), 1, format, expected,
+                                             affine, all.data());
           for (const Affine<float>& one : affine) expect_in_range(one, all, bits, scale_bits);
           CodeGrid<float> grid;
           kernels<2>().groups(x.data(), n, n, format, &grid, codes.data());
@@ -194,7 +196,8 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
           config.backend = backend;
           const Matrix<double> wide = x.cast<double>();
           const Affine<double> affine =
-              encode_group(wide.data(), n, bits, config, expected[1] + 0.0, codes.data());
+              encode_group(wide.data(), n, {bits, config.scale_bits, LayerSettings(config).key_fit},
+                           expected[1] + 0.0, codes.data());
           expect_in_range({static_cast<float>(affine.scale), static_cast<float>(affine.zero)},
                           codes, bits, scale_bits);
         }
@@ -202,8 +205,8 @@ TEST_P(Encode, WhateverComesInIsReadBackFinite) {
         std::array<std::byte, 32> scales, zeros;
         alignas(32) std::array<std::uint8_t, 128> tiles[2];
         Matrix<float> tokens = x.transpose();
-        kernels<2>().keys(tokens.data(), 8, n, scale_bits, scales.data(), zeros.data(),
-                          tiles[0].data(), 128);
+        kernels<2>().encode_min_max(tokens.data(), 8, n, scale_bits, scales.data(), zeros.data(),
+                                    tiles[0].data(), 128);
         const AffineTable table(8, scale_bits, false);
         for (Index i = 0; i < 8; ++i)
           expect_in_range({table.get<float>(scales.data(), i, 0, 0).scale,
@@ -234,7 +237,7 @@ void expect_tiles(const EncodeKernels& kernels) {
   // 40 lanes at one depth; all else stays.
   for (Index depth = 0; depth < 8; ++depth) {
     const Bytes before = tiles;
-    kernels.put(codes.data() + 100, 40, tiles.data(), stride, depth);
+    kernels.store_codes_at_depth(codes.data() + 100, 40, tiles.data(), stride, depth);
     for (Index lane = 0; lane < 48; ++lane)
       for (Index other = 0; other < 8; ++other) {
         const auto* old = reinterpret_cast<const Tile*>(before.data() + lane / 16 * stride);
@@ -261,7 +264,8 @@ TEST_P(Encode, Transposes) {
       std::vector<float*> row(static_cast<std::size_t>(columns));
       for (Index c = 0; c < columns; ++c)
         row[static_cast<std::size_t>(c)] = out.row((7 * c + 1) % columns).data();
-      kernels<2>().transpose(wide.data() + 8, wide.cols(), rows, columns, row.data());
+      matrix_kernels_for(GetParam())
+          .transpose(wide.data() + 8, wide.cols(), rows, columns, row.data());
       for (Index c = 0; c < columns; ++c)
         EXPECT_EQ(out.row((7 * c + 1) % columns), wide.col(8 + c).head(rows).transpose());
     }
@@ -274,12 +278,12 @@ TEST_P(Encode, RotationIsOrthonormalAndItsOwnInverse) {
     hadamard(exact.data(), n);
     EXPECT_NEAR(exact.norm(), x.cast<double>().norm(), 1e-9);
     Matrix<float> y = x;
-    kernels<2>().rotate(y.data(), n);
+    matrix_kernels_for(GetParam()).rotate(y.data(), n);
     EXPECT_LE((y.cast<double>() - exact).cwiseAbs().maxCoeff(), 2e-6) << n;
-    kernels<2>().rotate(y.data(), n);
+    matrix_kernels_for(GetParam()).rotate(y.data(), n);
     EXPECT_LE((y - x).cwiseAbs().maxCoeff(), 4e-6f) << n;
   }
 }
 
 }  // namespace
-}  // namespace squat::simd
+}  // namespace squat::detail::simd

@@ -11,6 +11,8 @@
 #include "round_trip.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 using Feedback = ErrorFeedback<double>;

@@ -34,8 +34,8 @@ void expect_agreement(unsigned seed) {
   const auto feed_rows = [&](Index first, Index count) {
     CallOptions options;
     options.mask = Mask(valid.data() + first, count);
-    cache.update(0, keys.middleRows(first, count), values.middleRows(first, count),
-                 queries.middleRows(first, count), options);
+    cache.update(0, Queries(queries.middleRows(first, count)), Keys(keys.middleRows(first, count)),
+                 Values(values.middleRows(first, count)), options);
     cache.flush(0);
   };
   feed_rows(0, 200);

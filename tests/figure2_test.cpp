@@ -9,6 +9,8 @@
 #include "round_trip.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 constexpr double published_min_max = 5.1405296;

@@ -188,14 +188,15 @@ using History = std::vector<Call>;
 void repeat(const Call& call, Cache& cache, Index index) {
   CallOptions options = sequence(index);
   if (call.kind == Call::truncate) {
-    cache.truncate(call.count, options);
+    cache.truncate(call.count, {options.sequence});
   } else if (call.kind == Call::flush) {
-    cache.flush(call.layer, options);
+    cache.flush(call.layer, {options.sequence});
   } else {
     const Tokens tokens(call.count, call.seed);
     options.mask = call.mask;
     options.fit = call.fit;
-    cache.update(call.layer, tokens.keys, tokens.values, tokens.queries, options);
+    cache.update(call.layer, Queries(tokens.queries), Keys(tokens.keys), Values(tokens.values),
+                 options);
   }
 }
 
@@ -263,14 +264,14 @@ void expect_every_history_agrees(const ModelShape& model, const Config& config, 
 TEST(Fork, EverySequenceIsWhatItsHistorySays) {
   Config published = own_subspaces(), wide = own_subspaces(), recommended = Config::recommended();
   wide.residual_length = 96;
-  wide.exact_tokens = 5;
+  wide.full_precision_tokens = 5;
   wide.query_decay = 0.99;
   recommended.shared_svd = false;
   Config per_token = own_subspaces(), sliding = own_subspaces();
   per_token.key_scales = sliding.key_scales = KeyScales::per_token;
   per_token.residual_length = 0;
   sliding.residual_length = 21;
-  sliding.exact_tokens = 3;
+  sliding.full_precision_tokens = 3;
   const ModelShape plain{2, 4, 2, 16};
   ModelShape windowed = plain;
   windowed.windows = {50, 0};

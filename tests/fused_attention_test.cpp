@@ -10,6 +10,8 @@
 #include "layer20.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 constexpr Index file_kv_heads = 3, file_heads_per_kv = 3, file_channels = 64;
@@ -57,8 +59,9 @@ Distances measure(const States& states, Index rows, Arithmetic arithmetic, Confi
   // The first tokens alone fit the subspace: it matters little here, and all would take long.
   constexpr Index prompt = 32;
   const auto append = [&](Index first, Index count) {
-    cache.update(0, states.keys.middleRows(first, count), states.values.middleRows(first, count),
-                 states.queries.middleRows(first, count));
+    cache.update(0, Queries(states.queries.middleRows(first, count)),
+                 Keys(states.keys.middleRows(first, count)),
+                 Values(states.values.middleRows(first, count)));
   };
   append(0, prompt);
   append(prompt, states.tokens - prompt);
@@ -238,13 +241,13 @@ TEST_F(FusedAttention, ExactArithmeticIsWithinATenThousandth) {
   for_each_width([](auto measure, const Config& config, const std::string& width) {
     double worst = 0;
     for (const Index head_dim : {64, 128}) {
-      const Distances real = measure(States(head_dim, 3), 2, Arithmetic::exact, config);
+      const Distances real = measure(States(head_dim, 3), 2, Arithmetic::dequantized, config);
       EXPECT_LE(real.arithmetic, 1e-4 * real.size) << width << ", head_dim " << head_dim;
       worst = std::max(worst, real.arithmetic / real.size);
       for (const Adversary& adversary : adversaries) {
         States states(head_dim, 3);
         adversary.change(states);
-        const Distances d = measure(states, 2, Arithmetic::exact, config);
+        const Distances d = measure(states, 2, Arithmetic::dequantized, config);
         EXPECT_LE(d.arithmetic, 1e-4 * d.size)
             << adversary.name << ", " << width << ", head_dim " << head_dim;
         worst = std::max(worst, d.arithmetic / d.size);

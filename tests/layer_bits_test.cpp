@@ -7,6 +7,8 @@
 #include "small_cache.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 const ModelShape three_layers{3, 4, 2, 16};
@@ -18,8 +20,9 @@ Config divided() {
 }
 
 void feed(Cache& cache, Index layer, const Tokens& tokens, Index from, Index count) {
-  cache.update(layer, tokens.keys.middleRows(from, count), tokens.values.middleRows(from, count),
-               tokens.queries.middleRows(from, count));
+  cache.update(layer, Queries(tokens.queries.middleRows(from, count)),
+               Keys(tokens.keys.middleRows(from, count)),
+               Values(tokens.values.middleRows(from, count)));
 }
 
 TEST(LayerBits, EachLayerIsThatOfACacheOfItsOwn) {

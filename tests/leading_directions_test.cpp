@@ -1,13 +1,15 @@
 // Leading eigenvectors by power iteration against a full decomposition.
 #include <gtest/gtest.h>
 
-#include <squat/query_subspace.hpp>
+#include <squat/detail/plan/query_subspace.hpp>
 
 #include "dense_attention.hpp"
 #include "layer20.hpp"
 #include "small_cache.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 /// With these eigenvalues, in random directions.
@@ -121,7 +123,7 @@ TEST(SubspaceMethod, PowerServesRealKeysAsWell) {
     const auto stored = [&](SubspaceMethod method) {
       config.subspace_method = method;
       Cache cache(model, config);
-      cache.update(0, keys, values, queries.topRows(1024));
+      cache.update(0, Queries(queries.topRows(1024)), Keys(keys), Values(values));
       cache.flush(0);
       return cache.keys(0);
     };

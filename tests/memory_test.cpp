@@ -19,7 +19,7 @@ void feed(Cache& cache, Index count) {
   const Rows keys = random_matrix<float>(count, width, 2),
              values = random_matrix<float>(count, width, 3);
   for (Index layer = 0; layer < large.layers; ++layer) {
-    cache.update(layer, keys, values, queries);
+    cache.update(layer, Queries(queries), Keys(keys), Values(values));
     cache.flush(layer);
   }
 }
@@ -99,7 +99,8 @@ TEST(Memory, ResidualShrinksAfterThePrompt) {
   const Index row = large.layers * width * 2 * Index{sizeof(float)};  // keys and values of a token
   const Rows queries = random_matrix<float>(2000, width, 1),
              keys = random_matrix<float>(2000, width, 2);
-  for (Index layer = 0; layer < large.layers; ++layer) cache.update(layer, keys, keys, queries);
+  for (Index layer = 0; layer < large.layers; ++layer)
+    cache.update(layer, Queries(queries), Keys(keys), Values(keys));
   EXPECT_GE(cache.memory().residual, 2000 * row);
   for (Index layer = 0; layer < large.layers; ++layer) cache.flush(layer);
   EXPECT_LE(cache.memory().residual, 100 * row);

@@ -13,6 +13,8 @@
 #include "same_bytes.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 /// What merging adds to the errors of its parts, relative to the largest value: a log-sum-exp that

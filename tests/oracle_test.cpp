@@ -8,6 +8,8 @@
 #include "round_trip.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 /// Calls visit with `bits` as a compile-time constant.
@@ -67,13 +69,13 @@ Differences compare_values(const fixtures::ValueCase& c) {
   const Matrix<Scalar> values = c.values.cast<Scalar>();
   with_bits(c.bits, [&](auto bits) {
     const ValueQuantizer<Scalar> quantizer(values.cols(), bits, single_precision_scales(c.group));
-    const ValueBlock& block = quantizer.block();
+    const ValueRecordLayout& block = quantizer.block();
     Record record(block.bytes());
     Matrix<double> decoded(block.tokens(), values.cols());
     for (Index first = 0; first < values.rows(); first += block.tokens()) {
       for (Index slot = 0; slot < block.tokens(); ++slot)
         quantizer.quantize(values.row(first + slot).data(), record.data(), slot);
-      block.decode(record.data(), block.tokens(), decoded.data());
+      block.dequantize(record.data(), block.tokens(), decoded.data());
       for (Index slot = 0; slot < block.tokens(); ++slot) {
         const Index token = first + slot;
         for (Index channel = 0; channel < values.cols(); ++channel) {
@@ -94,7 +96,7 @@ Differences compare_values(const fixtures::ValueCase& c) {
 /// Codes of `keys` under `feedback` when nothing rounds scales and zeros: what the oracle does.
 fixtures::Codes codes_with_exact_scales(const fixtures::KeyCase& c,
                                         const ErrorFeedback<double>& feedback) {
-  const double levels = (1 << c.bits) - 1;
+  const double max_code = (1 << c.bits) - 1;
   fixtures::Codes codes(c.keys.rows(), c.keys.cols());
   for (Index first = 0; first < c.keys.rows(); first += c.group) {
     Matrix<double> x = c.keys.middleRows(first, c.group).transpose();
@@ -106,7 +108,7 @@ fixtures::Codes codes_with_exact_scales(const fixtures::KeyCase& c,
       for (Index i = begin; i < begin + count; ++i) {
         const auto channel = x.row(i).array();
         const double low = channel.minCoeff(), range = channel.maxCoeff() - low;
-        const double scale = range == 0 ? 1 : range / levels;
+        const double scale = range == 0 ? 1 : range / max_code;
         for (Index t = 0; t < c.group; ++t) {
           const double code = std::nearbyint((channel[t] - low) / scale);
           codes(first + t, i) = static_cast<std::uint8_t>(code);

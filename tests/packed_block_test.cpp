@@ -2,13 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <squat/key_block.hpp>
-#include <squat/value_block.hpp>
+#include <squat/detail/records/key_record_layout.hpp>
+#include <squat/detail/records/value_record_layout.hpp>
 
 #include "expect_error.hpp"
 #include "round_trip.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 Config layout(Index token_group_size, int scale_bits) {
@@ -25,55 +27,56 @@ Config token_layout(Index token_group_size, Index key_group_size, int scale_bits
   return config;
 }
 
-TEST(KeyBlock, HasTheDocumentedSize) {
+TEST(KeyRecordLayout, HasTheDocumentedSize) {
   // 32 tokens of 128 channels: 1024 bytes of codes, 128 scales and as many zeros.
-  EXPECT_EQ((KeyBlock(128, 2, layout(32, 16)).code_bytes()), 1024);
-  EXPECT_EQ((KeyBlock(128, 2, layout(32, 16)).bytes()), 1024 + 512);
-  EXPECT_EQ((KeyBlock(128, 2, layout(32, 32)).bytes()), 1024 + 1024);
-  EXPECT_EQ((KeyBlock(128, 3, layout(64, 16)).bytes()), 3072 + 512);
-  EXPECT_EQ((KeyBlock(64, 4, layout(32, 16)).bytes()), 1024 + 256);
-  EXPECT_EQ((KeyBlock(512, 8, layout(128, 16)).bytes()), 65536 + 2048);
-  EXPECT_EQ((KeyBlock(8, 3, layout(32, 16)).bytes()), 96 + 32);
+  EXPECT_EQ((KeyRecordLayout(128, 2, layout(32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((KeyRecordLayout(128, 2, layout(32, 16)).bytes()), 1024 + 512);
+  EXPECT_EQ((KeyRecordLayout(128, 2, layout(32, 32)).bytes()), 1024 + 1024);
+  EXPECT_EQ((KeyRecordLayout(128, 3, layout(64, 16)).bytes()), 3072 + 512);
+  EXPECT_EQ((KeyRecordLayout(64, 4, layout(32, 16)).bytes()), 1024 + 256);
+  EXPECT_EQ((KeyRecordLayout(512, 8, layout(128, 16)).bytes()), 65536 + 2048);
+  EXPECT_EQ((KeyRecordLayout(8, 3, layout(32, 16)).bytes()), 96 + 32);
 }
 
-TEST(KeyBlock, HasTheDocumentedSizeWithScalesPerToken) {
+TEST(KeyRecordLayout, HasTheDocumentedSizeWithScalesPerToken) {
   // 32 tokens of 128 channels in groups of 32, and in one group.
-  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 32, 16)).code_bytes()), 1024);
-  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 0, 16)).bytes()), 1024 + 32 * 4 * 4);
-  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 128, 16)).bytes()), 1024 + 32 * 4);
-  EXPECT_EQ((KeyBlock(128, 2, token_layout(32, 512, 8)).bytes()), 1024 + 32 * 2);
+  EXPECT_EQ((KeyRecordLayout(128, 2, token_layout(32, 32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((KeyRecordLayout(128, 2, token_layout(32, 0, 16)).bytes()), 1024 + 32 * 4 * 4);
+  EXPECT_EQ((KeyRecordLayout(128, 2, token_layout(32, 128, 16)).bytes()), 1024 + 32 * 4);
+  EXPECT_EQ((KeyRecordLayout(128, 2, token_layout(32, 512, 8)).bytes()), 1024 + 32 * 2);
   // 40 channels are two groups, the second of 8 channels.
-  EXPECT_EQ((KeyBlock(40, 3, token_layout(64, 32, 32)).bytes()), 40 * 64 * 3 / 8 + 64 * 2 * 8);
+  EXPECT_EQ((KeyRecordLayout(40, 3, token_layout(64, 32, 32)).bytes()),
+            40 * 64 * 3 / 8 + 64 * 2 * 8);
 }
 
-TEST(ValueBlock, HasTheDocumentedSize) {
+TEST(ValueRecordLayout, HasTheDocumentedSize) {
   // 32 tokens of 128 channels in groups of 32: four scales and as many zeros a token.
-  EXPECT_EQ((ValueBlock(128, 2, layout(32, 16)).code_bytes()), 1024);
-  EXPECT_EQ((ValueBlock(128, 2, layout(32, 16)).bytes()), 1024 + 512);
-  EXPECT_EQ((ValueBlock(128, 2, layout(32, 32)).bytes()), 1024 + 1024);
-  EXPECT_EQ((ValueBlock(128, 3, layout(64, 16)).bytes()), 3072 + 512);
-  EXPECT_EQ((ValueBlock(512, 8, layout(128, 16)).bytes()), 65536 + 2048);
+  EXPECT_EQ((ValueRecordLayout(128, 2, layout(32, 16)).code_bytes()), 1024);
+  EXPECT_EQ((ValueRecordLayout(128, 2, layout(32, 16)).bytes()), 1024 + 512);
+  EXPECT_EQ((ValueRecordLayout(128, 2, layout(32, 32)).bytes()), 1024 + 1024);
+  EXPECT_EQ((ValueRecordLayout(128, 3, layout(64, 16)).bytes()), 3072 + 512);
+  EXPECT_EQ((ValueRecordLayout(512, 8, layout(128, 16)).bytes()), 65536 + 2048);
   // 40 channels are 3 tiles of 16 lanes and 2 groups, the second of 8 channels.
-  EXPECT_EQ((ValueBlock(40, 2, layout(32, 16)).bytes()), 48 * 32 / 4 + 2 * 2 * 32 * 2);
+  EXPECT_EQ((ValueRecordLayout(40, 2, layout(32, 16)).bytes()), 48 * 32 / 4 + 2 * 2 * 32 * 2);
   // 8 channels are half a tile, and one group.
-  EXPECT_EQ((ValueBlock(8, 3, layout(32, 16)).bytes()), 16 * 32 * 3 / 8 + 2 * 32 * 2);
+  EXPECT_EQ((ValueRecordLayout(8, 3, layout(32, 16)).bytes()), 16 * 32 * 3 / 8 + 2 * 32 * 2);
 }
 
-TEST(ValueBlock, SplitsChannelsIntoGroups) {
-  const ValueBlock block(80, 2, layout(32, 16));
+TEST(ValueRecordLayout, SplitsChannelsIntoGroups) {
+  const ValueRecordLayout block(80, 2, layout(32, 16));
   ASSERT_EQ(block.groups(), 3);
   for (Index group = 0; group < 3; ++group) EXPECT_EQ(block.group_begin(group), 32 * group);
   EXPECT_EQ(block.group_end(0), 32);
   EXPECT_EQ(block.group_end(1), 64);
   EXPECT_EQ(block.group_end(2), 80);
   // One group where all channels fit in.
-  const ValueBlock small(24, 2, layout(64, 16));
+  const ValueRecordLayout small(24, 2, layout(64, 16));
   ASSERT_EQ(small.groups(), 1);
   EXPECT_EQ(small.group_end(0), 24);
 }
 
 template <class T>
-T load(const std::byte* at) {
+T read_number(const std::byte* at) {
   T value;
   std::memcpy(&value, at, sizeof value);
   return value;
@@ -81,9 +84,9 @@ T load(const std::byte* at) {
 
 // Writes one code and one scale, and looks for them at the documented place.
 
-TEST(KeyBlock, LiesInMemoryAsDocumented) {
+TEST(KeyRecordLayout, LiesInMemoryAsDocumented) {
   const Index head_dim = 24;
-  const KeyBlock block(head_dim, 4, layout(32, 16));
+  const KeyRecordLayout block(head_dim, 4, layout(32, 16));
   for (const Index token : {0, 5, 16, 31})
     for (const Index channel : {0, 7, 8, 23}) {
       Record record(block.bytes());
@@ -97,14 +100,15 @@ TEST(KeyBlock, LiesInMemoryAsDocumented) {
       EXPECT_EQ(tile.get(token % 16, channel % 8), 9) << "token " << token << " " << channel;
 
       block.set_affine<float>(record.data(), channel, {0.5f, -3.0f});
-      EXPECT_EQ(load<Eigen::half>(record.data() + 2 * channel), Eigen::half(0.5f));
-      EXPECT_EQ(load<Eigen::half>(record.data() + 2 * (head_dim + channel)), Eigen::half(-3.0f));
+      EXPECT_EQ(read_number<Eigen::half>(record.data() + 2 * channel), Eigen::half(0.5f));
+      EXPECT_EQ(read_number<Eigen::half>(record.data() + 2 * (head_dim + channel)),
+                Eigen::half(-3.0f));
     }
 }
 
-TEST(KeyBlock, LiesInMemoryAsDocumentedWithScalesPerToken) {
+TEST(KeyRecordLayout, LiesInMemoryAsDocumentedWithScalesPerToken) {
   const Index head_dim = 80, tokens = 64;
-  const KeyBlock block(head_dim, 4, token_layout(tokens, 32, 32));
+  const KeyRecordLayout block(head_dim, 4, token_layout(tokens, 32, 32));
   const TokenGroups& groups = block.groups();
   ASSERT_EQ(groups.groups(), 3);
   for (const Index token : {0, 15, 16, 63})
@@ -122,19 +126,19 @@ TEST(KeyBlock, LiesInMemoryAsDocumentedWithScalesPerToken) {
       EXPECT_EQ(tile.get(token % 16, channel % 8), 9) << "token " << token << " " << channel;
 
       block.set_affine<float>(record.data(), token, group, {0.1f, -3.3f});
-      EXPECT_EQ(load<float>(record.data() + 4 * (tokens * group + token)), 0.1f);
-      EXPECT_EQ(load<float>(record.data() + 4 * (tokens * (3 + group) + token)), -3.3f);
+      EXPECT_EQ(read_number<float>(record.data() + 4 * (tokens * group + token)), 0.1f);
+      EXPECT_EQ(read_number<float>(record.data() + 4 * (tokens * (3 + group) + token)), -3.3f);
     }
 }
 
-TEST(KeyBlock, RefusesWidthsOfTheirOwnWithScalesPerToken) {
-  EXPECT_ERROR(KeyBlock(16, BitAllocation{{}, {2, 3}}, token_layout(32, 0, 16)), "allocation",
-               "one width");
+TEST(KeyRecordLayout, RefusesWidthsOfTheirOwnWithScalesPerToken) {
+  EXPECT_ERROR(KeyRecordLayout(16, BitAllocation{{}, {2, 3}}, token_layout(32, 0, 16)),
+               "allocation", "one width");
 }
 
-TEST(ValueBlock, LiesInMemoryAsDocumented) {
+TEST(ValueRecordLayout, LiesInMemoryAsDocumented) {
   const Index head_dim = 40, tokens = 64;
-  const ValueBlock block(head_dim, 4, layout(tokens, 32));
+  const ValueRecordLayout block(head_dim, 4, layout(tokens, 32));
   for (const Index token : {0, 7, 8, 63})
     for (const Index channel : {0, 15, 16, 39}) {
       Record record(block.bytes());
@@ -147,13 +151,13 @@ TEST(ValueBlock, LiesInMemoryAsDocumented) {
       EXPECT_EQ(tile.get(channel % 16, token % 8), 9) << "token " << token << " " << channel;
     }
 
-  const ValueBlock grouped(96, 2, layout(32, 32));
+  const ValueRecordLayout grouped(96, 2, layout(32, 32));
   for (const Index token : {0, 31})
     for (const Index group : {0, 2}) {
       Record record(grouped.bytes());
       grouped.set_affine<float>(record.data(), token, group, {0.1f, -3.3f});
-      EXPECT_EQ(load<float>(record.data() + 4 * (32 * group + token)), 0.1f);
-      EXPECT_EQ(load<float>(record.data() + 4 * (32 * 3 + 32 * group + token)), -3.3f);
+      EXPECT_EQ(read_number<float>(record.data() + 4 * (32 * group + token)), 0.1f);
+      EXPECT_EQ(read_number<float>(record.data() + 4 * (32 * 3 + 32 * group + token)), -3.3f);
     }
 }
 
@@ -176,7 +180,7 @@ TEST(AffineTable, KeepsWhatItWasGiven) {
   }
 }
 
-Matrix<float> decode_by_hand(const KeyBlock& block, const std::byte* record) {
+Matrix<float> decode_by_hand(const KeyRecordLayout& block, const std::byte* record) {
   Matrix<float> out(block.tokens(), block.head_dim());
   for (Index token = 0; token < out.rows(); ++token)
     for (Index channel = 0; channel < out.cols(); ++channel) {
@@ -188,7 +192,7 @@ Matrix<float> decode_by_hand(const KeyBlock& block, const std::byte* record) {
   return out;
 }
 
-Matrix<float> decode_by_hand(const ValueBlock& block, const std::byte* record) {
+Matrix<float> decode_by_hand(const ValueRecordLayout& block, const std::byte* record) {
   Matrix<float> out(block.tokens(), block.head_dim());
   for (Index token = 0; token < out.rows(); ++token)
     for (Index channel = 0; channel < out.cols(); ++channel) {
@@ -213,26 +217,26 @@ void expect_decoding(const Block& block) {
   // Any number of the first tokens, and not an element more.
   for (Index tokens = 0; tokens <= block.tokens(); ++tokens) {
     Matrix<float> out = Matrix<float>::Constant(block.tokens(), block.head_dim(), -1);
-    block.decode(record.data(), tokens, out.data());
+    block.dequantize(record.data(), tokens, out.data());
     EXPECT_EQ(out.topRows(tokens), expected.topRows(tokens));
     EXPECT_TRUE((out.bottomRows(block.tokens() - tokens).array() == -1).all());
   }
 }
 
-TEST(KeyBlock, DecodesItsFirstTokens) {
-  expect_decoding(KeyBlock(40, 2, layout(32, 16)));
-  expect_decoding(KeyBlock(40, 3, layout(32, 16)));
-  expect_decoding(KeyBlock(8, 4, layout(64, 16)));
-  expect_decoding(KeyBlock(40, 8, layout(32, 16)));
-  expect_decoding(KeyBlock(40, 2, token_layout(32, 32, 16)));
-  expect_decoding(KeyBlock(72, 5, token_layout(64, 32, 16)));
+TEST(KeyRecordLayout, DecodesItsFirstTokens) {
+  expect_decoding(KeyRecordLayout(40, 2, layout(32, 16)));
+  expect_decoding(KeyRecordLayout(40, 3, layout(32, 16)));
+  expect_decoding(KeyRecordLayout(8, 4, layout(64, 16)));
+  expect_decoding(KeyRecordLayout(40, 8, layout(32, 16)));
+  expect_decoding(KeyRecordLayout(40, 2, token_layout(32, 32, 16)));
+  expect_decoding(KeyRecordLayout(72, 5, token_layout(64, 32, 16)));
 }
 
-TEST(ValueBlock, DecodesItsFirstTokens) {
-  expect_decoding(ValueBlock(40, 2, layout(32, 16)));
-  expect_decoding(ValueBlock(40, 3, layout(32, 16)));
-  expect_decoding(ValueBlock(8, 4, layout(32, 16)));
-  expect_decoding(ValueBlock(72, 8, layout(32, 16)));
+TEST(ValueRecordLayout, DecodesItsFirstTokens) {
+  expect_decoding(ValueRecordLayout(40, 2, layout(32, 16)));
+  expect_decoding(ValueRecordLayout(40, 3, layout(32, 16)));
+  expect_decoding(ValueRecordLayout(8, 4, layout(32, 16)));
+  expect_decoding(ValueRecordLayout(72, 8, layout(32, 16)));
 }
 
 }  // namespace

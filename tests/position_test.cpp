@@ -92,7 +92,7 @@ TEST_P(Position, Errors) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Arithmetics, Position,
-                         ::testing::Values(Arithmetic::fast, Arithmetic::exact),
+                         ::testing::Values(Arithmetic::fast, Arithmetic::dequantized),
                          [](const auto& info) {
                            return info.param == Arithmetic::fast ? "fast" : "exact";
                          });

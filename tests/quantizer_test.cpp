@@ -10,6 +10,8 @@
 #include "round_trip.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 constexpr Index head_dim = 40;
@@ -37,14 +39,15 @@ Record quantize(const Matrix<Scalar>& keys, const ErrorFeedback<float>& feedback
 
 TEST(KeyQuantizer, WithoutFeedbackQuantizesEachChannelAlone) {
   const Matrix<float> keys = correlated_matrix<float>(tokens, head_dim, 2);
-  const KeyBlock block(head_dim, 3, Config{});
+  const KeyRecordLayout block(head_dim, 3, Config{});
   for (const Backend backend : {Backend::quanto, Backend::hqq}) {
     Config config;
     config.backend = backend;
     const Record record = quantize<float, 3>(keys, ErrorFeedback<float>(head_dim), {}, config);
     for (Index channel = 0; channel < head_dim; ++channel) {
       const Eigen::VectorXf x = keys.col(channel);
-      const Affine<float> expected = fit_affine(x.data(), tokens, 7.0f, config);
+      const Affine<float> expected =
+          fit_affine(x.data(), tokens, {3, config.scale_bits, LayerSettings(config).key_fit});
       const auto affine = block.affine<float>(record.data(), channel);
       EXPECT_EQ(affine.scale, expected.scale);
       EXPECT_EQ(affine.zero, expected.zero);
@@ -75,7 +78,7 @@ TEST(KeyQuantizer, MaskedTokensLeaveValidOnesAsThePublishedFillDoes) {
   for (const Index token : {0, 1, 2, 15, 16, 30}) valid[static_cast<std::size_t>(token)] = 0;
   for (Index token = 0; token < tokens; ++token)
     if (!Mask(valid)[token]) filled.row(token) = keys.row(3);  // the first valid one
-  const KeyBlock block(head_dim, 2, Config{});
+  const KeyRecordLayout block(head_dim, 2, Config{});
   const Record masked = quantize<float, 2>(keys, some_feedback(), valid);
   const Record published = quantize<float, 2>(filled, some_feedback());
   for (Index channel = 0; channel < head_dim; ++channel) {
@@ -120,7 +123,7 @@ void expect_blocks_as_one_by_one(const Config& config) {
   moment.add<float>(correlated_matrix<float>(100, head_dim, 1));
   const ErrorFeedback<ComputeType<Scalar>> feedback(QuerySubspace::fit(moment, 6, 0.1),
                                                     config.quant_group_size);
-  const KeyQuantizer<Scalar> quantizer(KeyBlock(head_dim, even_bits(head_dim, 2.6), config),
+  const KeyQuantizer<Scalar> quantizer(KeyRecordLayout(head_dim, even_bits(head_dim, 2.6), config),
                                        config);
   for (const bool masked : {false, true}) {
     const std::uint8_t* mask = masked ? valid.data() : nullptr;
@@ -214,7 +217,7 @@ TEST(ErrorFeedback, RefusesWhatItCannotFactor) {
 TEST(ValueQuantizer, QuantizesEachTokenAlone) {
   const Matrix<float> values = correlated_matrix<float>(tokens, head_dim, 7);
   const ValueQuantizer<float> quantizer(head_dim, 2, Config{});
-  const ValueBlock& block = quantizer.block();
+  const ValueRecordLayout& block = quantizer.block();
   Record forwards(block.bytes()), backwards(block.bytes());
   for (Index token = 0; token < tokens; ++token) {
     quantizer.quantize(values.row(token).data(), forwards.data(), token);
@@ -224,12 +227,13 @@ TEST(ValueQuantizer, QuantizesEachTokenAlone) {
   EXPECT_TRUE(same_record(forwards, backwards));
 
   Matrix<float> decoded(tokens, head_dim);
-  block.decode(forwards.data(), tokens, decoded.data());
+  block.dequantize(forwards.data(), tokens, decoded.data());
   for (Index token = 0; token < tokens; ++token)
     for (Index group = 0; group < 2; ++group) {
       const Index begin = 32 * group, count = group == 0 ? 32 : 8;
       const float* x = values.row(token).data() + begin;
-      const Affine<float> expected = fit_affine(x, count, 3.0f, Config{});
+      const Affine<float> expected =
+          fit_affine(x, count, {2, Config{}.scale_bits, ScaleFit::min_max});
       for (Index i = 0; i < count; ++i)
         EXPECT_EQ(decoded(token, begin + i),
                   expected.scale * nearest_code(x[i], expected, inverse_scale(expected), 3.0f) +

@@ -8,6 +8,8 @@
 #include "small_cache.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 const ModelShape two_layers{2, 4, 2, 16};
@@ -93,7 +95,7 @@ TEST(Calibrate, ReplacesTheFitOfThePrompt) {
   const auto keys = [&](bool calibrated, const Rows& queries) {
     Cache cache(one, strong_feedback());
     if (calibrated) cache.calibrate(moments);
-    cache.update(0, prompt.keys, prompt.values, queries);
+    cache.update(0, Queries(queries), Keys(prompt.keys), Values(prompt.values));
     cache.flush(0);
     return cache.keys(0);
   };
@@ -108,7 +110,7 @@ TEST(Calibrate, RefusesWhatDoesNotFit) {
   EXPECT_ERROR(cache.calibrate(QueryMoments(ModelShape{1, 4, 2, 16})), "1 layers", "2");
   EXPECT_ERROR(cache.calibrate(QueryMoments(two_layers)), "no queries");
   const Tokens tokens(10, 5);
-  cache.update(1, tokens.keys, tokens.values, tokens.queries);
+  cache.update(1, Queries(tokens.queries), Keys(tokens.keys), Values(tokens.values));
   EXPECT_ERROR(cache.calibrate(some_moments()), "layer 1", "holds tokens");
   cache.clear();
   cache.calibrate(some_moments());

@@ -3,13 +3,15 @@
 
 #include <Eigen/Eigenvalues>
 #include <limits>
-#include <squat/query_subspace.hpp>
+#include <squat/detail/plan/query_subspace.hpp>
 #include <vector>
 
 #include "expect_error.hpp"
 #include "random_matrix.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 template <class Scalar = double>

@@ -10,6 +10,8 @@
 #include "small_cache.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 const ModelShape wide{1, 4, 2, 64};
@@ -26,9 +28,10 @@ struct RandomTokens {
 
 void feed_random(Cache& cache, const RandomTokens& states, Index first, Index count,
                  const CallOptions& options = {}) {
-  cache.update(0, states.keys.middleRows(first, count), states.values.middleRows(first, count),
-               states.queries.middleRows(first, count), options);
-  cache.flush(0, options);
+  cache.update(0, Queries(states.queries.middleRows(first, count)),
+               Keys(states.keys.middleRows(first, count)),
+               Values(states.values.middleRows(first, count)), options);
+  cache.flush(0, {options.sequence});
 }
 
 TEST(Recommended, IsAllowedAtEverySizeAndRefusesOthers) {
@@ -64,9 +67,11 @@ TEST(Recommended, ErrsFarLessThanThePublishedCacheOfTheSameSize) {
   // Of the queries of 256 tokens that come after the prompt.
   const auto error = [&](const Config& config) {
     Cache cache(shape, config);
-    cache.update(0, keys.topRows(1024), values.topRows(1024), queries.topRows(1024));
+    cache.update(0, Queries(queries.topRows(1024)), Keys(keys.topRows(1024)),
+                 Values(values.topRows(1024)));
     cache.flush(0);
-    cache.update(0, keys.bottomRows(256), values.bottomRows(256), queries.bottomRows(256));
+    cache.update(0, Queries(queries.bottomRows(256)), Keys(keys.bottomRows(256)),
+                 Values(values.bottomRows(256)));
     cache.flush(0);
     const Rows later = queries.bottomRows(16);
     const Matrix<double> full = dense_attention<float>(shape, later, keys, values);
@@ -117,10 +122,10 @@ TEST(Recommended, ChunksOfDecodedTokensGiveWhatSingleOnesGive) {
   EXPECT_FALSE(same(built(8, 1).first, single.first));  // the metric follows the queries
 }
 
-TEST(ExactTokens, StayExactBehindPadding) {
+TEST(FullPrecisionTokens, StayExactBehindPadding) {
   const RandomTokens states(300, 9);
   Config config = Config::recommended(2.25);
-  config.exact_tokens = 3;
+  config.full_precision_tokens = 3;
   std::vector<std::uint8_t> valid(300, 1);
   for (std::size_t t = 0; t < 40; ++t) valid[t] = 0;
   Cache cache(wide, config);
@@ -140,12 +145,12 @@ TEST(ExactTokens, StayExactBehindPadding) {
   EXPECT_LE((out.cast<double>() - expected).norm(), 0.03 * expected.norm());
 }
 
-TEST(ExactTokens, DoNotTouchTheRangesOfOthers) {
+TEST(FullPrecisionTokens, DoNotTouchTheRangesOfOthers) {
   // The sink's key is twenty times as long: with it, its block would be coarser.
   const RandomTokens states(200, 11);
   const auto error = [&](Index exact) {
     Config config;
-    config.exact_tokens = exact;
+    config.full_precision_tokens = exact;
     Cache cache(wide, config);
     feed_random(cache, states, 0, 200);
     return (cache.keys(0).middleRows(1, 31) - states.keys.middleRows(1, 31)).norm();
@@ -153,10 +158,10 @@ TEST(ExactTokens, DoNotTouchTheRangesOfOthers) {
   EXPECT_LT(error(1), 0.5f * error(0));
 }
 
-TEST(ExactTokens, AreTakenAnewAfterTruncation) {
+TEST(FullPrecisionTokens, AreTakenAnewAfterTruncation) {
   const RandomTokens states(200, 13), others(200, 14);
   Config config = Config::recommended(2.5);
-  config.exact_tokens = 2;
+  config.full_precision_tokens = 2;
   Cache cache(wide, config);
   feed_random(cache, states, 0, 200);
   cache.truncate(1);
@@ -168,7 +173,7 @@ TEST(ExactTokens, AreTakenAnewAfterTruncation) {
   EXPECT_EQ(cache.size(0), 151);
 }
 
-TEST(ExactTokens, APromptOfNothingElseFitsLater) {
+TEST(FullPrecisionTokens, APromptOfNothingElseFitsLater) {
   const RandomTokens states(300, 15);
   Cache cache(wide, Config::recommended(2.5));
   feed_random(cache, states, 0, 1);  // exact: no metric yet

@@ -2,15 +2,17 @@
 #pragma once
 
 #include <algorithm>
-#include <squat/key_quantizer.hpp>
+#include <squat/detail/encoding/key_quantizer.hpp>
+#include <squat/detail/encoding/value_quantizer.hpp>
 #include <squat/options.hpp>
-#include <squat/value_quantizer.hpp>
 #include <utility>
 #include <vector>
 
 #include "round_trip.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 
 /// The subspace of one layer and whose queries it was fitted on.
 template <class Scalar>
@@ -91,7 +93,7 @@ class ReferenceLayer {
     for (Index head = 0; head < shape_.kv_heads; ++head) {
       auto keys = keys_.block(first, head * shape_.head_dim, tokens, shape_.head_dim);
       quantizer.quantize(keys, feedback[at(head)], record.data(), mask);
-      quantizer.block().decode(record.data(), tokens, decoded.data());
+      quantizer.block().dequantize(record.data(), tokens, decoded.data());
       for (Index token = 0; token < tokens; ++token)
         if (mask[token]) keys.row(token) = decoded.row(token).template cast<Scalar>();
     }
@@ -105,7 +107,7 @@ class ReferenceLayer {
     for (Index head = 0; head < shape_.kv_heads; ++head) {
       auto value = values_.row(quantized_values_).segment(head * shape_.head_dim, shape_.head_dim);
       quantizer.quantize(value.data(), record.data(), 0);
-      quantizer.block().decode(record.data(), 1, decoded.data());
+      quantizer.block().dequantize(record.data(), 1, decoded.data());
       if (valid_[at(quantized_values_)]) value = decoded.row(0).template cast<Scalar>();
     }
     ++quantized_values_;

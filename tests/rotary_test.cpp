@@ -10,6 +10,8 @@
 #include "small_cache.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 ModelShape shape_with(RopePairing pairing, Index dims = 0, std::vector<double> factors = {}) {
@@ -125,8 +127,8 @@ SQuatCache<Scalar, Bits> filled(const ModelShape& shape, const Config& config,
     const auto part = [&](const Matrix<double>& all) {
       return Matrix<Scalar>(all.middleRows(first, count).template cast<Scalar>());
     };
-    cache.update(0, part(keys), part(values), part(queries), options);
-    cache.flush(0, options);
+    cache.update(0, Queries(part(queries)), Keys(part(keys)), Values(part(values)), options);
+    cache.flush(0, {options.sequence});
     first += count;
   }
   return cache;
@@ -213,7 +215,7 @@ TEST(CacheBeforeRope, SlotsCountWhatWasTruncated) {
   cache.truncate(75);  // in the middle of a block
   const Case again{random_matrix(60, query_width, 4), random_matrix(60, key_width, 5),
                    random_matrix(60, key_width, 6)};
-  cache.update(0, again.keys, again.values, again.queries);
+  cache.update(0, Queries(again.queries), Keys(again.keys), Values(again.values));
   cache.flush(0);
   const Matrix<double> expected = dense_attention(turning, rotated(turning, again.queries, 75),
                                                   rotated(turning, cache.keys(0)), cache.values(0));
@@ -244,19 +246,21 @@ TEST(CacheBeforeRope, ForksGoOnWhereTheyBranched) {
   const Case c;
   const ModelShape turning = shape_with(RopePairing::interleaved);
   SQuatCache<double, 2> cache(turning, strong_feedback(), 2);
-  cache.update(0, c.keys.topRows(100), c.values.topRows(100), c.queries.topRows(100));
+  cache.update(0, Queries(c.queries.topRows(100)), Keys(c.keys.topRows(100)),
+               Values(c.values.topRows(100)));
   cache.flush(0);
   cache.fork(0, 1);
   for (const Index first : {100, 150}) {  // another continuation each
     const CallOptions options = sequence(first / 50 - 2);
     const Matrix<double> queries = c.queries.middleRows(first, 50);
-    cache.update(0, c.keys.middleRows(first, 50), c.values.middleRows(first, 50), queries, options);
-    cache.flush(0, options);
+    cache.update(0, Queries(queries), Keys(c.keys.middleRows(first, 50)),
+                 Values(c.values.middleRows(first, 50)), options);
+    cache.flush(0, {options.sequence});
     Matrix<double> out(50, query_width);
     cache.attend(0, queries, out, options);
     const Matrix<double> expected =
         dense_attention<double>(turning, rotated(turning, queries, 100),
-                                rotated(turning, cache.keys(0, options)), cache.values(0, options));
+                                rotated(turning, cache.keys(0, {options.sequence})), cache.values(0, {options.sequence}));
     EXPECT_LE(max_error(out, expected), 1e-12);
   }
 }

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstddef>
-#include <squat/key_quantizer.hpp>
-#include <squat/value_quantizer.hpp>
+#include <squat/detail/encoding/key_quantizer.hpp>
+#include <squat/detail/encoding/value_quantizer.hpp>
 #include <vector>
 
 namespace squat::testing {
+
+using namespace detail;
 
 /// Memory for one packed record.
 class Record {
@@ -39,12 +41,12 @@ Matrix<ComputeType<Scalar>> round_trip_keys(const Matrix<Scalar>& keys,
                                             const ErrorFeedback<ComputeType<Scalar>>& feedback,
                                             const Config& config, Visit&& visit) {
   const KeyQuantizer<Scalar> quantizer(keys.cols(), Bits, config);
-  const KeyBlock& block = quantizer.block();
+  const KeyRecordLayout& block = quantizer.block();
   Record record(block.bytes());
   Matrix<ComputeType<Scalar>> decoded(keys.rows(), keys.cols());
   for (Index first = 0; first < keys.rows(); first += block.tokens()) {
     quantizer.quantize(keys.middleRows(first, block.tokens()), feedback, record.data());
-    block.decode(record.data(), block.tokens(), decoded.row(first).data());
+    block.dequantize(record.data(), block.tokens(), decoded.row(first).data());
     visit(block, record.data(), first);
   }
   return decoded;

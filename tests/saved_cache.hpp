@@ -8,6 +8,8 @@
 
 namespace squat::testing {
 
+using namespace detail;
+
 template <class Cache>
 std::string saved(const Cache& cache) {
   std::ostringstream out;

@@ -59,9 +59,9 @@ class Shards {
     const Index count = end - first;
     CallOptions options;
     options.mask = sequence_.mask(first, count);
-    cache.update(0, sequence_.keys.middleRows(first, count),
-                 sequence_.values.middleRows(first, count),
-                 sequence_.queries.middleRows(first, count), options);
+    cache.update(0, Queries(sequence_.queries.middleRows(first, count)),
+                 Keys(sequence_.keys.middleRows(first, count)),
+                 Values(sequence_.values.middleRows(first, count)), options);
     cache.flush(0);
   }
 
@@ -198,7 +198,7 @@ TYPED_TEST_SUITE(ShardsOf, ShardScalars, );
 
 TYPED_TEST(ShardsOf, AttendAsOneSequence) {
   std::mt19937 random(1);
-  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::exact})
+  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::dequantized})
     for (unsigned seed = 1; seed <= 12; ++seed) {
       Config config;
       config.quant_group_size = 4;
@@ -217,7 +217,7 @@ TYPED_TEST(ShardsOf, ThatAreSealedEqualOneCache) {
   const Sequence<TypeParam> sequence(320, false, false, 5);
   QueryMoments moments(sequence.shape);
   moments.add<TypeParam>(0, sequence.queries);
-  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::exact}) {
+  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::dequantized}) {
     Config config;
     config.quant_group_size = 4;
     config.arithmetic = arithmetic;
@@ -233,7 +233,7 @@ TYPED_TEST(ShardsOf, ThatAreSealedEqualOneCache) {
       for (const Index rows : {1, 5}) {
         const auto expected = one.attend(rows), actual = shards.attend(rows);
         // Codes are the same, so the roundoff of either side is what may be between them. Few rows
-        // are folded into integers: one near the middle of two may go to another. A step is 1/127
+        // are folded into integers: one near the midpoint of two may go to another. A step is 1/127
         // of the largest weight, which is below a tenth here.
         const bool integers = arithmetic == Arithmetic::fast && !std::is_same_v<TypeParam, double>;
         const double error =

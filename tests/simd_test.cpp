@@ -1,12 +1,12 @@
 // The kernels of every instruction set that this machine has, against double precision.
 #include <gtest/gtest.h>
 
-#include <squat/simd/dispatch.hpp>
+#include <squat/detail/simd/dispatch.hpp>
 #include <vector>
 
 #include "random_matrix.hpp"
 
-namespace squat::simd {
+namespace squat::detail::simd {
 namespace {
 
 using testing::random_matrix;
@@ -47,13 +47,13 @@ TEST_P(Simd, WidenIsExactForEveryHalf) {
     std::vector<std::uint16_t> table(finite.begin() + static_cast<std::ptrdiff_t>(first),
                                      finite.begin() + static_cast<std::ptrdiff_t>(first + n));
     for (std::size_t i = 0; i < n; ++i) table.push_back(finite[(first + i) * 17 % finite.size()]);
-    std::vector<float> scale(n), middle(n);
-    kernels.widen(table.data(), table.data() + n, static_cast<Index>(n), 7.5f, scale.data(),
-                  middle.data());
+    std::vector<float> scale(n), midpoint(n);
+    kernels.read_f16_table(table.data(), table.data() + n, static_cast<Index>(n), 7.5f,
+                           scale.data(), midpoint.data());
     for (std::size_t i = 0; i < n; ++i) {
       const double s = value(table[i]), zero = value(table[n + i]);
       ASSERT_EQ(scale[i], s) << "half " << table[i];
-      ASSERT_NEAR(middle[i], zero + 7.5 * s, 1.2e-7 * (std::abs(zero) + 7.5 * std::abs(s)));
+      ASSERT_NEAR(midpoint[i], zero + 7.5 * s, 1.2e-7 * (std::abs(zero) + 7.5 * std::abs(s)));
     }
     first += n;
   }
@@ -75,14 +75,13 @@ TEST_P(Simd, ExponentiateIsOneStepOfSoftmax) {
             scores.leftCols(hidden).setConstant(none);
             const Matrix<float> given = scores;
             // One more: nobody may write it.
-            std::vector<float> highest(static_cast<std::size_t>(rows + 1), before), sums(highest);
-            kernels.exponentiate(scores.data(), scores.cols(), rows, n, highest.data(),
-                                 sums.data());
-            EXPECT_EQ(highest.back(), before);
+            std::vector<float> max(static_cast<std::size_t>(rows + 1), before), sums(max);
+            kernels.exponentiate(scores.data(), scores.cols(), rows, n, max.data(), sums.data());
+            EXPECT_EQ(max.back(), before);
             EXPECT_EQ(sums.back(), before);
             EXPECT_EQ(scores.rightCols(3), given.rightCols(3));
             for (Index row = 0; row < rows; ++row) {
-              const float top = highest[static_cast<std::size_t>(row)];
+              const float top = max[static_cast<std::size_t>(row)];
               EXPECT_EQ(top, std::max(before, given.row(row).head(n).maxCoeff()));
               double expected_sum = 0;
               for (Index i = 0; i < n; ++i) {
@@ -120,18 +119,18 @@ TEST_P(Simd, RowsOfFloats) {
     }
 }
 
-/// Rows x against a block of packed codes with a scale and a middle a depth, `lane_rows` rows of
+/// Rows x against a block of packed codes with a scale and a midpoint a depth, `lane_rows` rows of
 /// tiles in groups of `rows_per_group`, each with scales of its own.
 struct Product {
   Index heads, depths, lane_rows, rows_per_group;
-  Matrix<float> x, scale, middle;  // [heads, depths], [groups, depths]
-  Matrix<double> codes;            // [16 lane_rows, depths]
+  Matrix<float> x, scale, midpoint;  // [heads, depths], [groups, depths]
+  Matrix<double> codes;              // [16 lane_rows, depths]
 
   Product(Index heads, Index depths, Index lane_rows, Index rows_per_group, int bits, unsigned seed)
       : heads(heads), depths(depths), lane_rows(lane_rows), rows_per_group(rows_per_group) {
     x = random_matrix<float>(heads, depths, seed);
     scale = random_matrix<float>(groups(), depths, seed + 1).array().abs() + 0.1f;
-    middle = random_matrix<float>(groups(), depths, seed + 2);
+    midpoint = random_matrix<float>(groups(), depths, seed + 2);
     codes.resize(16 * lane_rows, depths);
     std::mt19937 random(seed);
     for (Index i = 0; i < codes.size(); ++i)
@@ -172,11 +171,11 @@ class Folding {
     std::vector<std::int16_t> fixed(max_heads * max_length);
     std::vector<float> units(static_cast<std::size_t>(product_.heads));
     for (Index h = 0; h < product_.heads; ++h)
-      units[static_cast<std::size_t>(h)] =
-          kernels_.fix(product_.x.row(h).data(), product_.depths, fixed.data() + h * max_length);
+      units[static_cast<std::size_t>(h)] = kernels_.to_fixed_point(
+          product_.x.row(h).data(), product_.depths, fixed.data() + h * max_length);
     highest_operand_ = 127;
     return kernels_.try_fold8(product_.x.data(), product_.x.cols(), fixed.data(), units.data(),
-                              product_.heads, product_.scale.data(), product_.middle.data(),
+                              product_.heads, product_.scale.data(), product_.midpoint.data(),
                               product_.depths, centre, crest, largest_alpha, operands_.data(),
                               folded_.data());
   }
@@ -186,7 +185,7 @@ class Folding {
     group_stride_ = max_heads * max_block;
     highest_operand_ = 255;
     return kernels_.try_fold8_positive(product_.x.data(), product_.x.cols(), product_.heads,
-                                       product_.scale.data(), product_.middle.data(),
+                                       product_.scale.data(), product_.midpoint.data(),
                                        product_.groups(), product_.depths, centre, least,
                                        operands_.data(), folded_.data());
   }
@@ -195,9 +194,9 @@ class Folding {
     highest_operand_ = largest_operand16(product_.depths, Bits);
     for (Index g = 0; g < product_.groups(); ++g)
       kernels_.fold16(product_.x.data(), product_.x.cols(), product_.heads,
-                      product_.scale.row(g).data(), product_.middle.row(g).data(), product_.depths,
-                      centre, highest_operand_, operands_.data() + g * group_stride,
-                      folded_.data() + g * max_heads);
+                      product_.scale.row(g).data(), product_.midpoint.row(g).data(),
+                      product_.depths, centre, highest_operand_,
+                      operands_.data() + g * group_stride, folded_.data() + g * max_heads);
   }
 
   /// Dot and accumulate are within what rounding the operands can do, for codes around the centre.
@@ -220,7 +219,7 @@ class Folding {
         double exact = 0, rest = 0, size = 0;
         for (Index i = 0; i < product_.depths; ++i) {
           const double off = product_.codes(lane, i) - static_cast<double>(centre);
-          const double x = product_.x(h, i), s = product_.scale(g, i), m = product_.middle(g, i);
+          const double x = product_.x(h, i), s = product_.scale(g, i), m = product_.midpoint(g, i);
           exact += x * (s * off + m);
           rest += std::abs(off);
           size +=
@@ -242,9 +241,9 @@ class Folding {
       for (Index h = 0; h < product_.heads; ++h) {
         const auto x = product_.x.row(h).array().abs();
         const auto scale = product_.scale.row(g).array();
-        const float highest = bound ? x.maxCoeff() * scale.maxCoeff() : (x * scale).maxCoeff();
+        const float max = bound ? x.maxCoeff() * scale.maxCoeff() : (x * scale).maxCoeff();
         EXPECT_NEAR(folded_[static_cast<std::size_t>(g * max_heads + h)].alpha,
-                    highest / highest_operand_, 0.01f * highest / highest_operand_);
+                    max / highest_operand_, 0.01f * max / highest_operand_);
       }
   }
 
@@ -390,7 +389,7 @@ TEST_P(Simd, TinyAndHugeNumbers) {
       product = Product(3, 64, 2, 2, bits, 1);
       product.x *= factor;
       product.scale /= 1e3f;
-      product.middle /= 1e3f;
+      product.midpoint /= 1e3f;
       products.like_keys(product);
     }
   });
@@ -456,4 +455,4 @@ TEST_P(Simd, TryFold8PositiveRefusesFewSquares) {
 }
 
 }  // namespace
-}  // namespace squat::simd
+}  // namespace squat::detail::simd

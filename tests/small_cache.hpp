@@ -39,8 +39,9 @@ struct Tokens {
 /// Updates by tokens [first, first + count).
 inline void update(Cache& cache, const Tokens& tokens, Index first, Index count,
                    const CallOptions& options = {}) {
-  cache.update(0, tokens.keys.middleRows(first, count), tokens.values.middleRows(first, count),
-               tokens.queries.middleRows(first, count), options);
+  cache.update(0, Queries(tokens.queries.middleRows(first, count)),
+               Keys(tokens.keys.middleRows(first, count)),
+               Values(tokens.values.middleRows(first, count)), options);
 }
 inline void update(Cache& cache, const Tokens& tokens, const CallOptions& options = {}) {
   update(cache, tokens, 0, tokens.keys.rows(), options);

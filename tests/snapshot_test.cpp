@@ -12,6 +12,8 @@
 #include "saved_cache.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 template <class Scalar>
@@ -30,7 +32,7 @@ struct NewTokens {
 /// The smallest size at which the newest token still finds what its window has.
 template <class Scalar>
 Index least_size(const CacheOf<Scalar>& cache, Index layer, const CallOptions& options) {
-  const Index first = cache.first(layer, options);
+  const Index first = cache.first(layer, {options.sequence});
   return first == 0 ? 0 : first + cache.shape().window(layer);
 }
 
@@ -42,14 +44,14 @@ void act(CacheOf<Scalar>& cache, unsigned seed) {
   options.sequence = draw.of<Index>({0, 1, 2}) % cache.sequences();
   const int what = draw.of({0, 0, 0, 0, 1, 1, 2, 3});
   if (what == 2) {
-    Index size = cache.size(0, options);
+    Index size = cache.size(0, {options.sequence});
     for (Index layer = 1; layer < cache.shape().layers; ++layer)
-      size = std::min(size, cache.size(layer, options));
+      size = std::min(size, cache.size(layer, {options.sequence}));
     const Index longest = size;
     size = size * draw.of<Index>({0, 3, 6, 7, 8}) / 8;
     for (Index layer = 0; layer < cache.shape().layers && size > 0; ++layer)
       size = std::max(size, least_size(cache, layer, options));
-    if (size <= longest) cache.truncate(size, options);
+    if (size <= longest) cache.truncate(size, {options.sequence});
     return;
   }
   if (what == 3) return cache.fork(options.sequence, cache.sequences() - 1);
@@ -61,8 +63,8 @@ void act(CacheOf<Scalar>& cache, unsigned seed) {
   options.fit = draw.of({FitQueries::first_update, FitQueries::accumulate});
   for (Index layer = 0; layer < cache.shape().layers; ++layer) {
     const NewTokens<Scalar> rows(cache.shape(), count, seed + 100 * static_cast<unsigned>(layer));
-    cache.update(layer, rows.keys, rows.values, rows.queries, options);
-    if (what == 1) cache.flush(layer, options);
+    cache.update(layer, Queries(rows.queries), Keys(rows.keys), Values(rows.values), options);
+    if (what == 1) cache.flush(layer, {options.sequence});
   }
 }
 
@@ -75,11 +77,11 @@ void expect_same(const CacheOf<Scalar>& a, const CacheOf<Scalar>& b) {
   CallOptions options;
   for (options.sequence = 0; options.sequence < a.sequences(); ++options.sequence)
     for (Index layer = 0; layer < shape.layers; ++layer) {
-      ASSERT_EQ(a.size(layer, options), b.size(layer, options));
-      EXPECT_TRUE(same_bytes(a.keys(layer, options), b.keys(layer, options)));
-      EXPECT_TRUE(same_bytes(a.values(layer, options), b.values(layer, options)));
+      ASSERT_EQ(a.size(layer, {options.sequence}), b.size(layer, {options.sequence}));
+      EXPECT_TRUE(same_bytes(a.keys(layer, {options.sequence}), b.keys(layer, {options.sequence})));
+      EXPECT_TRUE(same_bytes(a.values(layer, {options.sequence}), b.values(layer, {options.sequence})));
       for (const Index count : {1, 20}) {
-        if (a.size(layer, options) < least_size(a, layer, options) + count) continue;
+        if (a.size(layer, {options.sequence}) < least_size(a, layer, options) + count) continue;
         const NewTokens<Scalar> rows(shape, count, 9);
         Matrix<Scalar> of_a(count, rows.queries.cols()), of_b = of_a;
         a.attend(layer, rows.queries, of_a, options);
@@ -166,8 +168,8 @@ void feed(FloatCache& cache, Index count, unsigned seed, Index sequence = 0, Ind
   options.mask = valid;
   for (Index layer = 0; layer < cache.shape().layers; ++layer) {
     const NewTokens<float> rows(cache.shape(), count, seed + static_cast<unsigned>(layer));
-    cache.update(layer, rows.keys, rows.values, rows.queries, options);
-    cache.flush(layer, options);
+    cache.update(layer, Queries(rows.queries), Keys(rows.keys), Values(rows.values), options);
+    cache.flush(layer, {options.sequence});
   }
 }
 
@@ -239,14 +241,14 @@ bool is_sound(const std::string& bytes) {
   for (const Index sequence : {0, 1}) {
     const CallOptions options{sequence};
     try {
-      cache.update(0, rows.keys, rows.values, rows.queries, options);
-      cache.flush(0, options);
+      cache.update(0, Queries(rows.queries), Keys(rows.keys), Values(rows.values), options);
+      cache.flush(0, {options.sequence});
     } catch (const Error&) {  // queries under which no key can be quantized
     }
-    EXPECT_TRUE(cache.keys(0, options).allFinite());
-    EXPECT_TRUE(cache.values(0, options).allFinite());
+    EXPECT_TRUE(cache.keys(0, {options.sequence}).allFinite());
+    EXPECT_TRUE(cache.values(0, {options.sequence}).allFinite());
     for (const Index count : {1, 12}) {
-      if (cache.size(0, options) < count) continue;
+      if (cache.size(0, {options.sequence}) < count) continue;
       Matrix<float> out(count, rows.queries.cols());
       cache.attend(0, rows.queries.topRows(count), out, options);
       EXPECT_TRUE(out.allFinite());
@@ -346,7 +348,8 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
       {"config.value_group_size", [](auto&, auto& c) { c.value_group_size = 32; }, "64", "32"},
       {"config.value_grid", [](auto&, auto& c) { c.value_grid = ValueGrid::min_max; }, "1", "0"},
       {"config.rotate_values", [](auto&, auto& c) { c.rotate_values = false; }, "1", "0"},
-      {"config.exact_tokens", [](auto&, auto& c) { c.exact_tokens = 0; }, "1", "0"},
+      {"config.full_precision_tokens", [](auto&, auto& c) { c.full_precision_tokens = 0; }, "1",
+       "0"},
       {"config.query_decay", [](auto&, auto& c) { c.query_decay = 0.5; }, "0", "0.5"},
       {"config.subspace_queries",
        [](auto& s, auto& c) {
@@ -356,13 +359,14 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
        "0", "1"},
       {"config.subspace_method", [](auto&, auto& c) { c.subspace_method = SubspaceMethod::power; },
        "0", "1"},
-      {"config.arithmetic", [](auto&, auto& c) { c.arithmetic = Arithmetic::exact; }, "0", "1"},
+      {"config.arithmetic", [](auto&, auto& c) { c.arithmetic = Arithmetic::dequantized; }, "0",
+       "1"},
   };
   const std::vector<SnapshotField> fields = snapshot_fields({}, {});
   ASSERT_EQ(differences.size(), fields.size());
   for (std::size_t i = 0; i < fields.size(); ++i) {
     const auto& [name, make, in_file, in_cache] = differences[i];
-    EXPECT_EQ(name, fields[i].name);
+    EXPECT_EQ(name, current_name(fields[i]));
     ModelShape shape = small_shape;
     Config config = small_config();
     make(shape, config);
@@ -573,9 +577,9 @@ TEST(Snapshot, AFileOfVersion1IsReadAndWrittenAgain) {
   };
   for (const Index sequence : {0, 1}) {
     const CallOptions options{sequence};
-    ASSERT_EQ(cache.size(0, options), sequence == 0 ? 100 : 103);
-    expect_near(cache.keys(0, options), rows.keys);
-    expect_near(cache.values(0, options), rows.values);
+    ASSERT_EQ(cache.size(0, {options.sequence}), sequence == 0 ? 100 : 103);
+    expect_near(cache.keys(0, {options.sequence}), rows.keys);
+    expect_near(cache.values(0, {options.sequence}), rows.values);
   }
   feed(cache, 40, 9, 1);
   load(cache, saved(cache));

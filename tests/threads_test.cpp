@@ -25,9 +25,9 @@ std::vector<Rows> converse(Cache& cache, Index layer, Index index, Index prompt 
   const CallOptions options = sequence(index);
   for (Index size = 0, count = prompt; size < tokens.keys.rows(); size += count, count = 1) {
     Rows out(count, query_width);
-    cache.attention(layer, tokens.queries.middleRows(size, count),
-                    tokens.keys.middleRows(size, count), tokens.values.middleRows(size, count), out,
-                    options);
+    cache.attention(layer, Queries(tokens.queries.middleRows(size, count)),
+                    Keys(tokens.keys.middleRows(size, count)),
+                    Values(tokens.values.middleRows(size, count)), out, options);
     outputs.push_back(out);
     if (size % 40 == 0) outputs.push_back(cache.keys(layer, options));
   }
@@ -109,7 +109,7 @@ TEST(Threads, WhoeverComesFirstFitsTheSubspace) {
 std::vector<std::vector<Rows>> go_on_from_forks(Cache& cache, bool at_once) {
   const Tokens prompt(500, 1);
   for (Index layer = 0; layer < 2; ++layer) {
-    cache.update(layer, prompt.keys, prompt.values, prompt.queries);
+    cache.update(layer, Queries(prompt.queries), Keys(prompt.keys), Values(prompt.values));
     cache.flush(layer);
   }
   for (Index child = 1; child < sequences; ++child) cache.fork(0, child);
@@ -164,7 +164,7 @@ TEST(Threads, ForksShareSlabs) {
 TEST(Threads, ManyReadTheSame) {
   const Tokens prompt(300, 1);
   Cache cache(two_layer_shape(), Config::recommended());
-  cache.update(0, prompt.keys, prompt.values, prompt.queries);
+  cache.update(0, Queries(prompt.queries), Keys(prompt.keys), Values(prompt.values));
   cache.flush(0);
   const Rows expected = attend(cache, prompt.queries.bottomRows(2));
   std::vector<Rows> outputs(4);

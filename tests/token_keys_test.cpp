@@ -10,6 +10,8 @@
 #include "round_trip.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 struct Setting {
@@ -78,7 +80,7 @@ Reference quantize_plainly(const Matrix<double>& keys, const Matrix<double>& met
   const Index d = s.head_dim, tokens = keys.rows();
   const Matrix<double> h = s.rotated ? hadamard_matrix(d) : Matrix<double>::Identity(d, d);
   const Matrix<double> a = h * metric * h.transpose();
-  const double levels = (1 << s.bits) - 1;
+  const double max_code = (1 << s.bits) - 1;
   Reference reference{Matrix<int>(tokens, d), Matrix<double>(tokens, d)};
   for (Index t = 0; t < tokens; ++t) {
     Eigen::VectorXd x = h * keys.row(t).transpose();
@@ -88,14 +90,15 @@ Reference quantize_plainly(const Matrix<double>& keys, const Matrix<double>& met
       while (static_cast<Index>(grids.size()) * s.group < last) {
         const Index begin = static_cast<Index>(grids.size()) * s.group;
         std::uint8_t codes[512];
-        grids.push_back(encode_group(x.data() + begin, std::min(s.group, d - begin), s.bits, config,
+        grids.push_back(encode_group(x.data() + begin, std::min(s.group, d - begin),
+                                     {s.bits, config.scale_bits, LayerSettings(config).key_fit},
                                      0.0, codes));
       }
       Eigen::VectorXd errors(last - first);
       for (Index c = first; c < last; ++c) {
         const CodeGrid<double>& grid = grids[static_cast<std::size_t>(c / s.group)];
         const double code = std::nearbyint(
-            std::clamp((x[c] - grid.shift) * grid.inverse + grid.origin, 0.0, levels));
+            std::clamp((x[c] - grid.shift) * grid.inverse + grid.origin, 0.0, max_code));
         reference.codes(t, c) = static_cast<int>(code);
         reference.dequantized(t, c) = grid.scale * code + grid.zero;
         errors[c - first] = reference.dequantized(t, c) - x[c];
@@ -112,7 +115,7 @@ Reference quantize_plainly(const Matrix<double>& keys, const Matrix<double>& met
 
 template <class Scalar>
 struct Quantized {
-  KeyBlock block;
+  KeyRecordLayout block;
   Record record;
   Matrix<ComputeType<Scalar>> dequantized;
 
@@ -138,7 +141,7 @@ Quantized<Scalar> quantize(const Matrix<double>& keys, const QuerySubspace& subs
                        result.record.data(), {}, first);
   }
   result.dequantized.resize(keys.rows(), keys.cols());
-  quantizer.block().decode(result.record.data(), keys.rows(), result.dequantized.data());
+  quantizer.block().dequantize(result.record.data(), keys.rows(), result.dequantized.data());
   return result;
 }
 

@@ -1,13 +1,15 @@
 // Scales without bias, and scales of 8 bits.
 #include <gtest/gtest.h>
 
-#include <squat/affine_table.hpp>
-#include <squat/unbiased.hpp>
+#include <squat/detail/encoding/unbiased.hpp>
+#include <squat/detail/records/affine_table.hpp>
 #include <vector>
 
 #include "random_matrix.hpp"
 
 namespace squat::testing {
+
+using namespace detail;
 namespace {
 
 using Codes = std::vector<std::uint8_t>;
@@ -41,13 +43,13 @@ TEST(ScaleOf8Bits, NothingIsClippedHoweverFarFromWhatWasExpected) {
       for (const int bits : {1, 2, 4, 8}) {
         Matrix<float> x = random_matrix<float>(1, 32, 5) * spread;
         x.array() += distance;
-        const float levels = static_cast<float>((1 << bits) - 1);
-        const Affine<float> affine = min_max(x.data(), 32, levels, 8, -0.2f);
+        const float max_code = static_cast<float>((1 << bits) - 1);
+        const Affine<float> affine = min_max(x.data(), 32, max_code, 8, -0.2f);
         // The range is met but for rounding: half a step of the scale (an eighth octave), and of
-        // the middle (a 32nd of the range).
-        const float slack = (levels / 16 + levels / 32) * affine.scale + 1e-4f;
+        // the midpoint (a 32nd of the range).
+        const float slack = (max_code / 16 + max_code / 32) * affine.scale + 1e-4f;
         EXPECT_LE(affine.zero, x.minCoeff() + slack) << distance << " " << spread << " " << bits;
-        EXPECT_GE(affine.zero + levels * affine.scale, x.maxCoeff() - slack)
+        EXPECT_GE(affine.zero + max_code * affine.scale, x.maxCoeff() - slack)
             << distance << " " << spread << " " << bits;
       }
 }
@@ -55,12 +57,12 @@ TEST(ScaleOf8Bits, NothingIsClippedHoweverFarFromWhatWasExpected) {
 TEST(ScaleOf8Bits, ClipsNothingOfManyLevels) {
   for (int bits = 6; bits <= 8; ++bits)
     for (unsigned seed = 0; seed < 40; ++seed) {
-      const float levels = static_cast<float>((1 << bits) - 1);
+      const float max_code = static_cast<float>((1 << bits) - 1);
       const Matrix<float> x =
           random_matrix<float>(1, 64, seed) * (1 + 0.05f * static_cast<float>(seed % 20));
-      const Affine<float> affine = min_max(x.data(), 64, levels, 8, 0.3f);
+      const Affine<float> affine = min_max(x.data(), 64, max_code, 8, 0.3f);
       EXPECT_LE(affine.zero, x.minCoeff());
-      EXPECT_GE(affine.zero + levels * affine.scale, x.maxCoeff());
+      EXPECT_GE(affine.zero + max_code * affine.scale, x.maxCoeff());
       Codes codes(64);
       const CodeGrid<float> grid = unbiased_codes(x.data(), 64, bits, 8, 0.3f, codes.data());
       for (Index i = 0; i < 64; ++i)
@@ -72,19 +74,20 @@ TEST(ScaleOf8Bits, ClipsNothingOfManyLevels) {
 TEST(AffineTable, KeepsScalesAndMiddlesOf8Bits) {
   for (const int bits : {1, 2, 3, 4, 8})
     for (const float expected : {0.0f, -3.5f, 100.0f}) {
-      const float levels = static_cast<float>((1 << bits) - 1);
+      const float max_code = static_cast<float>((1 << bits) - 1);
       const AffineTable table(8, 8, true), symmetric(8, 8, false);
       EXPECT_EQ(table.bytes(), 16);
       EXPECT_EQ(symmetric.bytes(), 8);
       std::vector<std::byte> record(16);
       const Matrix<float> x = random_matrix<float>(8, 32, static_cast<unsigned>(bits));
       for (Index i = 0; i < 8; ++i) {
-        const Affine<float> affine = min_max(x.row(i).data(), 32, levels, 8, expected);
-        table.set(record.data(), i, affine, levels, expected);
-        const Affine<float> read = table.get(record.data(), i, levels, expected);
+        const Affine<float> affine = min_max(x.row(i).data(), 32, max_code, 8, expected);
+        table.set(record.data(), i, affine, max_code, expected);
+        const Affine<float> read = table.get(record.data(), i, max_code, expected);
         EXPECT_EQ(read.scale, affine.scale);
         EXPECT_EQ(read.zero, affine.zero);
-        EXPECT_EQ(symmetric.get(record.data(), i, levels, 0.0f).zero, affine.scale * levels / -2);
+        EXPECT_EQ(symmetric.get(record.data(), i, max_code, 0.0f).zero,
+                  affine.scale * max_code / -2);
       }
     }
 }
@@ -125,7 +128,8 @@ std::pair<double, double> mean_squared_errors(Index count, int bits, double& bia
     for (const Backend backend : {Backend::quanto, Backend::unbiased}) {
       config.backend = backend;
       const Eigen::VectorXd x = all.row(row).transpose().array() + 3;
-      const Affine<double> affine = encode_group(x.data(), count, bits, config, 0.0, codes.data());
+      const Affine<double> affine = encode_group(
+          x.data(), count, {bits, config.scale_bits, LayerSettings(config).key_fit}, 0.0, codes.data());
       double sum = 0;
       for (Index i = 0; i < count; ++i) {
         const double error = affine.scale * codes[static_cast<std::size_t>(i)] + affine.zero - x[i];
@@ -165,7 +169,8 @@ TEST(UnbiasedCodes, TakeConstants) {
       config.scale_bits = scale_bits;
       const std::vector<float> x(32, constant);
       Codes codes(32);
-      const Affine<float> affine = encode_group(x.data(), 32, 3, config, 0.0f, codes.data());
+      const Affine<float> affine = encode_group(
+          x.data(), 32, {3, config.scale_bits, LayerSettings(config).key_fit}, 0.0f, codes.data());
       EXPECT_NEAR(affine.scale * static_cast<float>(codes[5]) + affine.zero, constant,
                   0.02f * std::abs(constant));
     }

@@ -46,8 +46,8 @@ class Twins {
     CallOptions options;
     options.mask = Mask(valid_.data() + old, tokens);
     for (auto* one : {&cache, &twin})
-      one->update(0, keys_.bottomRows(tokens), values_.bottomRows(tokens),
-                  queries_.bottomRows(tokens), options);
+      one->update(0, Queries(queries_.bottomRows(tokens)), Keys(keys_.bottomRows(tokens)),
+                  Values(values_.bottomRows(tokens)), options);
   }
 
   void flush() {
@@ -127,12 +127,12 @@ class Twins {
   /// Which tokens a query at `position` sees.
   std::vector<std::uint8_t> seen_from(Index position) const {
     std::vector<std::uint8_t> seen(valid_.size(), 0);
-    Index exact = config_.exact_tokens;
+    Index exact = config_.full_precision_tokens;
     for (Index t = 0; t < std::min(size(), position + 1); ++t) {
       const std::size_t i = static_cast<std::size_t>(t);
-      const bool is_exact = valid_[i] && exact-- > 0;
+      const bool is_full_precision = valid_[i] && exact-- > 0;
       const Index window = model_.window(0);
-      seen[i] = valid_[i] && (is_exact || window == 0 || t > position - window);
+      seen[i] = valid_[i] && (is_full_precision || window == 0 || t > position - window);
     }
     return seen;
   }
@@ -154,7 +154,7 @@ class Twins {
 template <class Scalar>
 void converse(Index window, const Config& config, bool padded) {
   SCOPED_TRACE("window " + std::to_string(window) + ", exact tokens " +
-               std::to_string(config.exact_tokens) + (padded ? ", padded" : ""));
+               std::to_string(config.full_precision_tokens) + (padded ? ", padded" : ""));
   Twins<Scalar> twins(with_window(window), config);
   twins.update(230, padded);
   for (const Index rows : {1, 8, 230}) twins.expect_attention(rows);
@@ -177,23 +177,23 @@ void converse(Index window, const Config& config, bool padded) {
   }
 }
 
-Config configured(Arithmetic arithmetic, Index exact_tokens) {
+Config configured(Arithmetic arithmetic, Index full_precision_tokens) {
   Config config = strong_feedback();
   config.arithmetic = arithmetic;
-  config.exact_tokens = exact_tokens;
+  config.full_precision_tokens = full_precision_tokens;
   return config;
 }
 
 TEST(Window, EqualsDenseAttention) {
   const int value_bits[] = {1, 2, 3, 4, 8};
-  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::exact}) {
+  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::dequantized}) {
     int widths = 0;
     for (const Index window : {1, 31, 32, 33, 100, 300, 1000000})
-      for (const Index exact_tokens : {0, 1, 40}) {
-        Config config = configured(arithmetic, exact_tokens);
+      for (const Index full_precision_tokens : {0, 1, 40}) {
+        Config config = configured(arithmetic, full_precision_tokens);
         config.key_bits = 1 + widths % 8;
         config.value_bits = value_bits[widths++ % 5];
-        converse<float>(window, config, exact_tokens == 1);
+        converse<float>(window, config, full_precision_tokens == 1);
       }
   }
 }
@@ -250,7 +250,7 @@ TEST(Window, OtherLayersSeeAll) {
   Cache cache(mixed), unlimited(plain);
   for (Index layer = 0; layer < 3; ++layer)
     for (Cache* one : {&cache, &unlimited}) {
-      one->update(layer, tokens.keys, tokens.values, tokens.queries);
+      one->update(layer, Queries(tokens.queries), Keys(tokens.keys), Values(tokens.values));
       one->flush(layer);
     }
   for (Index layer = 0; layer < 3; ++layer) {
@@ -271,7 +271,8 @@ TEST(Window, CallsAtRandomLeaveWhatTheTwinHolds) {
     const auto below = [&](Index end) {
       return static_cast<Index>(random() % static_cast<unsigned>(end));
     };
-    Config config = configured(below(2) == 0 ? Arithmetic::fast : Arithmetic::exact, below(4));
+    Config config =
+        configured(below(2) == 0 ? Arithmetic::fast : Arithmetic::dequantized, below(4));
     config.residual_length = 32 * (1 + below(3));
     if (below(3) == 0) {
       config.key_scales = KeyScales::per_token;
@@ -340,8 +341,8 @@ TEST(Window, ShapesAreChecked) {
 TEST(Window, TurnsKeysToTheirPositions) {
   Tokens tokens(200, 1);
   tokens.queries *= 0.05f;  // no weight hangs on a last digit
-  for (const Index exact_tokens : {0, 3}) {
-    Config config = configured(Arithmetic::fast, exact_tokens);
+  for (const Index full_precision_tokens : {0, 3}) {
+    Config config = configured(Arithmetic::fast, full_precision_tokens);
     config.key_bits = config.value_bits = 8;
     ModelShape turning = with_window(60);
     turning.rope.pairing = RopePairing::halves;
@@ -349,8 +350,8 @@ TEST(Window, TurnsKeysToTheirPositions) {
     const Rows keys = rotated(turning, tokens.keys).cast<float>();
     const Rows queries = rotated(turning, tokens.queries).cast<float>();
     Rows out(200, query_width), expected(200, query_width);
-    cache.attention(0, tokens.queries, tokens.keys, tokens.values, out);
-    plain.attention(0, queries, keys, tokens.values, expected);
+    cache.attention(0, Queries(tokens.queries), Keys(tokens.keys), Values(tokens.values), out);
+    plain.attention(0, Queries(queries), Keys(keys), Values(tokens.values), expected);
     EXPECT_LE((out - expected).norm(), 1e-4f * expected.norm());
     ASSERT_GT(cache.first(0), 60);
     const Rows newest = attend(cache, tokens.queries.bottomRows(2));

@@ -34,11 +34,13 @@ inline squat::SQuatCache<float, 2> cache_prompt(const LayerStates& states,
                                                 const squat::Config& config) {
   squat::SQuatCache<float, 2> cache(states.shape, config);
   const Index prompt = states.prompt_tokens, more = states.held_out_tokens();
-  cache.update(0, states.keys.topRows(prompt), states.values.topRows(prompt),
-               states.queries.topRows(prompt));
+  cache.update(0, squat::Queries(states.queries.topRows(prompt)),
+               squat::Keys(states.keys.topRows(prompt)),
+               squat::Values(states.values.topRows(prompt)));
   // The newest values are exact. The tokens that follow push those of the prompt out, then go.
-  cache.update(0, states.keys.bottomRows(more), states.values.bottomRows(more),
-               states.queries.bottomRows(more));
+  cache.update(0, squat::Queries(states.queries.bottomRows(more)),
+               squat::Keys(states.keys.bottomRows(more)),
+               squat::Values(states.values.bottomRows(more)));
   cache.flush(0);
   cache.truncate(prompt);
   return cache;

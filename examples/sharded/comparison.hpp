@@ -93,7 +93,8 @@ class Comparison {
   }
 
   static void append(Cache& cache, const Tokens& tokens) {
-    cache.update(layer, tokens.keys, tokens.values, tokens.queries);
+    cache.update(layer, squat::Queries(tokens.queries), squat::Keys(tokens.keys),
+                 squat::Values(tokens.values));
   }
 
   static Matrix<float> attend(const Cache& cache, const Matrix<float>& queries, Index position) {

@@ -43,7 +43,8 @@ class ShardedCache {
     const Matrix<float> values = ranks_.from_next(cache_.values(layer).topRows(block));
     cache_.flush(layer);
     if (ranks_.rank() == ranks_.last()) return;
-    cache_.update(layer, keys, values, Matrix<float>::Zero(block, query_width()));
+    cache_.update(layer, squat::Queries(Matrix<float>::Zero(block, query_width())),
+                  squat::Keys(keys), squat::Values(values));
     cache_.flush(layer);
     cache_.truncate(begun);
   }
@@ -79,7 +80,7 @@ class ShardedCache {
  private:
   /// The sequence's first tokens are those that stay exact, not every rank's.
   static squat::Config of_rank(squat::Config config, int rank) {
-    if (rank > 0) config.exact_tokens = 0;
+    if (rank > 0) config.full_precision_tokens = 0;
     return config;
   }
 

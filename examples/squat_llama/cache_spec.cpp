@@ -48,7 +48,7 @@ void set_fields(const std::vector<std::string>& parts, const std::string& spec, 
                    "' is not FIELD=VALUE; known are ", squat_field_names());
     set_squat_field(squat, parts[i].substr(0, equals), parts[i].substr(equals + 1));
   }
-  check(squat.config);
+  squat::detail::check(squat.config);
 }
 
 /// KEYBITS or KEYBITS/VALUEBITS, then any number of ,FIELD=VALUE.

@@ -48,8 +48,8 @@ bool parse(const std::string& text, squat::SubspaceMethod& method) {
 }
 
 bool parse(const std::string& text, squat::Arithmetic& arithmetic) {
-  arithmetic = text == "exact" ? squat::Arithmetic::exact : squat::Arithmetic::fast;
-  return text == "exact" || text == "fast";
+  arithmetic = text == "dequantized" ? squat::Arithmetic::dequantized : squat::Arithmetic::fast;
+  return text == "dequantized" || text == "fast";
 }
 
 bool parse(const std::string& text, std::string& path) {
@@ -66,7 +66,7 @@ constexpr const char* allowed() {
   if (std::is_same_v<Value, squat::ValueGrid>) return "min_max|symmetric";
   if (std::is_same_v<Value, squat::SubspaceQueries>) return "after_rope|before_rope";
   if (std::is_same_v<Value, squat::SubspaceMethod>) return "eigen|power";
-  if (std::is_same_v<Value, squat::Arithmetic>) return "fast|exact";
+  if (std::is_same_v<Value, squat::Arithmetic>) return "fast|dequantized";
   return std::is_integral_v<Value> ? "INTEGER" : "NUMBER";
 }
 
@@ -112,7 +112,7 @@ constexpr Field kFields[] = {
     field<&squat::Config::value_group_size>("value_group_size"),
     field<&squat::Config::value_grid>("value_grid"),
     field<&squat::Config::rotate_values>("rotate_values"),
-    field<&squat::Config::exact_tokens>("exact_tokens"),
+    field<&squat::Config::full_precision_tokens>("full_precision_tokens"),
     field<&squat::Config::query_decay>("query_decay"),
     field<&squat::Config::subspace_queries>("subspace_queries"),
     field<&squat::Config::subspace_method>("subspace_method"),

@@ -62,7 +62,8 @@ class SquatCacheAdapter : public HostCache {
 
  protected:
   void attend(int layer, Rows rows) override {
-    cache_.attention(layer, rows.query, rows.key, rows.value, rows.out, options());
+    cache_.attention(layer, squat::Queries(rows.query), squat::Keys(rows.key),
+                     squat::Values(rows.value), rows.out, options());
   }
 
  private:

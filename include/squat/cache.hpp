@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
-#include <squat/attention.hpp>
-#include <squat/call_checks.hpp>
-#include <squat/key_fits.hpp>
-#include <squat/snapshot_reader.hpp>
+#include <squat/detail/attention/attention.hpp>
+#include <squat/detail/io/cache_file.hpp>
+#include <squat/detail/layer/call_checks.hpp>
+#include <squat/detail/layer/layer_writer.hpp>
+#include <squat/executor.hpp>
+#include <squat/query_moments.hpp>
 #include <utility>
 
 namespace squat {
@@ -35,7 +37,7 @@ template <class Scalar, int KeyBits, int ValueBits = KeyBits>
 class SQuatCache {
   static_assert(is_supported_scalar<Scalar>,
                 "Scalar must be float, double, Eigen::half or Eigen::bfloat16");
-  static_assert(is_supported_bits<KeyBits> && is_supported_bits<ValueBits>,
+  static_assert(detail::is_supported_bits<KeyBits> && detail::is_supported_bits<ValueBits>,
                 "KeyBits and ValueBits must be 2, 3, 4 or 8");
 
  public:
@@ -47,9 +49,11 @@ class SQuatCache {
         sequences_(sequences),
         rope_(shape.rope.pairing == RopePairing::none
                   ? nullptr
-                  : std::make_shared<const RopeTable>(shape.rope, shape.head_dim)),
-        fits_(shape, stored_config(), sequences, rope_),
-        layers_(empty_layers(sequences)) {}
+                  : std::make_shared<const detail::RopeTable>(shape.rope, shape.head_dim)),
+        formats_(detail::layer_formats(shape, stored_config())),
+        fits_(shape, config, sequences, formats_, rope_),
+        layers_(empty_layers(sequences)),
+        workspaces_(std::make_unique<detail::WorkspacePool<Scalar>>()) {}
 
   /// Attention work goes to `executor`, which outlives the cache; serial until one is set. Where
   /// several threads attend, it takes several calls of run() at the same time.
@@ -64,7 +68,20 @@ class SQuatCache {
       for (Index sequence = 0; sequence < sequences_; ++sequence)
         require(tokens(layer, sequence).size() == 0, "calibrate: layer ", layer, " of sequence ",
                 sequence, " holds tokens");
-    fits_.calibrate(moments);
+    const ModelShape& shape = moments.shape();
+    require(shape.layers == shape_.layers && shape.kv_heads == shape_.kv_heads &&
+                shape.head_dim == shape_.head_dim,
+            "moments are for ", shape.layers, " layers, ", shape.kv_heads, " kv heads of ",
+            shape.head_dim, "; the cache has ", shape_.layers, ", ", shape_.kv_heads, " of ",
+            shape_.head_dim);
+    std::vector<std::vector<SecondMoment>> by_layer(static_cast<std::size_t>(shape_.layers));
+    for (Index layer = 0; layer < shape_.layers; ++layer)
+      for (Index head = 0; head < shape_.kv_heads; ++head) {
+        require(moments.moment(layer, head).count() > 0, "moments of layer ", layer, ", kv head ",
+                head, " have no queries");
+        by_layer[static_cast<std::size_t>(layer)].push_back(moments.moment(layer, head));
+      }
+    fits_.calibrate(std::move(by_layer));
   }
 
   const ModelShape& shape() const { return shape_; }
@@ -75,105 +92,101 @@ class SQuatCache {
   /// complete, so that attend() sees the new tokens in full precision.
   /// The queries of the first update of an empty sequence fit its subspace; options.fit asks for
   /// later ones to join in. keys, values: [tokens, kv_heads * head_dim]; queries: [tokens,
-  /// query_heads * head_dim].
-  void update(Index layer, MatrixView<Scalar> keys, MatrixView<Scalar> values,
-              MatrixView<Scalar> queries, const CallOptions& options = {}) {
-    LayerCache<Scalar>& target = tokens(layer, options.sequence);
-    checks().new_tokens(keys, values, queries, options.mask);
-    auto joining = fits_.join(layer, options.sequence, target, queries, options);
-    target.reserve(keys.rows());
-    flush(layer, options);
-    target.append(keys, values, options.mask);
-    fits_.settle(layer, options.sequence, target, std::move(joining));
+  /// query_heads * head_dim]. Honours options.mask and options.fit.
+  void update(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
+              const Values<Scalar>& values, const CallOptions& options = {}) {
+    detail::Honours{true, true}.check(options, "update");
+    append(layer, &queries.matrix(), keys.matrix(), values.matrix(), options);
+  }
+
+  /// update() without queries, where none is needed: in a cache that is calibrated, or whose
+  /// config().squat_lambda is 0. Fails in any other. Honours options.mask.
+  void update(Index layer, const Keys<Scalar>& keys, const Values<Scalar>& values,
+              const CallOptions& options = {}) {
+    detail::Honours{true}.check(options, "update without queries");
+    require(config_.squat_lambda == 0 || fits_.is_calibrated(),
+            "update has no queries; the cache is not calibrated, and config.squat_lambda is ",
+            config_.squat_lambda, ", not 0");
+    append(layer, nullptr, keys.matrix(), values.matrix(), options);
   }
 
   /// Causal attention of the newest queries.rows() tokens of the layer over all of it, or over as
-  /// many of its tokens as shape().windows says, and the exact ones before them: row i belongs to
-  /// token size - rows + i, or to options.position + i. Quantized tokens count as dequantized, the
-  /// residual as it is. queries, out: [rows, query_heads * head_dim]. The row of a padding token is
-  /// zero, and so is one that sees nothing. The cache knows its own padding: options.mask [rows]
-  /// allows those queries to hold anything.
+  /// many of its tokens as shape().windows says, and the full-precision ones before them: row i
+  /// belongs to token size - rows + i, or to options.position + i. Quantized tokens count as
+  /// dequantized, the residual as it is. queries, out: [rows, query_heads * head_dim]. The row of a
+  /// padding token is zero, and so is one that sees nothing. The cache knows its own padding:
+  /// options.mask [rows] allows those queries to hold anything. Honours options.mask,
+  /// options.position and options.log_sum_exp.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const {
-    const LayerCache<Scalar>& source = tokens(layer, options.sequence);
-    const Index size = source.size();
-    constexpr Index last_position = Index{1} << 48;
-    require(options.position >= -1 && options.position <= last_position, "options.position is ",
-            options.position, "; it must be 0 to ", last_position,
-            ", or -1 for the newest tokens'");
-    require(queries.rows() >= 1, "queries have no rows");
-    if (options.position == -1) {
-      require(size > 0, "attend: layer ", layer, " of sequence ", options.sequence, " is empty");
-      require(queries.rows() <= size, "queries have ", queries.rows(), " rows; layer ", layer,
-              " of sequence ", options.sequence, " has ", size, " tokens");
-    }
-    require(options.mask.empty() || options.mask.size() == queries.rows(), "options.mask has ",
-            options.mask.size(), " entries; queries have ", queries.rows(), " rows");
+    detail::Honours{true, false, true, true}.check(options, "attend");
     checks().queries(queries, options.mask);
     checks().output(queries, out);
-    const Index first = options.position == -1 ? size - queries.rows() : options.position;
-    require(source.seen(first).begin >= source.first(), "queries begin at position ", first,
-            "; layer ", layer, " of sequence ", options.sequence,
-            " has dropped what they see: with a window of ", shape_.window(layer),
-            " they can begin at ", source.least_size() - 1, " or later");
-    squat::attend(source, shape_, rope_.get(), config_.arithmetic,
-                  QueryRows<Scalar>{queries, first, options.mask}, out, options.log_sum_exp,
-                  *executor_);
+    attend_checked(layer, queries, out, options);
   }
 
   /// Quantizes what the residual of the layer no longer has to hold, and drops what its window has
-  /// left behind.
+  /// left behind. Honours options.sequence alone.
   void flush(Index layer, const CallOptions& options = {}) {
-    LayerCache<Scalar>& target = tokens(layer, options.sequence);
-    target.flush(*fits_.plan(layer, options.sequence, target));
+    detail::Honours{}.check(options, "flush");
+    writer(layer, options.sequence).flush();
   }
 
   /// update, attend and flush: what an engine calls for each layer and each run of new tokens.
-  /// Argument order is attention's: queries, keys, values.
-  void attention(Index layer, MatrixView<Scalar> queries, MatrixView<Scalar> keys,
-                 MatrixView<Scalar> values, MutableMatrixView<Scalar> out,
+  /// Honours options.mask, options.fit and options.log_sum_exp.
+  void attention(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
+                 const Values<Scalar>& values, MutableMatrixView<Scalar> out,
                  const CallOptions& options = {}) {
-    checks().output(queries, out);
-    update(layer, keys, values, queries, options);
-    attend(layer, queries, out, options);
-    flush(layer, options);
+    detail::Honours{true, true, false, true}.check(options, "attention");
+    checks().output(queries.matrix(), out);
+    append(layer, &queries.matrix(), keys.matrix(), values.matrix(), options);
+    attend_checked(layer, queries.matrix(), out, options);
+    writer(layer, options.sequence).flush();
   }
 
   /// Keys of the tokens that the layer holds, from first() on, as attention sees them
   /// [tokens, kv_heads * head_dim]; padding is zero. Where shape().rope is applied by the cache
   /// they are as stored, before it.
   Matrix<Scalar> keys(Index layer, const CallOptions& options = {}) const {
-    return decoded(layer, options.sequence, &DecodedTokens<Real>::keys);
+    detail::Honours{}.check(options, "keys");
+    return detail::read_back(tokens(layer, options.sequence).view(),
+                             &detail::DequantizedTokens<Real>::keys);
   }
 
   /// Values of the same tokens [tokens, kv_heads * head_dim]; padding is zero.
   Matrix<Scalar> values(Index layer, const CallOptions& options = {}) const {
-    return decoded(layer, options.sequence, &DecodedTokens<Real>::values);
+    detail::Honours{}.check(options, "values");
+    return detail::read_back(tokens(layer, options.sequence).view(),
+                             &detail::DequantizedTokens<Real>::values);
   }
 
   /// Tokens that the layer has taken in, padding included, and a window's dropped ones too: the
   /// next token has this position.
   Index size(Index layer, const CallOptions& options = {}) const {
+    detail::Honours{}.check(options, "size");
     return tokens(layer, options.sequence).size();
   }
 
   /// The first token that the layer still holds; 0 unless it has a window. flush() drops whole
   /// blocks of tokens behind the newest shape().window(layer) + residual_length. Exact tokens
-  /// before it are held all the same, and seen.
+  /// before it are held all the same, and visible.
   Index first(Index layer, const CallOptions& options = {}) const {
+    detail::Honours{}.check(options, "first");
     return tokens(layer, options.sequence).first();
   }
 
   /// Bytes allocated by the whole cache. What several sequences share counts once.
   MemoryUsage memory() const {
     MemoryUsage usage;
-    Counted counted;
+    detail::Counted counted;
     usage.bookkeeping =
-        Index{sizeof(*this)} +
-        static_cast<Index>((layers_.capacity() - layers_.size()) * sizeof(LayerCache<Scalar>));
-    if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
-    for (const LayerCache<Scalar>& layer : layers_) usage += layer.memory(counted);
+        Index{sizeof(*this)} + static_cast<Index>((layers_.capacity() - layers_.size()) *
+                                                  sizeof(detail::LayerStore<Scalar>));
+    if (rope_) usage.bookkeeping += Index{sizeof(detail::RopeTable)} + rope_->bytes();
+    for (const detail::LayerStore<Scalar>& layer : layers_) usage += layer.memory(counted);
+    usage.bookkeeping += static_cast<Index>(formats_.capacity() * sizeof(formats_[0]));
     usage += fits_.memory(counted);
+    usage.workspace = workspaces_->bytes();
     return usage;
   }
 
@@ -185,10 +198,11 @@ class SQuatCache {
   /// Fails if a layer has fewer tokens, or if it has dropped what the newest remaining token sees:
   /// `size` must be 0, or at least first(layer) + the layer's window where first(layer) > 0. A
   /// layer can always be cut back by residual_length from the longest that it has been at a flush()
-  /// or update(). What remains is seen as if the others had never come.
+  /// or update(). What remains is visible as if the others had never come.
   void truncate(Index size, const CallOptions& options = {}) {
+    detail::Honours{}.check(options, "truncate");
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      const LayerCache<Scalar>& target = tokens(layer, options.sequence);
+      const detail::LayerStore<Scalar>& target = tokens(layer, options.sequence);
       require(size >= 0 && size <= target.size(), "size is ", size, "; layer ", layer,
               " of sequence ", options.sequence, " has ", target.size(), " tokens");
       require(size == 0 || size >= target.least_size(), "size is ", size, "; layer ", layer,
@@ -209,8 +223,8 @@ class SQuatCache {
     check_sequence("from", from);
     check_sequence("to", to);
     if (from == to) return;
-    std::vector<LayerCache<Scalar>> copies;
-    typename KeyFits<Scalar>::OwnFits fits;
+    std::vector<detail::LayerStore<Scalar>> copies;
+    typename detail::KeyFits<Scalar>::OwnFits fits;
     copies.reserve(static_cast<std::size_t>(shape_.layers));
     fits.reserve(static_cast<std::size_t>(shape_.layers));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
@@ -223,21 +237,25 @@ class SQuatCache {
     }
   }
 
-  /// Empties every sequence and forgets every subspace.
+  /// Empties every sequence, forgets every subspace, and gives back the memory of calls.
   void clear() {
+    auto workspaces = std::make_unique<detail::WorkspacePool<Scalar>>();
     layers_ = empty_layers(sequences_);
     fits_.clear();
+    workspaces_ = std::move(workspaces);
   }
 
   /// Writes all sequences, to be loaded again: a prompt that was read once, or work that goes on
   /// another day. The file (SnapshotFormat) has the same bytes on every machine; what several
   /// sequences share is written once. Fails where the stream does.
-  void save(std::ostream& out) const { save(out, 0, sequences_); }
+  void save(std::ostream& out) const {
+    detail::write_cache(out, shape_, stored_config(), layers_, fits_, 0, sequences_);
+  }
 
   /// Writes one sequence, and what its keys are quantized with, as a cache of its own.
   void save(std::ostream& out, Index sequence) const {
     check_sequence("sequence", sequence);
-    save(out, sequence, 1);
+    detail::write_cache(out, shape_, stored_config(), layers_, fits_, sequence, 1);
   }
 
   /// Goes on where a saved cache stopped, in place of all that is held: the same keys, values and
@@ -246,7 +264,7 @@ class SQuatCache {
   /// naming what differs, and on one that is cut short or altered; whoever made the file, what is
   /// loaded is sound. When it fails, std::bad_alloc included, the cache is as it was.
   void load(std::istream& in) {
-    Loaded file = read(in, sequences_);
+    auto file = detail::read_cache<Scalar>(in, shape_, stored_config(), formats_, sequences_);
     layers_ = std::move(file.layers);
     fits_.replace(std::move(file.fits), std::move(file.calibrated));
   }
@@ -256,9 +274,9 @@ class SQuatCache {
   /// shared_svd, goes by the subspace of another sequence.
   void load(std::istream& in, Index sequence) {
     check_sequence("sequence", sequence);
-    Loaded file = read(in, 1);
+    auto file = detail::read_cache<Scalar>(in, shape_, stored_config(), formats_, 1);
     for (std::size_t layer = 0; layer < file.calibrated.size(); ++layer)
-      file.fits[layer] = std::make_unique<KeyFit<Scalar>>(std::move(file.calibrated[layer]));
+      file.fits[layer] = std::make_unique<detail::KeyFit<Real>>(std::move(file.calibrated[layer]));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
       const auto at = static_cast<std::size_t>(layer);
       tokens(layer, sequence) = std::move(file.layers[at]);
@@ -267,25 +285,18 @@ class SQuatCache {
   }
 
  private:
-  /// What a file holds.
-  struct Loaded {
-    std::vector<LayerCache<Scalar>> layers;  // [layers, sequences]
-    typename KeyFits<Scalar>::OwnFits fits;
-    std::vector<KeyFit<Scalar>> calibrated;  // per layer, or empty
-  };
-
   static Executor& serial() {
     static SerialExecutor executor;
     return executor;
   }
 
   static const ModelShape& checked(const ModelShape& shape, const Config& config, Index sequences) {
-    check(shape, config);
+    detail::check(shape, config);
     require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
     return shape;
   }
 
-  CallChecks<Scalar> checks() const { return {shape_, config_.scale_bits}; }
+  detail::CallChecks<Scalar> checks() const { return {shape_, config_.scale_bits}; }
 
   void check_sequence(const char* name, Index sequence) const {
     require(sequence >= 0 && sequence < sequences_, name, " is ", sequence,
@@ -298,10 +309,10 @@ class SQuatCache {
     check_sequence("options.sequence", sequence);
     return static_cast<std::size_t>(layer * sequences_ + sequence);
   }
-  LayerCache<Scalar>& tokens(Index layer, Index sequence) {
+  detail::LayerStore<Scalar>& tokens(Index layer, Index sequence) {
     return layers_[index(layer, sequence)];
   }
-  const LayerCache<Scalar>& tokens(Index layer, Index sequence) const {
+  const detail::LayerStore<Scalar>& tokens(Index layer, Index sequence) const {
     return layers_[index(layer, sequence)];
   }
 
@@ -317,76 +328,63 @@ class SQuatCache {
     return config;
   }
 
-  std::vector<LayerCache<Scalar>> empty_layers(Index sequences) const {
-    std::vector<LayerCache<Scalar>> layers;
+  std::vector<detail::LayerStore<Scalar>> empty_layers(Index sequences) const {
+    std::vector<detail::LayerStore<Scalar>> layers;
     layers.reserve(static_cast<std::size_t>(shape_.layers * sequences));
-    const Config config = stored_config();
-    for (Index i = 0; i < shape_.layers * sequences; ++i) {
-      const Index layer = i / sequences;
-      layers.emplace_back(shape_, layer, config.of_layer(layer), fits_.even_blocks(layer)->front());
-    }
+    for (const auto& format : formats_)
+      for (Index sequence = 0; sequence < sequences; ++sequence) layers.emplace_back(format);
     return layers;
   }
 
-  void save(std::ostream& out, Index first, Index count) const {
-    SnapshotWriter<Scalar> file(out, shape_, stored_config(), count, fits_.is_calibrated());
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      file.begin_layer();
-      const auto lock = fits_.guard(layer);
-      if (fits_.is_calibrated()) file.fit(fits_.calibrated(layer));
-      for (Index sequence = first; sequence < first + count; ++sequence) {
-        file.tokens(tokens(layer, sequence));
-        // A sequence alone takes along what it is quantized with, whosever it is.
-        file.fit(count == 1 ? fits_.behind(layer, sequence) : fits_.of(layer, sequence));
-      }
-    }
-    file.finish();
+  detail::LayerWriter<Scalar> writer(Index layer, Index sequence) {
+    return {tokens(layer, sequence), fits_, layer, sequence};
   }
 
-  Loaded read(std::istream& in, Index sequences) const {
-    SnapshotReader<Scalar> file(in, shape_, stored_config(), sequences);
-    Loaded loaded{empty_layers(sequences), {}, {}};
-    auto tokens = loaded.layers.begin();
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      file.begin_layer(layer, fits_.even_blocks(layer));
-      if (file.calibrated()) {
-        std::unique_ptr<KeyFit<Scalar>> fit = file.fit();
-        require(fit != nullptr, "the file is calibrated but for layer ", layer);
-        loaded.calibrated.push_back(std::move(*fit));
-      }
-      for (Index sequence = 0; sequence < sequences; ++sequence) {
-        file.tokens(*tokens++);
-        loaded.fits.push_back(file.fit());
-      }
-    }
-    file.finish();
-    return loaded;
+  /// update(); `queries` is null where there are none.
+  void append(Index layer, const MatrixView<Scalar>* queries, const MatrixView<Scalar>& keys,
+              const MatrixView<Scalar>& values, const CallOptions& options) {
+    auto target = writer(layer, options.sequence);
+    checks().new_tokens(keys, values, queries, options.mask);
+    target.append(keys, values, queries, options);
   }
 
-  Matrix<Scalar> decoded(Index layer, Index sequence,
-                         Matrix<Real> DecodedTokens<Real>::*what) const {
-    const LayerCache<Scalar>& source = tokens(layer, sequence);
-    const Index d = shape_.head_dim;
-    const Index first = source.first();
-    Matrix<Scalar> all(source.size() - first, shape_.kv_heads * d);
-    for (Index head = 0; head < shape_.kv_heads; ++head)
-      for_decoded_tokens(source, head, {first, source.size()},
-                         [&](const DecodedTokens<Real>& tokens) {
-                           auto target = all.block(tokens.first - first, head * d, tokens.count, d);
-                           target = (tokens.*what).topRows(tokens.count).template cast<Scalar>();
-                           for (Index t = 0; t < tokens.count; ++t)
-                             if (!tokens.valid[static_cast<std::size_t>(t)])
-                               target.row(t).setZero();
-                         });
-    return all;
+  /// attend() of queries and out whose numbers and shapes are checked.
+  void attend_checked(Index layer, const MatrixView<Scalar>& queries,
+                      MutableMatrixView<Scalar>& out, const CallOptions& options) const {
+    const detail::LayerStore<Scalar>& source = tokens(layer, options.sequence);
+    const Index size = source.size();
+    constexpr Index last_position = Index{1} << 48;
+    require(options.position >= -1 && options.position <= last_position, "options.position is ",
+            options.position, "; it must be 0 to ", last_position,
+            ", or -1 for the newest tokens'");
+    require(queries.rows() >= 1, "queries have no rows");
+    if (options.position == -1) {
+      require(size > 0, "attend: layer ", layer, " of sequence ", options.sequence, " is empty");
+      require(queries.rows() <= size, "queries have ", queries.rows(), " rows; layer ", layer,
+              " of sequence ", options.sequence, " has ", size, " tokens");
+    }
+    require(options.mask.empty() || options.mask.size() == queries.rows(), "options.mask has ",
+            options.mask.size(), " entries; queries have ", queries.rows(), " rows");
+    const Index first = options.position == -1 ? size - queries.rows() : options.position;
+    const detail::QueryRows<Scalar> rows{queries, first, shape_.window(layer), options.mask};
+    require(rows.visible(0).begin >= source.first(), "queries begin at position ", first,
+            "; layer ", layer, " of sequence ", options.sequence,
+            " has dropped what they see: with a window of ", shape_.window(layer),
+            " they can begin at ", source.least_size() - 1, " or later");
+    const typename detail::WorkspacePool<Scalar>::Lease workspace(*workspaces_);
+    const detail::LayerView<Scalar> view = source.view();
+    detail::attend(view, shape_, rope_.get(), config_.arithmetic, rows, out, options.log_sum_exp,
+                   *executor_, *workspace);
   }
 
   ModelShape shape_;
   Config config_;
   Index sequences_;
-  std::shared_ptr<const RopeTable> rope_;  // null where positions are the caller's affair
-  KeyFits<Scalar> fits_;
-  std::vector<LayerCache<Scalar>> layers_;  // [layers, sequences]
+  std::shared_ptr<const detail::RopeTable> rope_;  // null where the caller applies positions
+  detail::LayerFormats formats_;                   // per layer
+  detail::KeyFits<Scalar> fits_;
+  std::vector<detail::LayerStore<Scalar>> layers_;  // [layers, sequences]
+  std::unique_ptr<detail::WorkspacePool<Scalar>> workspaces_;
   Executor* executor_ = &serial();
 };
 

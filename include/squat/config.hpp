@@ -1,35 +1,9 @@
-// What a model looks like and how its cache quantizes.
+// How a cache quantizes.
 #pragma once
 
-#include <squat/error.hpp>
-#include <squat/matrix.hpp>
-#include <squat/rotary.hpp>
-#include <vector>
+#include <squat/model_shape.hpp>
 
 namespace squat {
-
-/// The attention of a transformer. Query head h reads kv head h / (query_heads / kv_heads).
-struct ModelShape {
-  Index layers = 0;
-  Index query_heads = 0;
-  Index kv_heads = 0;        ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
-  Index head_dim = 0;        ///< a multiple of 8, at most 512
-  double softmax_scale = 0;  ///< factor on query-key products; 0 stands for 1 / sqrt(head_dim)
-  /// With pairing none queries and keys come after position embedding. Otherwise both come before
-  /// it: keys are stored so, and attention turns them, and the queries, to their slots in the
-  /// sequence, padding included. Only differences of positions matter, so that padding on the left
-  /// changes nothing.
-  Rope rope = {};
-  /// Per layer: how many tokens a query sees, itself included; 0: all. Empty: all layers see all.
-  /// Tokens that Config::exact_tokens keeps are seen beyond the window, as attention sinks; with
-  /// exact_tokens = 0 the window is a plain one.
-  std::vector<Index> windows = {};
-
-  Index heads_per_kv() const { return query_heads / kv_heads; }
-  Index window(Index layer) const {
-    return windows.empty() ? 0 : windows[static_cast<std::size_t>(layer)];
-  }
-};
 
 /// How scale and zero point of a group are found.
 enum class Backend {
@@ -72,7 +46,7 @@ enum class Arithmetic {
   /// what
   /// the codes lose. A cache of doubles computes exactly all the same.
   fast,
-  exact,  ///< codes are dequantized; products are those of the cache's compute type
+  dequantized,  ///< codes are dequantized; products are those of the cache's compute type
 };
 
 /// Bits of the codes of one layer, as Config::key_bits and value_bits; 0: those.
@@ -136,7 +110,7 @@ struct Config {
   bool rotate_values = false;
   /// The first so many valid tokens of a sequence stay in full precision for good, out of ranges
   /// and fit: attention sinks.
-  Index exact_tokens = 0;
+  Index full_precision_tokens = 0;
   /// Queries of every update shape the metric of the keys that leave the residual next, older ones
   /// fading by this factor a token; 0: those of the prompt alone (see FitQueries). Each update
   /// makes a new plan, with FitQueries::accumulate too, and moments stay. With per_token a metric
@@ -152,8 +126,8 @@ struct Config {
 
   /// The best setting that was found for at most `mean_bits` bits an element (1.75 to 8), the mean
   /// over keys and values of codes, scales, zeros and what blocks share, the latter for contexts
-  /// from about a thousand tokens on. KeyBits and ValueBits do not enter. README.md tells how it
-  /// was found.
+  /// from about a thousand tokens on. KeyBits and ValueBits do not enter.
+  /// examples/squat_llama/STUDY.md tells how it was found.
   static Config recommended(double mean_bits = 2.5);
 
   /// What `layer` goes by, as if there were no other.
@@ -183,33 +157,15 @@ inline Config Config::recommended(double mean_bits) {
   config.adaptive_bits = true;
   config.value_grid = ValueGrid::symmetric;
   config.rotate_values = true;
-  config.exact_tokens = 1;
+  config.full_precision_tokens = 1;
   config.value_bits = mean_bits < 2.875 ? 2 : mean_bits < 4.25 ? 3 : mean_bits < 6.25 ? 4 : 8;
-  // A scale and a middle for 64 keys, a scale for 64 channels of a value, and what blocks share.
+  // A scale and a midpoint for 64 keys, a scale for 64 channels of a value, and what blocks share.
   constexpr double overhead = 16.0 / 64 + 8.0 / 64 + 0.125;
   config.key_bits = std::min(2 * mean_bits - config.value_bits - overhead, 8.0);
   return config;
 }
 
-inline void check(const ModelShape& shape) {
-  require(shape.layers >= 1, "shape.layers is ", shape.layers, "; it must be at least 1");
-  require(shape.kv_heads >= 1, "shape.kv_heads is ", shape.kv_heads, "; it must be at least 1");
-  require(shape.query_heads >= 1 && shape.query_heads % shape.kv_heads == 0,
-          "shape.query_heads is ", shape.query_heads, "; it must be a positive multiple of the ",
-          shape.kv_heads, " kv heads");
-  require(shape.head_dim >= 8 && shape.head_dim <= 512 && shape.head_dim % 8 == 0,
-          "shape.head_dim is ", shape.head_dim, "; it must be a multiple of 8 from 8 to 512");
-  require(std::isfinite(shape.softmax_scale) && shape.softmax_scale >= 0, "shape.softmax_scale is ",
-          shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
-  check(shape.rope, shape.head_dim);
-  require(shape.windows.empty() || static_cast<Index>(shape.windows.size()) == shape.layers,
-          "shape.windows has ", shape.windows.size(), " entries; it must have one for each of the ",
-          shape.layers, " layers, or none");
-  constexpr Index widest = Index{1} << 48;
-  for (const Index window : shape.windows)
-    require(window >= 0 && window <= widest, "shape.windows holds ", window,
-            "; a window must be 1 to ", widest, ", or 0 for all tokens");
-}
+namespace detail {
 
 inline void check_group_size(const char* field, Index size) {
   require(size == 0 || size == 32 || size == 64 || size == 128 || size == 256 || size == 512,
@@ -275,8 +231,9 @@ inline void check(const Config& config) {
   require(config.value_grid == ValueGrid::min_max || config.value_grid == ValueGrid::symmetric,
           "config.value_grid is ", static_cast<int>(config.value_grid),
           "; it must be min_max (0) or symmetric (1)");
-  require(config.exact_tokens >= 0 && config.exact_tokens <= 1024, "config.exact_tokens is ",
-          config.exact_tokens, "; it must be 0 to 1024");
+  require(config.full_precision_tokens >= 0 && config.full_precision_tokens <= 1024,
+          "config.full_precision_tokens is ", config.full_precision_tokens,
+          "; it must be 0 to 1024");
   require(config.query_decay >= 0 && config.query_decay <= 1, "config.query_decay is ",
           config.query_decay, "; it must be 0 to 1");
   require(config.subspace_queries == SubspaceQueries::after_rope ||
@@ -287,9 +244,9 @@ inline void check(const Config& config) {
               config.subspace_method == SubspaceMethod::power,
           "config.subspace_method is ", static_cast<int>(config.subspace_method),
           "; it must be eigen (0) or power (1)");
-  require(config.arithmetic == Arithmetic::fast || config.arithmetic == Arithmetic::exact,
+  require(config.arithmetic == Arithmetic::fast || config.arithmetic == Arithmetic::dequantized,
           "config.arithmetic is ", static_cast<int>(config.arithmetic),
-          "; it must be fast (0) or exact (1)");
+          "; it must be fast (0) or dequantized (1)");
 }
 
 /// What a cache of both needs, each and together.
@@ -303,5 +260,7 @@ inline void check(const ModelShape& shape, const Config& config) {
               shape.rope.pairing != RopePairing::none,
           "config.subspace_queries is before_rope; without shape.rope it must be after_rope");
 }
+
+}  // namespace detail
 
 }  // namespace squat

@@ -30,6 +30,8 @@ class EigenExecutor : public Executor {
     done.Wait();
   }
 
+  Index concurrency() const override { return Index{pool_.NumThreads()} + 1; }
+
  private:
   Eigen::ThreadPoolInterface& pool_;
 };

@@ -55,7 +55,7 @@ class LlamaContext {
     const llama_cpp::ModelAttention attention = inspect();
     Config own = config;
     const ModelShape shape = attention.shape(model);
-    if (!shape.windows.empty()) own.exact_tokens = 0;
+    if (!shape.windows.empty()) own.full_precision_tokens = 0;
     const std::vector<llama_cpp::AttentionLayer> layers = attention.layers();
     cache_.emplace(shape, own, Index{n_seq_max_});
     sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_);

@@ -22,6 +22,51 @@ using MatrixView = Eigen::Ref<const Matrix<Scalar>, 0, Eigen::OuterStride<>>;
 template <class Scalar>
 using MutableMatrixView = Eigen::Ref<Matrix<Scalar>, 0, Eigen::OuterStride<>>;
 
+namespace detail {
+
+/// A caller's rows, seen under a name that says what they are. A temporary: it may hold a copy of
+/// what cannot be seen as it lies, and is not copied itself.
+template <class Scalar>
+class NamedRows {
+ public:
+  template <class Rows>
+  explicit NamedRows(const Eigen::DenseBase<Rows>& rows) : matrix_(rows.derived()) {}
+  NamedRows(const NamedRows&) = delete;
+  NamedRows& operator=(const NamedRows&) = delete;
+
+  const MatrixView<Scalar>& matrix() const { return matrix_; }
+
+ private:
+  MatrixView<Scalar> matrix_;
+};
+
+}  // namespace detail
+
+/// Queries of tokens [tokens, query_heads * head_dim], as an argument: Queries(q). The types of
+/// Queries, Keys and Values differ so that one is never taken for another.
+template <class Scalar>
+struct Queries : detail::NamedRows<Scalar> {
+  using detail::NamedRows<Scalar>::NamedRows;
+};
+template <class Rows>
+Queries(const Eigen::DenseBase<Rows>&) -> Queries<typename Rows::Scalar>;
+
+/// Keys of tokens [tokens, kv_heads * head_dim], as an argument: Keys(k).
+template <class Scalar>
+struct Keys : detail::NamedRows<Scalar> {
+  using detail::NamedRows<Scalar>::NamedRows;
+};
+template <class Rows>
+Keys(const Eigen::DenseBase<Rows>&) -> Keys<typename Rows::Scalar>;
+
+/// Values of tokens [tokens, kv_heads * head_dim], as an argument: Values(v).
+template <class Scalar>
+struct Values : detail::NamedRows<Scalar> {
+  using detail::NamedRows<Scalar>::NamedRows;
+};
+template <class Rows>
+Values(const Eigen::DenseBase<Rows>&) -> Values<typename Rows::Scalar>;
+
 inline Index round_up(Index value, Index multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }

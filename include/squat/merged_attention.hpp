@@ -13,21 +13,21 @@ template <class Real>
 struct SoftmaxSum {
   static constexpr Real minus_infinity = -std::numeric_limits<Real>::infinity();
 
-  Real highest = minus_infinity;  ///< score or log-sum-exp; minus infinity: no token
-  Real sum = 0;                   ///< of exp(score - highest)
+  Real max = minus_infinity;  ///< largest score, or log-sum-exp; minus infinity: no token
+  Real sum = 0;               ///< of exp(score - max)
 
-  /// Adds `part`, whose tokens are others and whose sum of exp(score - part.highest) * value is
+  /// Adds `part`, whose tokens are others and whose sum of exp(score - part.max) * value is
   /// `part_values` [head_dim], to this one, whose `values` [head_dim] are zero at first.
   template <class Scalar>
   void add(const SoftmaxSum& part, const Scalar* part_values, Index head_dim, Real* values) {
-    if (part.highest == minus_infinity) return;  // it may hold anything
-    if (part.highest > highest) {
-      const Real fading = std::exp(highest - part.highest);
-      sum *= fading;
-      for (Index c = 0; c < head_dim; ++c) values[c] *= fading;
-      highest = part.highest;
+    if (part.max == minus_infinity) return;  // it may hold anything
+    if (part.max > max) {
+      const Real rescale = std::exp(max - part.max);
+      sum *= rescale;
+      for (Index c = 0; c < head_dim; ++c) values[c] *= rescale;
+      max = part.max;
     }
-    const Real weight = std::exp(part.highest - highest);
+    const Real weight = std::exp(part.max - max);
     sum += weight * part.sum;
     for (Index c = 0; c < head_dim; ++c) values[c] += weight * static_cast<Real>(part_values[c]);
   }
@@ -39,7 +39,7 @@ struct SoftmaxSum {
     for (Index c = 0; c < head_dim; ++c) out[c] = static_cast<Scalar>(values[c] * factor);
   }
 
-  Real log_sum_exp() const { return highest + std::log(sum); }
+  Real log_sum_exp() const { return max + std::log(sum); }
 };
 
 /// Attention of some query rows over tokens that several caches hold, from what each of them
@@ -57,7 +57,7 @@ class MergedAttention {
   /// Of `rows` queries and no tokens yet.
   MergedAttention(const ModelShape& shape, Index rows)
       : query_heads_(shape.query_heads), head_dim_(shape.head_dim) {
-    check(shape);
+    detail::check(shape);
     require(rows >= 1, "rows is ", rows, "; it must be at least 1");
     values_.setZero(rows, query_heads_ * head_dim_);
     sums_.resize(static_cast<std::size_t>(rows * query_heads_));

@@ -2,35 +2,18 @@
 #pragma once
 
 #include <array>
-#include <squat/byte_stream.hpp>
-#include <squat/query_subspace.hpp>
+#include <squat/detail/io/moment_io.hpp>
 
 namespace squat {
 
-/// In a file: uint64 queries, float64 sum[head_dim (head_dim + 1) / 2], its lower triangle, row by
-/// row.
-inline void write(ByteWriter& writer, const SecondMoment& moment) {
-  writer.number(moment.count());
-  for (Index i = 0; i < moment.head_dim(); ++i) writer.array(moment.sum().row(i).data(), i + 1);
-}
-
-/// Fails on what no queries can have given.
-inline SecondMoment read_moment(ByteReader& reader, Index head_dim) {
-  const Index count = reader.count("queries", Index{1} << 62);
-  Matrix<double> sum(head_dim, head_dim);
-  for (Index i = 0; i < head_dim; ++i) {
-    reader.array(sum.row(i).data(), i + 1);
-    for (Index j = 0; j < i; ++j) sum(j, i) = sum(i, j);
-  }
-  return SecondMoment(std::move(sum), count);
-}
+using detail::SecondMoment;
 
 /// What a cache needs to know of a model's queries, per layer and kv head: E[q^T q], gathered from
 /// text of one's own choice and saved, so that no prompt has to fit it.
 class QueryMoments {
  public:
   explicit QueryMoments(const ModelShape& shape) : shape_(shape) {
-    check(shape);
+    detail::check(shape);
     moments_.assign(static_cast<std::size_t>(shape.layers * shape.kv_heads),
                     SecondMoment(shape.head_dim));
   }
@@ -78,11 +61,11 @@ class QueryMoments {
   ///     per layer and kv head: a moment, as write() below puts it
   ///     uint64 checksum of all before (Checksum)
   void save(std::ostream& out) const {
-    ByteWriter writer(out);
+    detail::ByteWriter writer(out);
     writer.array(magic.data(), 8);
     for (const Index number : {shape_.layers, shape_.kv_heads, shape_.head_dim})
       writer.number(number);
-    for (const SecondMoment& moment : moments_) write(writer, moment);
+    for (const SecondMoment& moment : moments_) detail::write(writer, moment);
     writer.finish();
   }
 
@@ -91,7 +74,7 @@ class QueryMoments {
   /// alone.
   static QueryMoments load(std::istream& in, const ModelShape& shape) {
     QueryMoments loaded(shape);
-    ByteReader reader(in);
+    detail::ByteReader reader(in);
     std::array<char, 8> found;
     reader.array(found.data(), 8);
     require(found == magic,
@@ -104,7 +87,8 @@ class QueryMoments {
       require(number == static_cast<std::uint64_t>(value), "the file is for ", name, " = ", number,
               "; the model has ", value);
     }
-    for (SecondMoment& moment : loaded.moments_) moment = read_moment(reader, shape.head_dim);
+    for (SecondMoment& moment : loaded.moments_)
+      moment = detail::read_moment(reader, shape.head_dim);
     reader.finish();
     return loaded;
   }

@@ -1,5 +1,7 @@
-// squat: a key-value cache in 2 to 4 bits. This header is all that a program includes.
+// squat: a key-value cache in 2 to 5 bits. This header is all that a program includes.
 #pragma once
 
 #include <squat/cache.hpp>
 #include <squat/layer_bits.hpp>
+#include <squat/merged_attention.hpp>
+#include <squat/quantizers.hpp>

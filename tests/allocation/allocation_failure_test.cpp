@@ -24,7 +24,7 @@ const Tokens& tokens() {
 /// A cache of two sequences, each with a subspace of its own.
 Cache make_cache(Config config = strong_feedback(), Index window = 0) {
   config.shared_svd = false;
-  config.exact_tokens = 1;
+  config.full_precision_tokens = 1;
   ModelShape windowed = shape;
   windowed.windows = {window};
   return Cache(windowed, config, 2);
@@ -148,6 +148,33 @@ TEST(AllocationFailure, LeavesWhatForksShareUndone) {
     update(cache, tokens(), 200, 150, sequence(1));
   };
   EXPECT_GT(run_out_of_memory(forked, [](Cache& cache) { cache.flush(0, sequence(1)); }), 10);
+}
+
+TEST(Allocation, OfAttendHappensOnceAndBeforeItsTasks) {
+  Cache cache = make_cache();
+  prompt(cache);
+  flush(cache);
+  for (const Index rows : {1, 30}) {
+    const Rows queries = tokens().queries.topRows(rows);
+    const Rows expected = attend(cache, queries);
+    Rows out(rows, query_width);
+    allow_allocations(0);
+    EXPECT_NO_THROW(cache.attend(0, queries, out));
+    allow_allocations(-1);
+    EXPECT_TRUE(same(out, expected));
+  }
+}
+
+TEST(AllocationFailure, LeavesAttendToBeCalledAgain) {
+  for (const Index rows : {1, 30}) {
+    const Rows queries = tokens().queries.topRows(rows);
+    EXPECT_GT(run_out_of_memory(prompt,
+                                [&](Cache& cache) {
+                                  Rows out(rows, query_width);
+                                  cache.attend(0, queries, out);
+                                }),
+              3);
+  }
 }
 
 /// A file of what `call` leaves in a cache of two sequences.

@@ -4,9 +4,9 @@
 
 int main() {
   try {
-    squat::check(squat::ModelShape{/*layers=*/1, /*query_heads=*/3, /*kv_heads=*/2, 64});
+    squat::Config::recommended(/*mean_bits=*/9);
   } catch (const squat::Error& error) {
-    return std::strstr(error.what(), "shape.query_heads is 3;") == nullptr;
+    return std::strstr(error.what(), "mean_bits is 9;") == nullptr;
   }
   return 1;
 }

@@ -15,7 +15,8 @@ int main() {
       const Matrix values = Matrix::Random(tokens, shape.kv_heads * shape.head_dim);
       Matrix out = Matrix::Constant(tokens, shape.query_heads * shape.head_dim,
                                     std::numeric_limits<float>::quiet_NaN());
-      cache.attention(layer, queries, keys, values, out);
+      cache.attention(layer, squat::Queries(queries), squat::Keys(keys), squat::Values(values),
+                      out);
       if (!out.allFinite()) return 1;
     }
   }

@@ -84,11 +84,12 @@ TEST(CacheSpec, SquatTakesKeysPerToken) {
 
 TEST(CacheSpec, SquatPlusIsRecommended) {
   const auto squat = std::get<SquatSpec>(
-      parse_cache_spec("squat+:3.25,exact_tokens=4,backend=unbiased,value_grid=min_max").format);
+      parse_cache_spec("squat+:3.25,full_precision_tokens=4,backend=unbiased,value_grid=min_max")
+          .format);
   EXPECT_EQ(squat.config.key_bits, squat::Config::recommended(3.25).key_bits);
   EXPECT_EQ(squat.config.value_bits, 3);
   EXPECT_TRUE(squat.config.adaptive_bits);
-  EXPECT_EQ(squat.config.exact_tokens, 4);
+  EXPECT_EQ(squat.config.full_precision_tokens, 4);
   EXPECT_EQ(squat.config.value_grid, squat::ValueGrid::min_max);
 }
 

@@ -9,11 +9,11 @@ namespace squat_llama {
 namespace {
 
 TEST(LloydMax, LevelsOfTwoBits) {  // Max (1960), table I
-  const auto levels = lloyd_max_levels(2);
-  ASSERT_EQ(levels.size(), 4u);
-  EXPECT_NEAR(levels[2], 0.4528, 1e-4);
-  EXPECT_NEAR(levels[3], 1.510, 1e-3);
-  EXPECT_NEAR(levels[0], -levels[3], 1e-6);
+  const auto max_code = lloyd_max_levels(2);
+  ASSERT_EQ(max_code.size(), 4u);
+  EXPECT_NEAR(max_code[2], 0.4528, 1e-4);
+  EXPECT_NEAR(max_code[3], 1.510, 1e-3);
+  EXPECT_NEAR(max_code[0], -max_code[3], 1e-6);
 }
 
 class TurboCodecTest : public testing::TestWithParam<int> {};

@@ -35,13 +35,13 @@ inline const std::vector<FuzzedCache>& fuzzed_caches() {
     wide.config.adaptive_bits = true;
     wide.config.value_bits = 3;
     wide.config.quant_group_size = 2;
-    wide.config.exact_tokens = 5;
+    wide.config.full_precision_tokens = 5;
     wide.config.query_decay = 0.9;
     wide.config.shared_svd = false;
 
     FuzzedCache turned{{1, 3, 1, 16}, {}, 1};
     turned.shape.rope.pairing = RopePairing::halves;
-    turned.config.arithmetic = Arithmetic::exact;
+    turned.config.arithmetic = Arithmetic::dequantized;
     turned.config.scale_bits = 8;
     return std::vector<FuzzedCache>{recommended, published, wide, turned};
   }();
@@ -58,9 +58,10 @@ inline void feed(Cache& cache, Index sequence, Index count, unsigned seed) {
   options.mask = valid;
   for (Index layer = 0; layer < cache.shape().layers; ++layer) {
     const Matrix<float> kv = random_matrix<float>(count, cache.shape().kv_heads * width, seed);
-    cache.update(layer, kv, kv,
-                 random_matrix<float>(count, cache.shape().query_heads * width, seed + 1), options);
-    cache.flush(layer, options);
+    cache.update(layer,
+                 Queries(random_matrix<float>(count, cache.shape().query_heads * width, seed + 1)),
+                 Keys(kv), Values(kv), options);
+    cache.flush(layer, {options.sequence});
   }
 }
 

@@ -8,7 +8,7 @@ namespace {
 Config exact_config() {
   Config config;
   config.scale_bits = 32;
-  config.arithmetic = Arithmetic::exact;
+  config.arithmetic = Arithmetic::dequantized;
   config.residual_length = 1024;
   config.shared_svd = false;
   return config;
@@ -369,7 +369,7 @@ TEST(LlamaContext, HoldsNoMoreOfWindowsThanTheySee) {
   const llama_model_ptr model = tiny_model(description);
   Config config = Config::recommended(4);
   SquatSession session(model.get(), squat_params(), config);
-  EXPECT_EQ(session.own().cache().config().exact_tokens, 0);
+  EXPECT_EQ(session.own().cache().config().full_precision_tokens, 0);
   session.decode({{0, some_tokens(96)}});
   session.decode({{0, some_tokens(96)}});
   session.decode({{0, some_tokens(96)}});

@@ -46,8 +46,12 @@ class History {
 
   Index size() const { return static_cast<Index>(tokens_.size()); }
   std::vector<Token>& tokens() { return tokens_; }
-  bool has_exact_key(Index token) const { return token >= quantized_keys_ || is_exact(token); }
-  bool has_exact_value(Index token) const { return token >= quantized_values_ || is_exact(token); }
+  bool has_exact_key(Index token) const {
+    return token >= quantized_keys_ || is_full_precision(token);
+  }
+  bool has_exact_value(Index token) const {
+    return token >= quantized_values_ || is_full_precision(token);
+  }
 
   std::vector<std::uint8_t> valid() const {
     std::vector<std::uint8_t> valid;
@@ -60,7 +64,7 @@ class History {
     Index exact =
         std::count_if(tokens_.begin(), tokens_.end(), [](const Token& t) { return t.exact; });
     for (Token token : tokens) {
-      token.exact = token.valid && exact < config_.exact_tokens;
+      token.exact = token.valid && exact < config_.full_precision_tokens;
       exact += token.exact;
       tokens_.push_back(token);
     }
@@ -76,7 +80,9 @@ class History {
   }
 
  private:
-  bool is_exact(Index token) const { return tokens_[static_cast<std::size_t>(token)].exact; }
+  bool is_full_precision(Index token) const {
+    return tokens_[static_cast<std::size_t>(token)].exact;
+  }
 
   Config config_;
   std::vector<Token> tokens_;

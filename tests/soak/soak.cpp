@@ -73,9 +73,9 @@ class Soak {
     const Index key_width = cache_.shape().kv_heads * cache_.shape().head_dim;
     for (Index layer = 0; layer < layers; ++layer) {
       Matrix<Scalar> out(count, query_width);
-      cache_.attention(layer, rows_of<Scalar>('q', layer, tokens, query_width),
-                       rows_of<Scalar>('k', layer, tokens, key_width),
-                       rows_of<Scalar>('v', layer, tokens, key_width), out, options);
+      cache_.attention(layer, Queries(rows_of<Scalar>('q', layer, tokens, query_width)),
+                       Keys(rows_of<Scalar>('k', layer, tokens, key_width)),
+                       Values(rows_of<Scalar>('v', layer, tokens, key_width)), out, options);
       expect(out.template cast<double>().allFinite(), "attention is not finite");
     }
     history(sequence).append(tokens);
@@ -203,7 +203,7 @@ int main(int argc, char** argv) try {
   Config own_subspaces;
   own_subspaces.quant_group_size = 4;
   own_subspaces.shared_svd = false;
-  own_subspaces.arithmetic = Arithmetic::exact;
+  own_subspaces.arithmetic = Arithmetic::dequantized;
   soak::soak<float>("Config::recommended(), float", Config::recommended(), tokens, seed);
   soak::soak<Eigen::half>("Config{}, a subspace each, exact arithmetic, half", own_subspaces,
                           tokens, seed);

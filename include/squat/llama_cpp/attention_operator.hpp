@@ -133,7 +133,8 @@ class AttentionOperator {
       const ConstRows from(row_of(queries, 1, row), rows, query_width,
                            Eigen::OuterStride<>(stride_of(queries, 1)));
       Rows to(row_of(node, 2, row), rows, query_width, Eigen::OuterStride<>(stride_of(node, 2)));
-      cache_.attention(static_cast<Index>(layer), from, work.keys, work.values, to, options);
+      cache_.attention(static_cast<Index>(layer), squat::Queries(from), squat::Keys(work.keys),
+                       squat::Values(work.values), to, options);
       return;
     }
     work.queries.resize(rows, query_width);
@@ -147,8 +148,8 @@ class AttentionOperator {
                           static_cast<std::size_t>(head) * queries.nb[2] +
                           static_cast<std::size_t>(c) * queries.nb[0],
                       sizeof(float));
-    cache_.attention(static_cast<Index>(layer), work.queries, work.keys, work.values, work.out,
-                     options);
+    cache_.attention(static_cast<Index>(layer), squat::Queries(work.queries),
+                     squat::Keys(work.keys), squat::Values(work.values), work.out, options);
     for (Index r = 0; r < rows; ++r)
       std::copy_n(work.out.row(r).data(), query_width,
                   row_of(node, 2, static_cast<std::size_t>(sequence.rows[r])));

@@ -59,7 +59,7 @@ class ModelAttention {
     ModelShape shape{layers, first.queries->ne[2], first.keys->ne[2], first.keys->ne[0]};
     shape.softmax_scale = static_cast<double>(first.scale);
     shape.windows = windows(model);
-    squat::check(shape);
+    squat::detail::check(shape);
     return shape;
   }
 

@@ -72,6 +72,8 @@ class ThreadTeam : public Executor {
     offer->is_claimed.store(false);
   }
 
+  Index concurrency() const override { return std::max(threads_, 1); }
+
  private:
   struct alignas(64) Offer {
     const std::function<void(Index)>* task = nullptr;

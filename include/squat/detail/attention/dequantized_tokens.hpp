@@ -1,0 +1,123 @@
+// Tokens of a layer read back in full, oldest first.
+#pragma once
+
+#include <squat/detail/store/layer_view.hpp>
+#include <squat/detail/store/token_range.hpp>
+
+namespace squat::detail {
+
+/// Consecutive tokens of one kv head, dequantized: memory for so many, and those that are there.
+template <class Real>
+struct DequantizedTokens {
+  static constexpr Index capacity = TokenBlock::max_tokens;
+
+  /// Allocates; the only call here that does.
+  void reserve(Index dim) {
+    if (dim == head_dim) return;
+    keys.resize(capacity, dim);
+    values.resize(capacity, dim);
+    head_dim = dim;
+  }
+
+  Index head_dim = 0;
+  Index first = 0;
+  Index count = 0;
+  Matrix<Real> keys;             // [capacity, head_dim]
+  Matrix<Real> values;           // [capacity, head_dim]
+  std::uint8_t valid[capacity];  // 0 for padding
+  bool has_padding = false;
+};
+
+/// Calls visit(tokens), which may spoil them, for runs of tokens of kv head `head` that together
+/// hold those of `range`. `tokens` has been reserved.
+template <class Scalar, class Visit>
+void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const TokenRange& range,
+                            DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
+  using Real = ComputeType<Scalar>;
+  const ValueRecordLayout& value_layout = layer.value_layout();
+  const Index head_dim = value_layout.head_dim();
+  const auto copy = [&](const Scalar* row, Real* out) {
+    for (Index c = 0; c < head_dim; ++c) out[c] = static_cast<Real>(row[head * head_dim + c]);
+  };
+
+  const FullPrecisionTokens<Scalar>& full_precision = layer.full_precision;
+  const auto place = layer.place(range.begin);
+  tokens.first = place.first;
+  for (Index b = place.block; b < static_cast<Index>(layer.blocks.size()); ++b) {
+    if (tokens.first >= range.end) return;
+    const TokenBlock& block = layer.blocks[static_cast<std::size_t>(b)];
+    tokens.count = block.tokens;
+    block.key_layout(head).dequantize(block.keys(head), block.tokens, tokens.keys.data());
+    if (block.value_tokens > 0)
+      value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data());
+    for (Index t = block.value_tokens; t < block.tokens; ++t)
+      copy(layer.value(tokens.first + t), tokens.values.row(t).data());
+    for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {
+      const Index t = full_precision.position(i) - tokens.first;
+      if (t < 0 || t >= block.tokens) continue;
+      copy(full_precision.keys.row(i), tokens.keys.row(t).data());
+      copy(full_precision.values.row(i), tokens.values.row(t).data());
+    }
+    tokens.has_padding = block.has_padding;
+    for (Index t = 0; t < block.tokens; ++t) tokens.valid[t] = block.is_valid(t);
+    visit(tokens);
+    tokens.first += block.tokens;
+  }
+  for (; tokens.first < std::min(range.end, layer.size()); tokens.first += tokens.count) {
+    tokens.count = std::min(tokens.capacity, layer.size() - tokens.first);
+    tokens.has_padding = false;
+    for (Index t = 0; t < tokens.count; ++t) {
+      copy(layer.key(tokens.first + t), tokens.keys.row(t).data());
+      copy(layer.value(tokens.first + t), tokens.values.row(t).data());
+      tokens.valid[t] = layer.is_valid(tokens.first + t);
+      tokens.has_padding |= !tokens.valid[t];
+    }
+    visit(tokens);
+  }
+}
+
+/// Calls visit(tokens) for the full-precision tokens of kv head `head` before token `end`, in runs
+/// of consecutive ones. `tokens` has been reserved.
+template <class Scalar, class Visit>
+void for_full_precision_tokens(const LayerView<Scalar>& layer, Index head, Index end,
+                               DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
+  using Real = ComputeType<Scalar>;
+  const FullPrecisionTokens<Scalar>& all = layer.full_precision;
+  const Index count = all.before(end), head_dim = layer.format.head_dim;
+  tokens.has_padding = false;
+  std::fill_n(tokens.valid, tokens.capacity, std::uint8_t{1});
+  for (Index i = 0; i < count; i += tokens.count) {
+    tokens.first = all.position(i);
+    const Index most = std::min(count - i, tokens.capacity);
+    for (Index t = 0; t < most && all.position(i + t) == tokens.first + t; ++t) {
+      for (Index c = 0; c < head_dim; ++c) {
+        tokens.keys(t, c) = static_cast<Real>(all.keys.row(i + t)[head * head_dim + c]);
+        tokens.values(t, c) = static_cast<Real>(all.values.row(i + t)[head * head_dim + c]);
+      }
+      tokens.count = t + 1;
+    }
+    visit(tokens);
+  }
+}
+
+/// Keys or values of all tokens of a layer [tokens, kv_heads * head_dim], as `what` says; padding
+/// is zero.
+template <class Scalar>
+Matrix<Scalar> read_back(
+    const LayerView<Scalar>& layer,
+    Matrix<ComputeType<Scalar>> DequantizedTokens<ComputeType<Scalar>>::*what) {
+  const Index d = layer.format.head_dim;
+  Matrix<Scalar> all(layer.size() - layer.first, layer.format.width());
+  DequantizedTokens<ComputeType<Scalar>> memory;
+  memory.reserve(d);
+  for (Index head = 0; head < layer.format.kv_heads; ++head)
+    for_dequantized_tokens(layer, head, {layer.first, layer.size()}, memory, [&](auto& run) {
+      auto target = all.block(run.first - layer.first, head * d, run.count, d);
+      target = (run.*what).topRows(run.count).template cast<Scalar>();
+      for (Index t = 0; t < run.count; ++t)
+        if (!run.valid[t]) target.row(t).setZero();
+    });
+  return all;
+}
+
+}  // namespace squat::detail

@@ -1,0 +1,134 @@
+// Decode attention straight over packed codes.
+#pragma once
+
+#include <cmath>
+#include <squat/detail/attention/token_sources.hpp>
+
+namespace squat::detail {
+
+/// A part of what a layer holds: some blocks and, in the last part, the residual.
+struct Segment {
+  Index first_block;
+  Index last_block;
+  Index first_token;  ///< of first_block or, where that is behind the last block, of the residual
+  bool is_first;      ///< brings full-precision tokens beyond the window
+  bool is_last;       ///< brings the residual
+};
+
+/// Computes partial attention from packed blocks: key scales are folded into the query once a block
+/// (or weigh the products of a token), value scales into the probabilities once a block and value
+/// group, so that all work per code is an integer dot product. One object serves one thread.
+template <class Scalar>
+class FusedAttention {
+ public:
+  /// Query rows (tokens times query heads of a kv head) that a call can take.
+  static constexpr Index max_rows = KeyScores::max_rows;
+
+  /// Attention of some rows over a segment. The rows of result.sum_values are `stride` apart, at
+  /// least head_dim rounded up to 16.
+  void run(const LayerView<Scalar>& layer, const HeadRows& head, const Segment& segment,
+           bool has_window, Index stride, const PartialAttention& result) {
+    const ValueRecordLayout& values = layer.value_layout();
+    rows_ = head.rows;
+    visible_ = head.visible;
+    scratch_.stride = stride;
+    scratch_.packed = result.sum_values;
+    // What is not rotated is added after the rest was rotated back.
+    scratch_.plain = values.is_rotated() ? plain_sums_ : result.sum_values;
+    scratch_.values.start(values, rows_);
+    std::fill_n(result.sum_values, rows_ * stride, 0.0f);
+    std::fill_n(scratch_.plain, rows_ * stride, 0.0f);
+    std::fill_n(result.sum, rows_, 0.0f);
+    std::fill_n(result.max, rows_, minus_infinity);
+
+    if (segment.is_first && has_window) {
+      const Index sinks = layer.full_precision.before(visible_[rows_ - 1].begin);
+      for (Index first = 0; first < sinks; first += PlainRows<Scalar>::chunk)
+        take(SinkSource<Scalar>{scratch_, layer, head, first, sinks}, result);
+    }
+    const KeyRecordLayout* prepared_for = nullptr;
+    Index token = segment.first_token;
+    for (Index b = segment.first_block; b < segment.last_block; ++b) {
+      const TokenBlock* const block = layer.blocks.data() + b;
+      const KeyRecordLayout& keys = block->key_layout(head.head);
+      if (&keys != prepared_for) scratch_.keys.prepare(keys, head.queries, rows_);
+      prepared_for = &keys;
+      take(BlockSource<Scalar>{scratch_, layer, head, *block,
+                               b + 1 < segment.last_block ? block + 1 : nullptr, token},
+           result);
+      token += block->tokens;
+    }
+    for (; segment.is_last && token < layer.size(); token += PlainRows<Scalar>::chunk)
+      take(ResidualSource<Scalar>{scratch_, layer, head, token}, result);
+    for (Index i = 0; i < rows_; ++i) {
+      float* sums = result.sum_values + i * stride;
+      scratch_.values.finish(values, i, sums);
+      if (scratch_.plain == result.sum_values) continue;
+      for (Index c = 0; c < values.head_dim(); ++c) sums[c] += scratch_.plain[i * stride + c];
+    }
+  }
+
+ private:
+  static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+
+  /// One step of an online softmax, over the tokens of `source`.
+  template <class Source>
+  void take(const Source& source, const PartialAttention& result) {
+    source.score(scores_);
+    mask_invisible(source);
+    if (source.has_padding) mask_padding(source);
+    // Waits for nothing, and so fills what update_max() waits for.
+    source.read_values();
+    update_max(source.slots, result);
+    source.add_values(scores_);
+  }
+
+  /// Minus infinity for tokens that a row does not see, and for slots that are no tokens.
+  template <class Source>
+  void mask_invisible(const Source& source) {
+    // Ranges ascend: what the first row still sees and the last one already, all see.
+    if (source.count == source.slots && source.visible(visible_[0]).end == source.count &&
+        source.visible(visible_[rows_ - 1]).begin == 0)
+      return;
+    for (Index i = 0; i < rows_; ++i) {
+      const TokenRange range = source.visible(visible_[i]);
+      std::fill(scores_[i], scores_[i] + range.begin, minus_infinity);
+      std::fill(scores_[i] + range.end, scores_[i] + source.slots, minus_infinity);
+    }
+  }
+
+  template <class Source>
+  void mask_padding(const Source& source) {
+    for (Index t = 0; t < source.count; ++t)
+      if (!source.is_valid(t))
+        for (Index i = 0; i < rows_; ++i) scores_[i][t] = minus_infinity;
+  }
+
+  /// Turns scores into exp(score - max), and rescales what was summed under a lower maximum.
+  void update_max(Index slots, const PartialAttention& result) {
+    float before[max_rows], sums[max_rows];
+    std::copy_n(result.max, rows_, before);
+    kernels_.exponentiate(scores_[0], simd::max_block, rows_, slots, result.max, sums);
+    const Index stride = scratch_.stride;
+    for (Index i = 0; i < rows_; ++i) {
+      if (result.max[i] != before[i]) {
+        const float rescale = std::exp(before[i] - result.max[i]);
+        result.sum[i] *= rescale;
+        for (Index c = 0; c < stride; ++c) result.sum_values[i * stride + c] *= rescale;
+        if (scratch_.plain != result.sum_values)
+          for (Index c = 0; c < stride; ++c) scratch_.plain[i * stride + c] *= rescale;
+        scratch_.values.rescale(i, rescale);
+      }
+      result.sum[i] += sums[i];
+    }
+  }
+
+  const simd::VectorKernels& kernels_ = simd::vector_kernels();
+  Index rows_ = 0;
+  const TokenRange* visible_ = nullptr;
+  SourceScratch<Scalar> scratch_;
+  alignas(64) float scores_[max_rows][simd::max_block];
+  alignas(64) float plain_sums_[max_rows * simd::max_head_dim];
+};
+
+}  // namespace squat::detail

@@ -1,0 +1,102 @@
+// Sums of packed values by probability.
+#pragma once
+
+#include <squat/detail/attention/table_reader.hpp>
+#include <squat/detail/records/value_record_layout.hpp>
+#include <squat/detail/simd/matrix_dispatch.hpp>
+
+namespace squat::detail {
+
+/// Adds the values of blocks straight over the codes: value scales are folded into the
+/// probabilities once a block and value group. Not rotated back before finish().
+class PackedValues {
+ public:
+  /// For `rows` query rows over blocks of `layout`.
+  void start(const ValueRecordLayout& layout, Index rows) {
+    groups_ = layout.groups();
+    std::fill_n(offsets_, rows * groups_, 0.0f);
+  }
+
+  /// Reads the scales of a block, which add() takes.
+  void read(const ValueRecordLayout& layout, const std::byte* record) {
+    const Index entries = layout.table().entries();
+    read_table(layout.table(), record, 0, entries, max_code(layout.bits()), nullptr, table_,
+               table_ + entries);
+  }
+
+  /// Adds weights [rows][max_block] times the values of the block that was read to `sums`, rows
+  /// `stride` apart.
+  void add(const ValueRecordLayout& layout, const std::byte* record,
+           const float (*weights)[simd::max_block], Index rows, float* sums, Index stride) {
+    const Index tokens = layout.tokens();
+    const float* midpoints = table_ + layout.table().entries();
+    const Index rows_per_group = round_up(layout.group_end(0), lanes) / lanes;
+    const simd::DotKernels& dots = simd::dot_kernels(layout.bits());
+    const std::uint8_t* tiles = layout.tile(record, 0, 0);
+    for (Index first = 0; first < rows; first += simd::max_heads) {
+      const Index count = std::min(simd::max_heads, rows - first);
+      float* out = sums + first * stride;
+      if (dots.dot8_positive != nullptr && try_fold8(layout, weights[first], count, midpoints)) {
+        dots.dot8_positive(
+            {tiles, stride / lanes, tokens / depths, count, operands8_, simd::max_block,
+             rows_per_group, simd::max_heads * simd::max_block, true},
+            folded_, out, stride);
+      } else {
+        for (Index group = 0; group < groups_; ++group)
+          kernels_.fold16(weights[first], simd::max_block, count, table_ + group * tokens,
+                          midpoints + group * tokens, tokens, max_code(layout.bits()) / 2,
+                          simd::largest_operand16(tokens, layout.bits()),
+                          operands16_ + group * simd::max_heads * simd::max_length,
+                          folded_ + group * simd::max_heads);
+        dots.dot16({tiles, stride / lanes, tokens / depths, count, operands16_, simd::max_length,
+                    rows_per_group, simd::max_heads * simd::max_length, true},
+                   folded_, out, stride);
+      }
+      for (Index i = 0; i < count; ++i)
+        for (Index group = 0; group < groups_; ++group)
+          offsets_[(first + i) * groups_ + group] += folded_[group * simd::max_heads + i].offset;
+    }
+  }
+
+  /// Weighs what was added to `row` so far by `factor`; the caller does so with the sums.
+  void rescale(Index row, float factor) {
+    for (Index group = 0; group < groups_; ++group) offsets_[row * groups_ + group] *= factor;
+  }
+
+  /// Completes sums [head_dim] of `row`, rotated back.
+  void finish(const ValueRecordLayout& layout, Index row, float* sums) const {
+    for (Index group = 0; group < groups_; ++group)
+      for (Index c = layout.group_begin(group); c < layout.group_end(group); ++c)
+        sums[c] += offsets_[row * groups_ + group];
+    if (layout.is_rotated()) simd::matrix_kernels().rotate(sums, layout.head_dim());
+  }
+
+ private:
+  static constexpr Index lanes = 16, depths = 8;  // of a tile
+  static constexpr Index max_groups = simd::max_head_dim / 32;
+  static constexpr Index max_rows = 32;
+
+  /// Makes operands of 8 bits, or returns false where they are too coarse: in blocks in which the
+  /// most probable token has a small scale beside another one's.
+  bool try_fold8(const ValueRecordLayout& layout, const float* weights, Index count,
+                 const float* midpoints) {
+    const Index tokens = layout.tokens();
+    // Operands are off by sqrt(1 / 12), codes from their midpoint by sqrt((4^bits - 1) / 12). So
+    // rounding makes at most a seventh of the error that codes of 4 bits make in a group, narrower
+    // ones less than that, and a three-hundredth of their ranges.
+    const auto least = static_cast<std::int32_t>(1000 * tokens);
+    return kernels_.try_fold8_positive(weights, simd::max_block, count, table_, midpoints, groups_,
+                                       tokens, max_code(layout.bits()) / 2, least, operands8_,
+                                       folded_);
+  }
+
+  const simd::VectorKernels& kernels_ = simd::vector_kernels();
+  Index groups_ = 0;
+  alignas(64) float table_[2 * max_groups * simd::max_block];
+  alignas(64) std::uint8_t operands8_[max_groups * simd::max_heads * simd::max_block];
+  alignas(64) std::int16_t operands16_[max_groups * simd::max_heads * simd::max_length];
+  simd::Folded folded_[max_groups * simd::max_heads];
+  float offsets_[max_rows * max_groups];  // per row and value group: what codes do not enter
+};
+
+}  // namespace squat::detail

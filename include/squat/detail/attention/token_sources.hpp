@@ -1,0 +1,200 @@
+// The three kinds of tokens that a layer holds, as attention takes them.
+#pragma once
+
+#include <squat/detail/attention/key_scores.hpp>
+#include <squat/detail/attention/packed_values.hpp>
+#include <squat/detail/attention/partial_attention.hpp>
+#include <squat/detail/attention/plain_rows.hpp>
+#include <squat/detail/store/layer_view.hpp>
+
+namespace squat::detail {
+
+/// What sources compute with, and where they add values: `packed` [rows, stride] is rotated back
+/// later where values are, `plain` is not.
+template <class Scalar>
+struct SourceScratch {
+  using Scores = float[simd::max_block];  // of a row
+
+  KeyScores keys;
+  PackedValues values;
+  PlainRows<Scalar> rows;
+  float* packed = nullptr;
+  float* plain = nullptr;
+  Index stride = 0;
+};
+
+// A source has `count` tokens in `slots` scores, of which the last ones may be none:
+//   score(scores)           writes the products of each row with every token
+//   visible(range)          the tokens of the source that a row sees which sees `range`
+//   has_padding, is_valid(t)
+//   read_values()           what adding values can begin with before probabilities are known
+//   add_values(scores)      adds values by probability; may spoil the scores
+
+/// A block of packed tokens. Values that are still in the residual, and full-precision tokens, are
+/// taken from there.
+template <class Scalar>
+struct BlockSource {
+  SourceScratch<Scalar>& scratch;
+  const LayerView<Scalar>& layer;
+  const HeadRows& head;
+  const TokenBlock& block;
+  const TokenBlock* next;  ///< the block that comes next, or null
+  Index first;             ///< position of the first token
+  Index count = block.tokens;
+  Index slots = layer.format.settings.block_tokens;
+  bool has_padding = block.has_padding;
+
+  void score(float (*scores)[simd::max_block]) const {
+    // Keys and values of a block lie apart, and memory would be waited for at the beginning of
+    // each. Asking for both at once would hold up what is read meanwhile.
+    if (block.value_tokens > 0) prefetch(block.values(head.head), layer.value_layout().bytes());
+    scratch.keys.score(block.key_layout(head.head), block.keys(head.head), scores[0]);
+    if (next != nullptr) prefetch(next->keys(head.head), next->key_layout(head.head).bytes());
+    for_full_precision(block.tokens, [&](Index index, Index slot) {
+      gather(1, [&](Index) { return layer.full_precision.keys.row(index); });
+      for (Index i = 0; i < head.rows; ++i)
+        scratch.rows.score(head.queries + i * layer.format.head_dim, scores[i] + slot);
+    });
+  }
+
+  TokenRange visible(const TokenRange& range) const {
+    const Index begin = std::clamp(range.begin - first, Index{0}, count);
+    return {begin, std::clamp(range.end - first, begin, count)};
+  }
+  bool is_valid(Index slot) const { return block.is_valid(slot); }
+
+  void read_values() const {
+    if (block.value_tokens > 0) scratch.values.read(layer.value_layout(), block.values(head.head));
+  }
+
+  void add_values(float (*scores)[simd::max_block]) const {
+    for (Index begin = block.value_tokens; begin < count; begin += PlainRows<Scalar>::chunk) {
+      gather(std::min(PlainRows<Scalar>::chunk, count - begin),
+             [&](Index t) { return layer.value(first + begin + t); });
+      for (Index i = 0; i < head.rows; ++i)
+        scratch.rows.add(scores[i] + begin, scratch.plain + i * scratch.stride);
+    }
+    if (block.value_tokens < count)
+      for (Index i = 0; i < head.rows; ++i)
+        std::fill(scores[i] + block.value_tokens, scores[i] + count, 0.0f);
+    for_full_precision(block.value_tokens, [&](Index index, Index slot) {
+      gather(1, [&](Index) { return layer.full_precision.values.row(index); });
+      for (Index i = 0; i < head.rows; ++i) {
+        scratch.rows.add(scores[i] + slot, scratch.plain + i * scratch.stride);
+        scores[i][slot] = 0;  // for what the token's slot holds
+      }
+    });
+    if (block.value_tokens > 0)
+      scratch.values.add(layer.value_layout(), block.values(head.head), scores, head.rows,
+                         scratch.packed, scratch.stride);
+  }
+
+ private:
+  template <class Row>
+  void gather(Index tokens, const Row& row) const {
+    scratch.rows.gather(tokens, head.head, layer.format.head_dim, row);
+  }
+
+  /// Calls use(index, slot) for the full-precision tokens in slots [0, end).
+  template <class Use>
+  void for_full_precision(Index end, const Use& use) const {
+    if (!block.has_full_precision) return;
+    for (Index i = 0; i < layer.full_precision.size(); ++i) {
+      const Index slot = layer.full_precision.position(i) - first;
+      if (slot >= 0 && slot < end) use(i, slot);
+    }
+  }
+
+  /// Asks for all cache lines of a record.
+  static void prefetch([[maybe_unused]] const std::byte* record, [[maybe_unused]] Index bytes) {
+#if defined(__GNUC__) || defined(__clang__)
+    constexpr Index line = 64;
+    for (; bytes >= 4 * line; bytes -= 4 * line, record += 4 * line) {
+      __builtin_prefetch(record);
+      __builtin_prefetch(record + line);
+      __builtin_prefetch(record + 2 * line);
+      __builtin_prefetch(record + 3 * line);
+    }
+    for (Index i = 0; i < bytes; i += line) __builtin_prefetch(record + i);
+#endif
+  }
+};
+
+/// Consecutive tokens of the residual, at most PlainRows::chunk.
+template <class Scalar>
+struct ResidualSource {
+  SourceScratch<Scalar>& scratch;
+  const LayerView<Scalar>& layer;
+  const HeadRows& head;
+  Index first;  ///< position of the first token
+  Index count = std::min(PlainRows<Scalar>::chunk, layer.size() - first);
+  Index slots = PlainRows<Scalar>::chunk;
+  bool has_padding = true;
+
+  void score(float (*scores)[simd::max_block]) const {
+    gather([&](Index t) { return layer.key(first + t); });
+    for (Index i = 0; i < head.rows; ++i)
+      scratch.rows.score(head.queries + i * layer.format.head_dim, scores[i]);
+  }
+
+  TokenRange visible(const TokenRange& range) const {
+    const Index begin = std::clamp(range.begin - first, Index{0}, count);
+    return {begin, std::clamp(range.end - first, begin, count)};
+  }
+  bool is_valid(Index slot) const { return layer.is_valid(first + slot); }
+
+  void read_values() const {}
+
+  void add_values(float (*scores)[simd::max_block]) const {
+    gather([&](Index t) { return layer.value(first + t); });
+    for (Index i = 0; i < head.rows; ++i)
+      scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
+  }
+
+ private:
+  template <class Row>
+  void gather(const Row& row) const {
+    scratch.rows.gather(count, head.head, layer.format.head_dim, row);
+  }
+};
+
+/// Full-precision tokens that are beyond the window of some row, at most PlainRows::chunk:
+/// attention sinks. A row sees those of them that it does not see where they stand.
+template <class Scalar>
+struct SinkSource {
+  SourceScratch<Scalar>& scratch;
+  const LayerView<Scalar>& layer;
+  const HeadRows& head;
+  Index first;  ///< of the full-precision tokens
+  Index end;    ///< behind the last one
+  Index count = std::min(PlainRows<Scalar>::chunk, end - first);
+  Index slots = PlainRows<Scalar>::chunk;
+  bool has_padding = false;
+
+  void score(float (*scores)[simd::max_block]) const {
+    gather([&](Index t) { return layer.full_precision.keys.row(first + t); });
+    for (Index i = 0; i < head.rows; ++i)
+      scratch.rows.score(head.queries + i * layer.format.head_dim, scores[i]);
+  }
+
+  TokenRange visible(const TokenRange& range) const {
+    return {0, std::clamp(layer.full_precision.before(range.begin) - first, Index{0}, count)};
+  }
+  bool is_valid(Index) const { return true; }
+
+  void read_values() const {}
+
+  void add_values(float (*scores)[simd::max_block]) const {
+    gather([&](Index t) { return layer.full_precision.values.row(first + t); });
+    for (Index i = 0; i < head.rows; ++i)
+      scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
+  }
+
+ private:
+  template <class Row>
+  void gather(const Row& row) const {
+    scratch.rows.gather(count, head.head, layer.format.head_dim, row);
+  }
+};
+
+}  // namespace squat::detail

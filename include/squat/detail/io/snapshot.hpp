@@ -1,0 +1,206 @@
+// A cache in a file: the format, and how it is written.
+#pragma once
+
+#include <squat/detail/io/moment_io.hpp>
+#include <squat/detail/io/snapshot_fields.hpp>
+#include <squat/detail/plan/key_fit.hpp>
+#include <squat/detail/store/layer_store.hpp>
+#include <unordered_map>
+
+namespace squat::detail {
+
+/// A file of version 1 holds one sequence of a cache, or all. It is little-endian and consists of
+/// 64-bit words, into which smaller numbers are packed:
+///
+///     char magic[8] = "SQUATKV1"
+///     char scalar[8] = "float", "double", "half" or "bfloat16"
+///     uint64 fields                  those of ModelShape and Config that are not at their default
+///     per field:                     (bits of keys and values as they result, never 0)
+///       char name[32]
+///       uint64 count; int64 or float64 number[count]
+///     uint64 sequences
+///     uint64 calibrated              1: a metric from calibrate() serves all sequences; else 0
+///     per layer:
+///       Fit                          if calibrated
+///       per sequence: Tokens, Fit
+///     uint64 checksum                of all before (Checksum)
+///
+///     Tokens:
+///       uint64 dropped, dropped_valid   tokens that a window has left behind, and valid ones of
+///       them uint64 rows, values, residual, exact per row of packed keys:
+///         uint64 tokens              1 to token_group_size
+///         Bits valid[tokens]
+///         Shared Records             a row with keys alone has some of its own
+///       Bits valid[residual]
+///       Scalar key[residual][kv_heads * head_dim]
+///       Scalar value[tokens of rows + residual - values][kv_heads * head_dim]
+///       uint64 position[exact]       of exact tokens
+///       Scalar key[exact][kv_heads * head_dim], value[exact][kv_heads * head_dim]
+///
+///     Records of a row:
+///       Shared Blocks
+///       per kv head: scales and zeros, then codes, of a KeyRecordLayout
+///       per kv head: the same of a ValueRecordLayout, if the row has values
+///
+///     Blocks of a fit, per kv head:
+///       uint64 ordered               1: channels have an order of their own; else 0
+///       uint16 order[head_dim]       if ordered
+///       uint64 bits[head_dim / 8]
+///       float16 expected[head_dim]   by position, if scale_bits is 8 and scales are per channel
+///
+///     Fit:
+///       uint64 parts                 0: none; else 1 + 2 moments + 4 statistics + 8 plan
+///       per kv head, if moments: as write(ByteWriter&, const SecondMoment&) puts it
+///       per kv head, if statistics: float64 blocks, squared_ranges[head_dim], midpoints[head_dim]
+///       Shared Plan, if plan:
+///         Shared Blocks
+///         per kv head: tables of ErrorFeedback, float64 if Scalar is double, else float32
+///
+/// Values fill the rows from the first on. Bits are packed into words from the lowest on. What is
+/// Shared begins with its number among those of its kind in the layer, in order of appearance; it
+/// follows if it is new.
+struct SnapshotFormat {
+  using Word = std::array<char, 8>;
+  static constexpr Word magic = {'S', 'Q', 'U', 'A', 'T', 'K', 'V', '1'};
+  static constexpr Index fit = 1, moments = 2, statistics = 4, plan = 8;  // parts of a fit
+
+  template <class Scalar>
+  static Word scalar() {
+    const std::string name = std::is_same_v<Scalar, float>         ? "float"
+                             : std::is_same_v<Scalar, double>      ? "double"
+                             : std::is_same_v<Scalar, Eigen::half> ? "half"
+                                                                   : "bfloat16";
+    Word word = {};
+    name.copy(word.data(), word.size());
+    return word;
+  }
+};
+
+/// Writes a file, part by part, as SnapshotFormat has it.
+template <class Scalar>
+class SnapshotWriter {
+ public:
+  SnapshotWriter(std::ostream& out, const ModelShape& shape, const Config& config, Index sequences,
+                 bool calibrated)
+      : writer_(out), width_(shape.kv_heads * shape.head_dim) {
+    writer_.array(SnapshotFormat::magic.data(), 8);
+    writer_.array(SnapshotFormat::scalar<Scalar>().data(), 8);
+    write_fields(writer_, shape, config);
+    writer_.number(sequences);
+    writer_.number(Index{calibrated});
+  }
+
+  void begin_layer() {
+    records_.clear();
+    layouts_.clear();
+    plans_.clear();
+  }
+
+  void tokens(const LayerStore<Scalar>& store) {
+    const LayerView<Scalar> layer = store.view();
+    const Index packed = layer.quantized_keys, values = layer.quantized_values;
+    const Index size = layer.size(), full_precision = layer.full_precision.size();
+    writer_.number(layer.first);
+    writer_.number(store.dropped_valid());
+    writer_.number(static_cast<Index>(layer.blocks.size()));
+    writer_.number(values - layer.first);
+    writer_.number(size - packed);
+    writer_.number(full_precision);
+    for (const TokenBlock& block : layer.blocks) {
+      writer_.number(Index{block.tokens});
+      bits(block.tokens, [&](Index token) { return block.is_valid(token); });
+      if (is_new(records_, block.keys(0))) records(layer.value_layout(), block);
+    }
+    bits(size - packed, [&](Index token) { return layer.is_valid(packed + token); });
+    if (packed < size) writer_.array(layer.key(packed), (size - packed) * width_);
+    if (values < size) writer_.array(layer.value(values), (size - values) * width_);
+    for (Index i = 0; i < full_precision; ++i) writer_.number(layer.full_precision.position(i));
+    if (full_precision == 0) return;
+    writer_.array(layer.full_precision.keys.row(0), full_precision * width_);
+    writer_.array(layer.full_precision.values.row(0), full_precision * width_);
+  }
+
+  /// Null stands for none.
+  void fit(const KeyFit<ComputeType<Scalar>>* fit) {
+    if (fit == nullptr) return writer_.number(Index{0});
+    writer_.number(SnapshotFormat::fit + (fit->moments.empty() ? 0 : SnapshotFormat::moments) +
+                   (fit->statistics.empty() ? 0 : SnapshotFormat::statistics) +
+                   (fit->plan ? SnapshotFormat::plan : 0));
+    for (const SecondMoment& moment : fit->moments) write(writer_, moment);
+    for (const KeyStatistics& one : fit->statistics) {
+      writer_.number(one.blocks());
+      writer_.array(one.sum_of_squared_ranges().data(), one.sum_of_squared_ranges().size());
+      writer_.array(one.sum_of_midpoints().data(), one.sum_of_midpoints().size());
+    }
+    if (!fit->plan || !is_new(plans_, fit->plan.get())) return;
+    layouts(*fit->plan->layouts);
+    for (const auto& feedback : fit->plan->feedback)
+      for (const auto* table : feedback.tables()) writer_.array(table->data(), table->size());
+  }
+
+  void finish() { writer_.finish(); }
+
+ private:
+  using Numbers = std::unordered_map<const void*, Index>;
+
+  /// Writes the number of what lies at `address`; returns whether it has not been written before.
+  bool is_new(Numbers& numbers, const void* address) {
+    const auto [entry, added] = numbers.emplace(address, static_cast<Index>(numbers.size()));
+    writer_.number(entry->second);
+    return added;
+  }
+
+  template <class IsSet>
+  void bits(Index count, const IsSet& is_set) {
+    for (Index first = 0; first < count; first += 64) {
+      std::uint64_t word = 0;
+      for (Index i = first; i < std::min(first + 64, count); ++i)
+        word |= std::uint64_t{is_set(i)} << (i - first);
+      writer_.number(word);
+    }
+  }
+
+  void records(const ValueRecordLayout& value_layout, const TokenBlock& block) {
+    const Index kv_heads = static_cast<Index>(block.key_layouts->size());
+    layouts(*block.key_layouts);
+    for (Index head = 0; head < kv_heads; ++head) record(block.key_layout(head), block.keys(head));
+    if (block.value_tokens == 0) return;
+    for (Index head = 0; head < kv_heads; ++head) record(value_layout, block.values(head));
+  }
+
+  template <class Layout>
+  void record(const Layout& layout, const std::byte* record) {
+    const Index bytes = layout.table().scale_bits() / 8;
+    writer_.array(record, layout.table().bytes() / bytes, bytes);
+    writer_.array(record + layout.code_offset(), layout.code_bytes(), 1);
+  }
+
+  void layouts(const std::vector<KeyRecordLayout>& layouts) {
+    if (!is_new(layouts_, &layouts)) return;
+    for (const KeyRecordLayout& layout : layouts) {
+      const Index head_dim = layout.head_dim();
+      writer_.number(Index{!layout.is_ordered()});
+      std::vector<std::uint16_t> row(static_cast<std::size_t>(head_dim));
+      const auto fill = [&](const auto& of) {
+        for (Index i = 0; i < head_dim; ++i) row[static_cast<std::size_t>(i)] = of(i);
+        writer_.array(row.data(), head_dim);
+      };
+      if (!layout.is_ordered())
+        fill([&](Index i) { return static_cast<std::uint16_t>(layout.channel_at(i)); });
+      for (Index i = 0; i < head_dim; i += 8) writer_.number(Index{layout.bits_at(i)});
+      if (layout.expected() != nullptr)
+        fill([&](Index i) {
+          return Eigen::numext::bit_cast<std::uint16_t>(Eigen::half(layout.expected(i)));
+        });
+    }
+  }
+
+  ByteWriter writer_;
+  Index width_;  // of a row of keys or values
+  // Of this layer.
+  Numbers records_;
+  Numbers layouts_;
+  Numbers plans_;
+};
+
+}  // namespace squat::detail

@@ -1,0 +1,160 @@
+// What a saved cache and the cache that loads it must have in common.
+#pragma once
+
+#include <ostream>
+#include <squat/config.hpp>
+#include <squat/detail/io/byte_stream.hpp>
+#include <string>
+#include <vector>
+
+namespace squat::detail {
+
+/// A field of ModelShape or Config as files and error messages have it: one number or several.
+struct SnapshotField {
+  std::string name;  ///< in a file
+  bool is_real = false;  ///< words are float64, else signed integers
+  std::vector<std::uint64_t> words;
+
+  template <class Number>
+  SnapshotField(const char* name, const std::vector<Number>& numbers)
+      : name(name), is_real(std::is_floating_point_v<Number>) {
+    for (const Number number : numbers) words.push_back(word(number));
+  }
+  template <class Number>
+  SnapshotField(const char* name, Number number)
+      : SnapshotField(name, std::vector<Number>{number}) {}
+
+  bool operator==(const SnapshotField& other) const { return words == other.words; }
+
+  friend std::ostream& operator<<(std::ostream& out, const SnapshotField& field) {
+    if (field.words.empty()) out << "none";
+    for (std::size_t i = 0; i < field.words.size(); ++i) {
+      if (i > 0) out << ", ";
+      if (field.is_real) {
+        double real;
+        std::memcpy(&real, &field.words[i], sizeof real);
+        out << real;
+      } else {
+        out << static_cast<std::int64_t>(field.words[i]);
+      }
+    }
+    return out;
+  }
+
+ private:
+  template <class Number>
+  static std::uint64_t word(Number number) {
+    if constexpr (std::is_floating_point_v<Number>) {
+      const double real = number + 0.0;  // there is one zero
+      std::uint64_t bits;
+      std::memcpy(&bits, &real, sizeof bits);
+      return bits;
+    } else {
+      return static_cast<std::uint64_t>(static_cast<std::int64_t>(number));
+    }
+  }
+};
+
+/// What a field is called today, for messages: a file keeps the name that its field had first.
+inline std::string current_name(const SnapshotField& field) {
+  return field.name == "config.exact_tokens" ? "config.full_precision_tokens" : field.name;
+}
+
+/// All fields of a shape and a configuration, in one order. Whoever adds a field to one of them is
+/// told here by the compiler. What is stored under it must depend on the fields alone.
+inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const Config& config) {
+  const auto& [layers, query_heads, kv_heads, head_dim, softmax_scale, rope, windows] = shape;
+  const auto& [pairing, dims, base, factors] = rope;
+  const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
+               token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, key_scales,
+               key_group_size, rotate_keys, value_bits, layer_bits, value_group_size, value_grid,
+               rotate_values, full_precision_tokens, query_decay, subspace_queries, subspace_method,
+               arithmetic] = config;
+  std::vector<double> layer_key_bits;
+  std::vector<int> layer_value_bits;
+  for (const LayerBits& bits : layer_bits) {
+    layer_key_bits.push_back(bits.keys);
+    layer_value_bits.push_back(bits.values);
+  }
+  return {
+      {"shape.layers", layers},
+      {"shape.query_heads", query_heads},
+      {"shape.kv_heads", kv_heads},
+      {"shape.head_dim", head_dim},
+      {"shape.softmax_scale", softmax_scale},
+      {"shape.rope.pairing", pairing},
+      {"shape.rope.dims", dims},
+      {"shape.rope.base", base},
+      {"shape.rope.factors", factors},
+      {"shape.windows", windows},
+      {"config.backend", backend},
+      {"config.quant_group_size", quant_group_size},
+      {"config.residual_length", residual_length},
+      {"config.squat_lambda", squat_lambda},
+      {"config.subspace_dim", subspace_dim},
+      {"config.shared_svd", shared_svd},
+      {"config.token_group_size", token_group_size},
+      {"config.scale_bits", scale_bits},
+      {"config.normalised_lambda", normalised_lambda},
+      {"config.key_bits", key_bits},
+      {"config.adaptive_bits", adaptive_bits},
+      {"config.key_scales", key_scales},
+      {"config.key_group_size", key_group_size},
+      {"config.rotate_keys", rotate_keys},
+      {"config.value_bits", value_bits},
+      {"config.layer_key_bits", layer_key_bits},
+      {"config.layer_value_bits", layer_value_bits},
+      {"config.value_group_size", value_group_size},
+      {"config.value_grid", value_grid},
+      {"config.rotate_values", rotate_values},
+      {"config.exact_tokens", full_precision_tokens},
+      {"config.query_decay", query_decay},
+      {"config.subspace_queries", subspace_queries},
+      {"config.subspace_method", subspace_method},
+      {"config.arithmetic", arithmetic},
+  };
+}
+
+/// Writes the fields that are not what ModelShape{} and Config{} have: a field that a later version
+/// adds changes nothing where it is at its default.
+inline void write_fields(ByteWriter& writer, const ModelShape& shape, const Config& config) {
+  const std::vector<SnapshotField> fields = snapshot_fields(shape, config);
+  const std::vector<SnapshotField> defaults = snapshot_fields({}, {});
+  const auto is_default = [&](std::size_t i) { return fields[i] == defaults[i]; };
+  Index count = 0;
+  for (std::size_t i = 0; i < fields.size(); ++i) count += !is_default(i);
+  writer.number(count);
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    if (is_default(i)) continue;
+    std::array<char, 32> name = {};
+    fields[i].name.copy(name.data(), name.size());
+    writer.array(name.data(), 32);
+    writer.number(static_cast<Index>(fields[i].words.size()));
+    writer.array(fields[i].words.data(), static_cast<Index>(fields[i].words.size()));
+  }
+}
+
+/// Reads what write_fields() wrote. Fails, naming the field, where it is not of `shape` and
+/// `config`.
+inline void check_fields(ByteReader& reader, const ModelShape& shape, const Config& config) {
+  constexpr Index most_fields = 256, most_words = 1 << 16;
+  const std::vector<SnapshotField> wanted = snapshot_fields(shape, config);
+  std::vector<SnapshotField> found = snapshot_fields({}, {});
+  for (Index left = reader.count("fields", most_fields); left > 0; --left) {
+    std::array<char, 33> name = {};
+    reader.array(name.data(), 32);
+    const auto field = std::find_if(found.begin(), found.end(), [&](const SnapshotField& one) {
+      return one.name == name.data();
+    });
+    require(field != found.end(),
+            "the file has a field that this version does not know: ", name.data());
+    field->words.clear();
+    for (Index words = reader.count(field->name.c_str(), most_words); words > 0; --words)
+      field->words.push_back(reader.number());
+  }
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    require(found[i] == wanted[i], "the file has ", current_name(wanted[i]), " = ", found[i],
+            "; the cache has ", wanted[i]);
+}
+
+}  // namespace squat::detail

@@ -1,0 +1,261 @@
+// A cache from a file, which is untrusted input.
+#pragma once
+
+#include <squat/detail/io/snapshot.hpp>
+
+namespace squat::detail {
+
+/// Reads a file of a given shape and configuration, part by part, as SnapshotFormat has it. Every
+/// part fails on what no cache can have written, and needs no more memory than what has been read
+/// justifies: that of 32 rows of records, or of twice the tokens so far, ahead at most.
+template <class Scalar>
+class SnapshotReader {
+ public:
+  using Real = ComputeType<Scalar>;
+
+  SnapshotReader(std::istream& in, const ModelShape& shape, const Config& config, Index sequences)
+      : reader_(in),
+        kv_heads_(shape.kv_heads),
+        head_dim_(shape.head_dim),
+        blank_feedback_(QuerySubspace::fit(SecondMoment(head_dim_), config.subspace_dim,
+                                           config.squat_lambda, config.normalised_lambda),
+                        config.quant_group_size),
+        largest_(largest_storable(config.scale_bits)) {
+    SnapshotFormat::Word magic, scalar;
+    reader_.array(magic.data(), 8);
+    require(magic == SnapshotFormat::magic,
+            "the file does not begin with SQUATKV1: it holds no cache of this version");
+    reader_.array(scalar.data(), 8);
+    const auto name = [](const SnapshotFormat::Word& word) {
+      return std::string(word.begin(), std::find(word.begin(), word.end(), '\0'));
+    };
+    require(scalar == SnapshotFormat::scalar<Scalar>(), "the file has Scalar = ", name(scalar),
+            "; the cache has ", name(SnapshotFormat::scalar<Scalar>()));
+    check_fields(reader_, shape, config);
+    const std::uint64_t found = reader_.number();
+    require(found == static_cast<std::uint64_t>(sequences), "the file has sequences = ", found,
+            "; it must be ", sequences);
+    calibrated_ = reader_.count("calibrated", 1) == 1;
+  }
+
+  bool calibrated() const { return calibrated_; }
+
+  /// `format` outlives the reading of the layer.
+  void begin_layer(const LayerFormat& format) {
+    format_ = &format;
+    records_.clear();
+    layouts_.clear();
+    plans_.clear();
+  }
+
+  /// Fills `layer`, which is empty.
+  void tokens(LayerStore<Scalar>& layer) {
+    const Index width = format_->width();
+    typename LayerStore<Scalar>::Contents contents(*format_);
+    const Index dropped = contents.dropped =
+        reader_.count("dropped", format_->window > 0 ? most : 0);
+    contents.dropped_valid = reader_.count("dropped_valid", dropped);
+    const Index blocks = reader_.count("rows", most), values = reader_.count("values", most);
+    const Index residual = reader_.count("residual", most);
+    const Index full_precision = reader_.count("exact", format_->settings.full_precision_tokens);
+    Index packed = 0;
+    for (Index b = 0; b < blocks; ++b)
+      packed += block(contents.blocks, blocks - b, std::max(values - packed, Index{0})).tokens;
+    require(values <= packed, "the file has values = ", values, "; its rows have ", packed,
+            " tokens");
+    for (Index first = 0; first < residual; first += 64) {
+      const std::uint64_t word = reader_.number();
+      const Index count = std::min(Index{64}, residual - first);
+      contents.valid.reserve(std::max(contents.valid.size(), count));
+      std::uint8_t* valid = contents.valid.append(count);
+      for (Index i = 0; i < count; ++i) valid[i] = word >> i & 1;
+    }
+    numbers(contents.keys, residual, width);
+    numbers(contents.values, packed + residual - values, width);
+    const Index size = dropped + packed + residual;
+    require(full_precision <= size, "the file has exact = ", full_precision, "; there are ", size,
+            " tokens");
+    FullPrecisionTokens<Scalar>& sinks = contents.full_precision;
+    sinks.positions.reserve(full_precision);
+    for (Index i = 0, least = 0; i < full_precision; ++i) {
+      const Index position = reader_.count("position", size - 1);
+      require(position >= least,
+              "the file has full-precision tokens whose positions do not ascend");
+      *sinks.positions.append(1) = position;
+      least = position + 1;
+    }
+    numbers(sinks.keys, full_precision, width);
+    numbers(sinks.values, full_precision, width);
+    layer.restore(std::move(contents));
+    require(size >= layer.least_size(), "the file has size = ", size, " and dropped = ", dropped,
+            "; the window asks for a size of ", layer.least_size());
+    const LayerView<Scalar> view = layer.view();
+    const Index sinks_dropped = view.full_precision.before(dropped);
+    require(sinks_dropped <= layer.dropped_valid(),
+            "the file has dropped_valid = ", layer.dropped_valid(), "; ", sinks_dropped,
+            " full-precision tokens are dropped");
+    for (Index i = sinks_dropped; i < full_precision; ++i)
+      require(view.is_valid(view.full_precision.position(i)),
+              "the file has a full-precision token that is padding");
+  }
+
+  /// Null where there is none.
+  std::unique_ptr<KeyFit<Real>> fit() {
+    const Index parts = reader_.count("parts", 15);
+    if (parts == 0) return nullptr;
+    // What keys are quantized with must be there, or follow.
+    require((parts & SnapshotFormat::fit) != 0 &&
+                (parts & (SnapshotFormat::moments | SnapshotFormat::plan)) != 0,
+            "the file has parts = ", parts, " of a fit, which are not enough");
+    auto fit = std::make_unique<KeyFit<Real>>();
+    for (Index head = 0; head < kv_heads_ && (parts & SnapshotFormat::moments) != 0; ++head)
+      fit->moments.push_back(read_moment(reader_, head_dim_));
+    for (Index head = 0; head < kv_heads_ && (parts & SnapshotFormat::statistics) != 0; ++head)
+      fit->statistics.push_back(statistics());
+    if ((parts & SnapshotFormat::plan) != 0)
+      fit->plan = shared(plans_, "plan", [&] { return plan(); });
+    return fit;
+  }
+
+  void finish() { reader_.finish(); }
+
+ private:
+  using Plan = std::shared_ptr<const KeyPlan<Real>>;
+
+  static constexpr Index most = Index{1} << 40;  // what no file reaches, and no product exceeds
+
+  /// The thing whose number follows: one of `known`, or what read() returns.
+  template <class Thing, class Read>
+  const Thing& shared(std::vector<Thing>& known, const char* name, const Read& read) {
+    const Index count = static_cast<Index>(known.size()), number = reader_.count(name, count);
+    if (number == count) known.push_back(read());
+    return known[static_cast<std::size_t>(number)];
+  }
+
+  /// The next block, the first of `coming`, of whose tokens `values` at most have packed values.
+  const TokenBlock& block(TokenBlocks& blocks, Index coming, Index values) {
+    const Index block_tokens = format_->settings.block_tokens;
+    const Index tokens = reader_.count("tokens", block_tokens);
+    require(tokens >= 1, "the file has a row without tokens");
+    require(coming == 1 || !format_->settings.has_token_scales || tokens == block_tokens,
+            "the file has a row of ", tokens, " tokens before the last one");
+    std::uint64_t valid[TokenBlock::max_tokens / 64];
+    reader_.array(valid, (tokens + 63) / 64);
+    const Index known = static_cast<Index>(records_.size());
+    const Index number = reader_.count("records", known);
+    TokenBlock& block = number < known ? blocks.share(records_[at(number)]) : blocks.add(coming);
+    block.tokens = static_cast<std::int32_t>(tokens);
+    block.value_tokens = static_cast<std::int32_t>(std::min(tokens, values));
+    for (Index token = 0; token < tokens; ++token)
+      block.set_valid(token, (valid[token / 64] >> (token % 64) & 1) != 0);
+    if (number < known) return block;
+    block.key_layouts = layouts();
+    for (Index head = 0; head < kv_heads_; ++head) record(block.key_layout(head), block.keys(head));
+    for (Index head = 0; head < kv_heads_ && values > 0; ++head)
+      record(format_->value_layout, block.values(head));
+    records_.push_back(block);
+    return block;
+  }
+
+  template <class Layout>
+  void record(const Layout& layout, std::byte* record) {
+    const Index bytes = layout.table().scale_bits() / 8;
+    reader_.array(record, layout.table().bytes() / bytes, bytes);
+    require(layout.table().is_valid(record), "the file has a scale or zero point out of range");
+    reader_.array(record + layout.code_offset(), layout.code_bytes(), 1);
+  }
+
+  KeyLayouts layouts() {
+    return shared(layouts_, "blocks", [&]() -> KeyLayouts {
+      std::vector<KeyRecordLayout> layouts;
+      for (Index head = 0; head < kv_heads_; ++head) layouts.push_back(key_layout());
+      // With scales per token there is but one kind, which blocks and plans of a cache share.
+      if (format_->settings.has_token_scales) return format_->blank_key_layouts;
+      return std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
+    });
+  }
+
+  KeyRecordLayout key_layout() {
+    BitAllocation allocation;
+    if (reader_.count("ordered", 1) == 1) {
+      allocation.order.resize(at(head_dim_));
+      reader_.array(allocation.order.data(), head_dim_);
+      std::vector<std::uint16_t> sorted = allocation.order;
+      std::sort(sorted.begin(), sorted.end());
+      for (std::size_t i = 0; i < sorted.size(); ++i)
+        require(sorted[i] == i, "the file has an order of channels that is no permutation");
+    }
+    for (Index i = 0; i < head_dim_; i += 8) {
+      const Index bits = reader_.count("bits", 8);
+      require(bits >= 1, "the file has channels of 0 bits");
+      allocation.bits.push_back(static_cast<std::uint8_t>(bits));
+    }
+    KeyRecordLayout layout(head_dim_, std::move(allocation), format_->settings);
+    const Index code_bytes = format_->blank_key_layout().code_bytes();
+    require(layout.code_bytes() == code_bytes, "the file has key records of ", layout.code_bytes(),
+            " bytes of codes; those of the cache have ", code_bytes);
+    if (layout.expected() == nullptr) return layout;
+    std::vector<Eigen::half> expected(at(head_dim_));
+    reader_.array(expected.data(), head_dim_);
+    Eigen::VectorXd midpoints(head_dim_);
+    for (Index i = 0; i < head_dim_; ++i) {
+      require((Eigen::numext::isfinite)(expected[at(i)]), "the file expects a channel nowhere");
+      midpoints[layout.channel_at(i)] = static_cast<double>(expected[at(i)]);
+    }
+    layout.set_expected(midpoints);
+    return layout;
+  }
+
+  Plan plan() {
+    KeyLayouts layouts = this->layouts();
+    std::vector<ErrorFeedback<Real>> feedback(at(kv_heads_), blank_feedback_);
+    for (ErrorFeedback<Real>& one : feedback)
+      for (Matrix<Real>* table : one.tables()) {
+        reader_.array(table->data(), table->size());
+        require(table->allFinite(), "the file has a table of feedback that is not finite");
+      }
+    return std::make_shared<const KeyPlan<Real>>(
+        KeyPlan<Real>{std::move(layouts), std::move(feedback)});
+  }
+
+  KeyStatistics statistics() {
+    const double blocks = reader_.real(), range = 64 * largest_;  // of keys, however rotated
+    Eigen::VectorXd squared_ranges(head_dim_), midpoints(head_dim_);
+    reader_.array(squared_ranges.data(), head_dim_);
+    reader_.array(midpoints.data(), head_dim_);
+    require(blocks >= 0 && blocks <= 0x1p53 && (squared_ranges.array() >= 0).all() &&
+                (squared_ranges.array() <= blocks * range * range).all() &&
+                (midpoints.array().abs() <= blocks * range).all(),
+            "the file has statistics that no keys can have");
+    return KeyStatistics(std::move(squared_ranges), std::move(midpoints), blocks);
+  }
+
+  /// Appends `rows` rows of keys or values.
+  void numbers(TokenBuffer<Scalar>& buffer, Index rows, Index width) {
+    while (buffer.size() < rows) {
+      const Index count = std::min(rows - buffer.size(), std::max(buffer.size(), Index{64}));
+      buffer.reserve(count);
+      Scalar* data = buffer.append(count);
+      reader_.array(data, count * width);
+      const Eigen::Map<const Matrix<Scalar>> block(data, count, width);
+      require((block.template cast<Real>().array().abs() <= static_cast<Real>(largest_)).all(),
+              "the file has a key or value that is not finite or beyond ", largest_);
+    }
+  }
+
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+  ByteReader reader_;
+  Index kv_heads_;
+  Index head_dim_;
+  ErrorFeedback<Real> blank_feedback_;
+  double largest_;  // magnitude of a key or value
+  bool calibrated_;
+  // Of this layer.
+  const LayerFormat* format_ = nullptr;
+  std::vector<TokenBlock> records_;
+  std::vector<KeyLayouts> layouts_;
+  std::vector<Plan> plans_;
+};
+
+}  // namespace squat::detail

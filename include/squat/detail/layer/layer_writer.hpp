@@ -1,0 +1,134 @@
+// New tokens on their way into a layer of a sequence, and out of its residual.
+#pragma once
+
+#include <squat/detail/encoding/key_encoder.hpp>
+#include <squat/detail/encoding/value_encoder.hpp>
+#include <squat/detail/plan/key_fits.hpp>
+#include <squat/detail/store/layer_store.hpp>
+
+namespace squat::detail {
+
+/// Writes to one layer of one sequence. append() and flush() either do all of their work or, when
+/// memory runs out, none.
+template <class Scalar>
+class LayerWriter {
+ public:
+  using Real = ComputeType<Scalar>;
+
+  /// All outlive the writer.
+  LayerWriter(LayerStore<Scalar>& store, KeyFits<Scalar>& fits, Index layer, Index sequence)
+      : store_(store), fits_(fits), layer_(layer), sequence_(sequence) {}
+
+  /// Appends tokens in full precision, behind what an earlier call left complete, which is packed
+  /// first. Matrices as SQuatCache::update() takes them; `queries` is null where there are none.
+  void append(const MatrixView<Scalar>& keys, const MatrixView<Scalar>& values,
+              const MatrixView<Scalar>* queries, const CallOptions& options) {
+    auto transaction = fits_.begin(layer_, sequence_, tokens(), queries, options);
+    store_.reserve(keys.rows());
+    pack();
+    store_.append(keys, values, options.mask);
+    store_.shrink();
+    fits_.commit(layer_, sequence_, tokens(), std::move(transaction));
+  }
+
+  /// Packs what the residual no longer has to hold: keys as their layout says, and the values but
+  /// for the newest residual_length. Then drops what the layer's window has left behind.
+  void flush() {
+    pack();
+    store_.shrink();
+  }
+
+ private:
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+  void pack() {
+    const Index keys = store_.leaving_keys(), values = store_.leaving_values();
+    const auto plan =
+        fits_.plan(layer_, sequence_, keys > 0,
+                   [&](std::vector<KeyStatistics>& statistics) { describe(keys, statistics); });
+    TokenBlocks& blocks = store_.blocks();
+    if (keys + values > 0) blocks.own(store_.value_block());
+    TokenBlocks::Guard guard(blocks);
+    if (keys > 0) pack_keys(keys, *plan);
+    if (values > 0) pack_values(values);
+    guard.keep();
+    store_.take(keys, values);
+    store_.drop_invisible();
+  }
+
+  typename KeyFits<Scalar>::Tokens tokens() const {
+    return {store_.size(), store_.full_precision_to_come(), store_.has_valid(),
+            store_.blocks().has_open_block()};
+  }
+
+  /// Adds the oldest `count` residual keys to `statistics`, an entry a kv head, where they are
+  /// packed in whole blocks.
+  void describe(Index count, std::vector<KeyStatistics>& statistics) const {
+    const LayerFormat& format = store_.format();
+    if (format.settings.has_token_scales) return;
+    const Index tokens = format.settings.block_tokens;
+    for (Index first = 0; first < count; first += tokens) {
+      std::uint8_t counts[TokenBlock::max_tokens];
+      store_.mark(first, tokens, counts);
+      for (Index head = 0; head < format.kv_heads; ++head)
+        statistics[at(head)].add(store_.residual_keys(first, tokens, head), Mask(counts, tokens));
+    }
+  }
+
+  /// Quantizes the oldest `count` residual keys into new blocks or, if they come one by one, first
+  /// into what is left of the last one. They count once LayerStore::take() says so.
+  void pack_keys(Index count, const KeyPlan<Real>& plan) {
+    using Encoder = KeyEncoder<Scalar>;
+    const LayerFormat& format = store_.format();
+    TokenBlocks& blocks = store_.blocks();
+    const Index block_tokens = format.settings.block_tokens;
+    for (Index first = 0; first < count;) {
+      const bool fills = blocks.has_open_block();
+      const Index slot = fills ? Index{blocks.back().tokens} : Index{0};
+      const Index tokens = std::min(
+          Encoder(format.blank_key_layout(), format.settings).tokens_at_once(slot), count - first);
+      const Index block = blocks.size() - fills;
+      std::uint8_t counts[Encoder::max_blocks * TokenBlock::max_tokens];
+      for (Index done = 0; done < tokens; done += block_tokens) {
+        if (!fills)
+          blocks.add((count - first - done + block_tokens - 1) / block_tokens).key_layouts =
+              plan.layouts;
+        store_.receive(blocks.back(), first + done, std::min(block_tokens, tokens - done),
+                       counts + done);
+      }
+      for (Index head = 0; head < format.kv_heads; ++head) {
+        std::byte* records[Encoder::max_blocks];
+        for (Index i = block; i < blocks.size(); ++i) records[i - block] = blocks[i].keys(head);
+        Encoder((*plan.layouts)[at(head)], format.settings)
+            .encode(store_.residual_keys(first, tokens, head), plan.feedback[at(head)],
+                    {records, blocks.size() - block}, Mask(counts, tokens), slot);
+      }
+      first += tokens;
+    }
+  }
+
+  /// Quantizes the oldest `count` residual values into free slots. They count once
+  /// LayerStore::take() says so. There are blocks for them all: no value leaves its residual before
+  /// its key does.
+  void pack_values(Index count) {
+    const LayerFormat& format = store_.format();
+    const ValueEncoder<Scalar> encoder(format.value_layout, format.settings);
+    for (Index done = 0, b = store_.value_block(); done < count; ++b) {
+      TokenBlock& block = store_.blocks()[b];
+      const Index here = std::min(Index{block.tokens - block.value_tokens}, count - done);
+      for (Index token = 0; token < here; ++token) {
+        if (block.has_full_precision && store_.value_is_in_full_precision(done + token)) continue;
+        encoder.encode(store_.residual_value(done + token), format.kv_heads,
+                       block.value_tokens + token, [&](Index head) { return block.values(head); });
+      }
+      done += here;
+    }
+  }
+
+  LayerStore<Scalar>& store_;
+  KeyFits<Scalar>& fits_;
+  Index layer_;
+  Index sequence_;
+};
+
+}  // namespace squat::detail

@@ -1,0 +1,306 @@
+// Which queries shape the metric of each sequence's keys, and who shares it.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <squat/detail/math/rotary.hpp>
+#include <squat/detail/plan/key_fit.hpp>
+#include <squat/detail/records/layer_format.hpp>
+#include <squat/options.hpp>
+
+namespace squat::detail {
+
+/// What the keys of every layer and sequence are quantized under: a fit of the sequence's own, with
+/// Config::shared_svd that of the sequence which was first in the layer, or one from elsewhere
+/// (calibrate()).
+///
+/// With a fit in common, calls about the same layer may come from several threads: a mutex of the
+/// layer guards it.
+template <class Scalar>
+class KeyFits {
+ public:
+  using Real = ComputeType<Scalar>;
+  using Fit = KeyFit<Real>;
+  using Plan = std::shared_ptr<const KeyPlan<Real>>;
+  using OwnFits = std::vector<std::unique_ptr<Fit>>;  // [layers, sequences]; null: none
+  using Lock = std::unique_lock<std::mutex>;
+
+  /// An entry of `formats` a layer. `rope` is null where the caller turns queries.
+  KeyFits(const ModelShape& shape, const Config& config, Index sequences,
+          const LayerFormats& formats, std::shared_ptr<const RopeTable> rope)
+      : shape_(shape),
+        shares_subspace_(config.shared_svd),
+        query_decay_(config.query_decay),
+        turns_queries_(rope && config.subspace_queries == SubspaceQueries::after_rope),
+        full_precision_tokens_(config.full_precision_tokens),
+        sequences_(sequences),
+        formats_(formats),
+        rope_(std::move(rope)),
+        own_(static_cast<std::size_t>(shape.layers * sequences)),
+        locks_(new std::mutex[static_cast<std::size_t>(shape.layers)]) {
+    std::map<const LayerFormat*, Plan> plans;
+    for (const auto& format : formats_) {
+      Plan& plan = plans[format.get()];
+      if (!plan)
+        plan = std::make_shared<const KeyPlan<Real>>(KeyPlan<Real>{
+            format->blank_key_layouts, {kv_heads(), ErrorFeedback<Real>(shape.head_dim)}});
+      blank_plans_.push_back(plan);
+    }
+  }
+
+  /// From now on all keys go by `moments` [layers][kv_heads], of the shape and with queries, until
+  /// clear().
+  void calibrate(std::vector<std::vector<SecondMoment>> moments) {
+    std::vector<Fit> fits(moments.size());
+    for (std::size_t layer = 0; layer < fits.size(); ++layer)
+      fits[layer].moments = std::move(moments[layer]);
+    calibrated_ = std::move(fits);
+  }
+
+  /// What a fit has to know of the tokens of its layer and sequence.
+  struct Tokens {
+    Index size;
+    Index full_precision_to_come;
+    bool has_valid;
+    bool has_open_block;  ///< keys that leave the residual join others in a block
+  };
+
+  /// New queries on their way into the fit of a sequence: begin() may fail and changes nothing,
+  /// commit() cannot.
+  struct Transaction {
+    std::unique_ptr<Fit> fit;  ///< what the sequence's fit becomes, or null: it stays what it is
+    bool may_join;             ///< whether such queries shape a fit at all
+    bool continues;            ///< whether they follow others of one text, token by token
+    bool wants_plan;           ///< whether the fit has so many more now that a new plan is due
+  };
+
+  /// Before `tokens` take in new ones. `queries` is null where there are none, which shape a fit
+  /// only if there is none.
+  Transaction begin(Index layer, Index sequence, const Tokens& tokens,
+                    const MatrixView<Scalar>* queries, const CallOptions& options) const {
+    const bool accumulate = options.fit == FitQueries::accumulate;
+    Transaction transaction{nullptr, false, tokens.has_valid && !accumulate, true};
+    Index before = 0;
+    {
+      const Lock lock = guard(layer);
+      const Index owner = this->owner(layer, sequence);
+      const Fit* const fit = tokens.has_valid ? own(layer, sequence).get() : nullptr;
+      transaction.may_join = owner == no_owner || (accumulate && !is_complete(fit)) ||
+                             query_decay_ > 0 || !tokens.has_valid;
+      if (queries == nullptr && fit != nullptr) return transaction;
+      if (transaction.may_join && (owner == no_owner || owner == sequence)) {
+        transaction.fit = continued(fit);
+        before = gathered(*transaction.fit);
+      }
+    }
+    if (queries == nullptr) return transaction;
+    if (transaction.fit && !add_queries(*transaction.fit, tokens, *queries, options.mask))
+      transaction.fit = nullptr;
+    if (transaction.fit && before > 0 && query_decay_ == 0)
+      transaction.wants_plan = std::ilogb(gathered(*transaction.fit)) > std::ilogb(before);
+    return transaction;
+  }
+
+  /// After `tokens` took them in.
+  void commit(Index layer, Index sequence, const Tokens& tokens, Transaction transaction) noexcept {
+    const Lock lock = guard(layer);
+    std::unique_ptr<Fit>& own = this->own(layer, sequence);
+    if (transaction.fit) {
+      // Keys that come one by one keep to the metric of their block, or each would ask for a new
+      // plan.
+      if (transaction.continues && own && tokens.has_open_block) transaction.fit->plan = own->plan;
+      if (!transaction.wants_plan && own && own->plan) {
+        transaction.fit->plan = own->plan;
+        transaction.fit->statistics = std::move(own->statistics);
+      }
+      const Index owner = this->owner(layer, sequence);  // another may have been first
+      if (owner == no_owner || owner == sequence) own = std::move(transaction.fit);
+    } else if (!transaction.may_join && own && own->plan) {
+      own->forget();  // the prompt is over
+    }
+  }
+
+  /// What the keys that leave the residual now, if any do, are quantized with. describe(statistics)
+  /// adds them to statistics, an entry a kv head. Without a fit they are all padding or kept in
+  /// full precision.
+  template <class Describe>
+  Plan plan(Index layer, Index sequence, bool keys_leave, const Describe& describe) {
+    const Lock lock = guard(layer);
+    const Index owner = this->owner(layer, sequence);
+    if (owner == no_owner) return blank_plan(layer);
+    Fit& fit =
+        owner == calibration ? calibrated_[static_cast<std::size_t>(layer)] : *own(layer, owner);
+    if (fit.plan) return fit.plan;
+    if (!keys_leave) return blank_plan(layer);  // which packs nothing then
+    std::vector<KeyStatistics> statistics = fit.statistics;
+    if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
+    describe(statistics);
+    const LayerFormat& format = *formats_[static_cast<std::size_t>(layer)];
+    fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, format.blank_key_layouts,
+                               format.settings);
+    fit.statistics = std::move(statistics);
+    return fit.plan;
+  }
+
+  /// For fork(): a copy of what `sequence` alone goes by, or null.
+  std::unique_ptr<Fit> copy(Index layer, Index sequence) const {
+    const std::unique_ptr<Fit>& fit = own(layer, sequence);
+    return fit && !shares_subspace_ ? std::make_unique<Fit>(*fit) : nullptr;
+  }
+  void take_copy(Index layer, Index sequence, std::unique_ptr<Fit> copy) noexcept {
+    if (!shares_subspace_) own(layer, sequence) = std::move(copy);
+  }
+
+  /// Takes what a file had for one sequence, unless that goes by what others have too.
+  void replace(Index layer, Index sequence, std::unique_ptr<Fit> fit) {
+    const Lock lock = guard(layer);
+    const Index owner = this->owner(layer, sequence);
+    if (owner != no_owner && owner != sequence) return;
+    // Others may go by a subspace that the file has nothing to put in place of.
+    if (fit || !shares_subspace_ || sequences_ == 1) own(layer, sequence) = std::move(fit);
+  }
+
+  /// Takes what a file had for all; `calibrated` has an entry a layer, or none.
+  void replace(OwnFits own, std::vector<Fit> calibrated) noexcept {
+    own_ = std::move(own);
+    calibrated_ = std::move(calibrated);
+  }
+
+  void clear() noexcept {
+    for (std::unique_ptr<Fit>& fit : own_) fit = nullptr;
+    calibrated_.clear();
+  }
+
+  // For files; null where there is none. To be called with guard(layer).
+  bool is_calibrated() const { return !calibrated_.empty(); }
+  const Fit* calibrated(Index layer) const { return &calibrated_[static_cast<std::size_t>(layer)]; }
+  const Fit* of(Index layer, Index sequence) const { return own(layer, sequence).get(); }
+  /// Of the sequence that `sequence` goes by, whosever it is.
+  const Fit* effective_fit(Index layer, Index sequence) const {
+    const Index first = first_fitted(layer, sequence);
+    return first == no_owner ? nullptr : of(layer, first);
+  }
+
+  /// Guards the fits of a layer where several sequences go by the same one, and does nothing where
+  /// each has its own.
+  Lock guard(Index layer) const {
+    const bool shared = shares_subspace_ || is_calibrated();
+    return shared ? Lock(locks_[static_cast<std::size_t>(layer)]) : Lock();
+  }
+
+  /// Bytes; `counted` says what sequences share.
+  MemoryUsage memory(Counted& counted) const {
+    MemoryUsage usage;
+    usage.bookkeeping = shape_.layers * Index{sizeof(std::mutex)} +
+                        static_cast<Index>(own_.capacity() * sizeof(own_[0]) +
+                                           formats_.capacity() * sizeof(formats_[0]) +
+                                           blank_plans_.capacity() * sizeof(blank_plans_[0]));
+    for (const std::unique_ptr<Fit>& fit : own_)
+      if (fit) usage.subspace += Index{sizeof(Fit)} + fit->bytes(counted);
+    for (const Fit& fit : calibrated_) usage.subspace += Index{sizeof(Fit)} + fit.bytes(counted);
+    for (const auto& plan : blank_plans_)
+      if (counted.insert(plan.get()).second) usage.bookkeeping += plan->bytes();
+    return usage;
+  }
+
+ private:
+  // Owners of a metric that are no sequence.
+  static constexpr Index no_owner = -1, calibration = -2;
+
+  // Queries of so many tokens tell of a prompt what it takes. More hardly change the metric, while
+  // their moments take more memory than the codes of as many tokens.
+  static constexpr Index enough_tokens = 1024;
+
+  /// Tokens whose queries are in the moments of a fit, exact ones included.
+  Index gathered(const Fit& fit) const {
+    const Index queries = fit.moments.empty() ? 0 : fit.moments.front().count();
+    return queries == 0 ? 0 : queries / shape_.heads_per_kv() + full_precision_tokens_;
+  }
+
+  /// Whether keys keep to the plan of `fit`, null for none, whatever queries come: they were
+  /// enough, or forgotten when the prompt was over. A few new ones would make a worse plan.
+  bool is_complete(const Fit* fit) const {
+    return fit != nullptr && fit->plan && (fit->moments.empty() || gathered(*fit) >= enough_tokens);
+  }
+
+  std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
+  std::size_t index(Index layer, Index sequence) const {
+    return static_cast<std::size_t>(layer * sequences_ + sequence);
+  }
+  std::unique_ptr<Fit>& own(Index layer, Index sequence) { return own_[index(layer, sequence)]; }
+  const std::unique_ptr<Fit>& own(Index layer, Index sequence) const {
+    return own_[index(layer, sequence)];
+  }
+
+  /// The sequence whose fit `sequence` quantizes with, were nothing calibrated.
+  Index first_fitted(Index layer, Index sequence) const {
+    if (!shares_subspace_) return own(layer, sequence) ? sequence : no_owner;
+    for (Index s = 0; s < sequences_; ++s)
+      if (own(layer, s)) return s;
+    return no_owner;
+  }
+  Index owner(Index layer, Index sequence) const {
+    return is_calibrated() ? calibration : first_fitted(layer, sequence);
+  }
+
+  /// A fit for queries to join in: a copy of `fit`, or from nothing.
+  std::unique_ptr<Fit> continued(const Fit* fit) const {
+    auto copy = std::make_unique<Fit>();
+    if (fit != nullptr) {
+      copy->moments = fit->moments;
+      copy->statistics = fit->statistics;
+    }
+    if (copy->moments.empty()) copy->moments.assign(kv_heads(), SecondMoment(shape_.head_dim));
+    return copy;
+  }
+
+  /// Adds the queries of new tokens to a fit; returns whether it has any now. Exact tokens do not
+  /// count.
+  bool add_queries(Fit& fit, const Tokens& tokens, const MatrixView<Scalar>& queries,
+                   const Mask& mask) const {
+    const Index d = shape_.head_dim;
+    std::vector<std::uint8_t> counts(static_cast<std::size_t>(queries.rows()));
+    Index exact = tokens.full_precision_to_come, counted = 0;
+    for (Index token = 0; token < queries.rows(); ++token) {
+      const bool is_full_precision = mask[token] && exact > 0;
+      exact -= is_full_precision;
+      counts[static_cast<std::size_t>(token)] = mask[token] && !is_full_precision;
+      counted += mask[token] && !is_full_precision;
+    }
+    if (query_decay_ > 0)
+      for (SecondMoment& moment : fit.moments)
+        moment.fade(std::pow(query_decay_, static_cast<double>(counted)));
+    for (Index head = 0; head < shape_.query_heads; ++head) {
+      SecondMoment& moment = fit.moments[static_cast<std::size_t>(head / shape_.heads_per_kv())];
+      const auto own = queries.middleCols(head * d, d);
+      if (turns_queries_) {
+        Matrix<Real> rotated = own.template cast<Real>();
+        RopeWalk<Real>(*rope_).rotate(tokens.size, rotated.data(), rotated.rows(), d);
+        moment.add<Real>(rotated, counts);
+      } else {
+        moment.add<Scalar>(own, counts);
+      }
+    }
+    return fit.moments.front().count() > 0;
+  }
+
+  /// Of a layer, under no metric.
+  const Plan& blank_plan(Index layer) const {
+    return blank_plans_[static_cast<std::size_t>(layer)];
+  }
+
+  ModelShape shape_;
+  bool shares_subspace_;  // Config::shared_svd
+  double query_decay_;
+  bool turns_queries_;
+  Index full_precision_tokens_;
+  Index sequences_;
+  LayerFormats formats_;  // per layer
+  std::shared_ptr<const RopeTable> rope_;
+  OwnFits own_;
+  std::vector<Fit> calibrated_;          // per layer, or empty
+  std::unique_ptr<std::mutex[]> locks_;  // of each layer's fits
+  std::vector<Plan> blank_plans_;        // per layer
+};
+
+}  // namespace squat::detail

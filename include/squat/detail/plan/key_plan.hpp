@@ -1,0 +1,60 @@
+// What the keys of a layer are quantized with.
+#pragma once
+
+#include <memory>
+#include <squat/detail/plan/bit_allocation.hpp>
+#include <squat/detail/plan/key_metric.hpp>
+#include <squat/detail/plan/key_statistics.hpp>
+#include <squat/memory.hpp>
+
+namespace squat::detail {
+
+/// How keys of a layer are quantized, an entry a kv head.
+template <class Real>
+struct KeyPlan {
+  KeyLayouts layouts;
+  std::vector<ErrorFeedback<Real>> feedback;  ///< channels in the order of the layout
+
+  Index bytes() const {
+    Index sum = Index{sizeof(*this)};
+    for (const auto& table : feedback) sum += Index{sizeof(table)} + table.bytes();
+    return sum;
+  }
+};
+
+/// The plan for keys whose errors cost what `metrics` say and that lie where `statistics` say, an
+/// entry a kv head each; settings.key_bits is not 0. Keys with scales per token keep
+/// `blank_layouts`, those of keys of which nothing is known. Depends on nothing else. Fails on a
+/// metric that is not positive definite.
+template <class Real>
+std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& metrics,
+                                               const std::vector<KeyStatistics>& statistics,
+                                               const KeyLayouts& blank_layouts,
+                                               const LayerSettings& settings) {
+  std::vector<KeyRecordLayout> layouts;
+  std::vector<ErrorFeedback<Real>> feedback;
+  for (std::size_t head = 0; head < metrics.size(); ++head) {
+    const KeyMetric& metric = metrics[head];
+    if (settings.has_token_scales) {
+      feedback.push_back((settings.rotates_keys ? metric.rotated() : metric)
+                             .template feedback<Real>(settings.feedback_step));
+      continue;
+    }
+    const Index head_dim = metric.head_dim();
+    BitAllocation bits = settings.has_adaptive_bits
+                             ? allocate_bits(metric, statistics[head].squared_ranges(),
+                                             settings.key_bits, settings.key_fit)
+                             : even_bits(head_dim, settings.key_bits);
+    feedback.push_back(
+        metric.reordered(bits.order).template feedback<Real>(settings.feedback_step));
+    layouts.emplace_back(head_dim, std::move(bits), settings);
+    layouts.back().set_expected(statistics[head].midpoints());
+  }
+  return std::make_shared<const KeyPlan<Real>>(
+      KeyPlan<Real>{settings.has_token_scales
+                        ? blank_layouts
+                        : std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts)),
+                    std::move(feedback)});
+}
+
+}  // namespace squat::detail

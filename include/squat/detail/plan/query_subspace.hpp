@@ -1,0 +1,100 @@
+// The subspace in which a kv head's queries live, and the metric that it gives to key errors.
+#pragma once
+
+#include <Eigen/SVD>
+#include <squat/config.hpp>
+#include <squat/detail/math/hadamard.hpp>
+#include <squat/detail/plan/leading_directions.hpp>
+#include <squat/detail/plan/second_moment.hpp>
+#include <vector>
+
+namespace squat::detail {
+
+/// Qhat = diag(S_r) V_r^T: the leading r right singular vectors of the queries Q [n, head_dim] of a
+/// kv head, times their singular values (SQuat, section 4). It defines A = I + lambda Qhat^T Qhat,
+/// under which a key error delta costs delta A delta^T.
+class QuerySubspace {
+ public:
+  /// From the second moment Q^T Q, whose eigenvectors are Q's right singular vectors.
+  /// With `normalised` squared singular values are divided by their mean over the channels, so that
+  /// lambda means the same for every number and size of queries.
+  static QuerySubspace fit(const SecondMoment& moment, Index rank, double lambda,
+                           bool normalised = false, SubspaceMethod method = SubspaceMethod::eigen) {
+    check_arguments(rank, lambda);
+    const Index r = std::min(rank, moment.head_dim());
+    const LeadingDirections leading = method == SubspaceMethod::power
+                                          ? iterate_powers(moment.sum(), r)
+                                          : decompose(moment.sum(), r);
+    const double mean = moment.sum().trace() / static_cast<double>(moment.head_dim());
+    const double unit = normalised && mean > 0 ? mean : 1;
+    QuerySubspace subspace;
+    subspace.lambda_ = lambda;
+    subspace.qhat_.resize(r, moment.head_dim());
+    for (Index i = 0; i < r; ++i) {
+      // Rounding can leave a null direction slightly negative.
+      const double s = std::sqrt(std::max(leading.values[i], 0.0) / unit);
+      subspace.qhat_.row(i) = s * leading.vectors.col(i).transpose();
+    }
+    return subspace;
+  }
+
+  /// From the queries Q [n, head_dim] themselves, by singular value decomposition. A template so
+  /// that only a program that calls it compiles the decomposition, which takes longer than all the
+  /// rest.
+  template <class Queries>
+  static QuerySubspace fit(const Eigen::MatrixBase<Queries>& queries, Index rank, double lambda) {
+    check_arguments(rank, lambda);
+    require(queries.rows() >= 1 && queries.cols() >= 1, "queries are [", queries.rows(), ", ",
+            queries.cols(), "]; both must be at least 1");
+    const Eigen::MatrixXd q = queries.template cast<double>();
+    require(q.allFinite(), "queries hold a value that is not finite");
+    Eigen::JacobiSVD<Eigen::MatrixXd> svd(q, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    const Index r = std::min(rank, q.cols()), available = std::min(r, svd.singularValues().size());
+    QuerySubspace subspace;
+    subspace.lambda_ = lambda;
+    subspace.qhat_ = Matrix<double>::Zero(r, q.cols());
+    subspace.qhat_.topRows(available) = svd.singularValues().head(available).asDiagonal() *
+                                        svd.matrixV().leftCols(available).transpose();
+    return subspace;
+  }
+
+  /// Channels in another order: position i is channel order[i]. An empty order changes nothing.
+  QuerySubspace reordered(const std::vector<std::uint16_t>& order) const {
+    QuerySubspace subspace = *this;
+    for (std::size_t i = 0; i < order.size(); ++i)
+      subspace.qhat_.col(static_cast<Index>(i)) = qhat_.col(order[i]);
+    return subspace;
+  }
+
+  /// In the coordinates of a Hadamard rotation H: Qhat H, so that the metric is H A H.
+  QuerySubspace rotated() const {
+    QuerySubspace subspace = *this;
+    for (Index i = 0; i < rank(); ++i) hadamard(subspace.qhat_.row(i).data(), head_dim());
+    return subspace;
+  }
+
+  Index head_dim() const { return qhat_.cols(); }
+  Index rank() const { return qhat_.rows(); }
+  double lambda() const { return lambda_; }
+  const Matrix<double>& qhat() const { return qhat_; }  ///< [rank, head_dim]
+
+  /// A = I + lambda Qhat^T Qhat [head_dim, head_dim].
+  Matrix<double> metric() const {
+    Matrix<double> a = Matrix<double>::Identity(head_dim(), head_dim());
+    for (Index i = 0; i < rank(); ++i)
+      for (Index j = 0; j < head_dim(); ++j) a.row(j) += lambda_ * qhat_(i, j) * qhat_.row(i);
+    return a;
+  }
+
+ private:
+  static void check_arguments(Index rank, double lambda) {
+    require(rank >= 1, "rank is ", rank, "; it must be at least 1");
+    require(std::isfinite(lambda) && lambda >= 0, "lambda is ", lambda,
+            "; it must be finite and not negative");
+  }
+
+  Matrix<double> qhat_;
+  double lambda_ = 0;
+};
+
+}  // namespace squat::detail

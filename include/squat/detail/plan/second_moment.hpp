@@ -1,0 +1,72 @@
+// All that a fit needs of the queries of a kv head.
+#pragma once
+
+#include <squat/config.hpp>
+#include <squat/options.hpp>
+
+namespace squat::detail {
+
+/// Running sum of q^T q over the queries of one kv head: all that a fit needs of them.
+class SecondMoment {
+ public:
+  explicit SecondMoment(Index head_dim) : sum_(Matrix<double>::Zero(head_dim, head_dim)) {}
+
+  /// From its parts. Fails on a sum that is not square or finite, or has a negative diagonal.
+  SecondMoment(Matrix<double> sum, Index count) : sum_(std::move(sum)), count_(count) {
+    require(sum_.rows() == sum_.cols(), "sum is [", sum_.rows(), ", ", sum_.cols(),
+            "]; it must be square");
+    require(sum_.allFinite() && (sum_.diagonal().array() >= 0).all(),
+            "sum holds a number that is not finite or a negative square");
+  }
+
+  /// Adds `queries` [rows, head_dim]; rows that `mask` leaves out are skipped. Fails, adding
+  /// nothing, on another width, a mask of another length, or a value that is not finite.
+  template <class Scalar>
+  void add(MatrixView<Scalar> queries, const Mask& mask = {}) {
+    require(queries.cols() == head_dim(), "queries have ", queries.cols(), " columns; head_dim is ",
+            head_dim());
+    require(mask.empty() || mask.size() == queries.rows(), "mask has ", mask.size(),
+            " entries; queries have ", queries.rows(), " rows");
+    // Chunks bound the working memory and keep sums of single-precision products short.
+    constexpr Index chunk = 256;
+    using Real = ComputeType<Scalar>;
+    Matrix<double> sum = sum_;
+    Index count = count_;
+    Matrix<Real> rows(std::min(chunk, queries.rows()), head_dim());
+    for (Index first = 0; first < queries.rows(); first += chunk) {
+      Index used = 0;
+      for (Index row = first; row < std::min(first + chunk, queries.rows()); ++row)
+        if (mask[row]) rows.row(used++) = queries.row(row).template cast<Real>();
+      sum += (rows.topRows(used).transpose() * rows.topRows(used)).template cast<double>();
+      count += used;
+    }
+    require(sum.allFinite(), "queries hold a value that is not finite, or whose square is not");
+    sum_ = std::move(sum);
+    count_ = count;
+  }
+
+  /// Adds the queries of `other`. Fails, adding nothing, on another width, or a sum that is not
+  /// finite.
+  void add(const SecondMoment& other) {
+    require(other.head_dim() == head_dim(), "the other moment is of head_dim ", other.head_dim(),
+            "; this one of ", head_dim());
+    Matrix<double> sum = sum_ + other.sum_;
+    require(sum.allFinite(), "the sum of the moments is not finite");
+    sum_ = std::move(sum);
+    count_ += other.count_;
+  }
+
+  Index head_dim() const { return sum_.rows(); }
+  Index count() const { return count_; }              ///< queries added
+  const Matrix<double>& sum() const { return sum_; }  ///< [head_dim, head_dim]
+  Index bytes() const { return sum_.size() * Index{sizeof(double)}; }
+
+  /// Weighs what was added so far by `factor`.
+  void fade(double factor) { sum_ *= factor; }
+
+ private:
+  Matrix<double> sum_;
+  Index count_ = 0;
+};
+
+}  // namespace squat::detail

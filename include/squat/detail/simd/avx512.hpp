@@ -1,0 +1,179 @@
+// The operations in AVX-512: F, BW, VL, DQ and VNNI.
+#pragma once
+
+#include <squat/detail/simd/avx2.hpp>
+#include <squat/detail/simd/avx512_dot.hpp>
+#include <squat/detail/simd/avx512_fold.hpp>
+#include <squat/detail/simd/avx512_fold_positive.hpp>
+
+#if defined(SQUAT_HAVE_AVX512)
+
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+// g++ 12 takes what its own intrinsics leave undefined on purpose for a mistake.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace squat::detail::simd {
+
+struct Avx512 : Avx512Registers {
+  SQUAT_AVX512 static void read_f16_table(const std::uint16_t* scales, const std::uint16_t* zeros,
+                                          Index n, float centre, float* scale, float* midpoint) {
+    const __m512 c = _mm512_set1_ps(centre);
+    const Index whole = n / 16 * 16;
+    for (Index i = 0; i < whole; i += 16) {
+      const __m512 s = _mm512_cvtph_ps(load256(scales + i));
+      _mm512_storeu_ps(scale + i, s);
+      _mm512_storeu_ps(midpoint + i,
+                       zeros == nullptr
+                           ? _mm512_setzero_ps()
+                           : _mm512_fmadd_ps(c, s, _mm512_cvtph_ps(load256(zeros + i))));
+    }
+    if (whole < n)
+      Avx2::read_f16_table(scales + whole, zeros == nullptr ? nullptr : zeros + whole, n - whole,
+                           centre, scale + whole, midpoint + whole);
+  }
+
+  SQUAT_AVX512 static void read_8_bit_table(const std::uint8_t* scales,
+                                            const std::int8_t* midpoints, const float* expected,
+                                            Index n, float step, float* scale, float* midpoint) {
+    const Index whole = n / 16 * 16;
+    for (Index i = 0; i < whole; i += 16) {
+      const __m512 s =
+          _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(load128(scales + i)), 7));
+      _mm512_storeu_ps(scale + i, s);
+      __m512 m = expected == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(expected + i);
+      if (midpoints != nullptr)
+        m = _mm512_fmadd_ps(_mm512_mul_ps(s, _mm512_set1_ps(step)),
+                            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load128(midpoints + i))), m);
+      _mm512_storeu_ps(midpoint + i, m);
+    }
+    if (whole < n)
+      Avx2::read_8_bit_table(scales + whole, midpoints == nullptr ? nullptr : midpoints + whole,
+                             expected == nullptr ? nullptr : expected + whole, n - whole, step,
+                             scale + whole, midpoint + whole);
+  }
+
+  SQUAT_AVX512 static void exponentiate(float* scores, Index stride, Index rows, Index n,
+                                        float* max, float* sums) {
+    for (; rows >= 4; rows -= 4, scores += 4 * stride, max += 4, sums += 4)
+      exponentiate_rows<4>(scores, stride, n, max, sums);
+    if (rows == 3) exponentiate_rows<3>(scores, stride, n, max, sums);
+    if (rows == 2) exponentiate_rows<2>(scores, stride, n, max, sums);
+    if (rows == 1) exponentiate_rows<1>(scores, stride, n, max, sums);
+  }
+
+  SQUAT_AVX512 static void dot_rows(const float* rows, Index count, Index n, const float* query,
+                                    float* scores) {
+    for (Index r = 0; r < count; r += 4) {
+      const Index left = count - r;
+      const __m128 sums = left >= 4   ? dot4<4>(rows + r * n, n, query, n)
+                          : left == 3 ? dot4<3>(rows + r * n, n, query, n)
+                          : left == 2 ? dot4<2>(rows + r * n, n, query, n)
+                                      : dot4<1>(rows + r * n, n, query, n);
+      _mm_mask_storeu_ps(scores + r, static_cast<__mmask8>(left >= 4 ? 15 : (1 << left) - 1), sums);
+    }
+  }
+
+  SQUAT_AVX512 static void add_rows(const float* rows, Index count, Index n, const float* weights,
+                                    float* out) {
+    Index i = 0;
+    for (; i + 64 <= n; i += 64) add_columns<4>(rows + i, count, n, weights, out + i);
+    for (; i + 16 <= n; i += 16) add_columns<1>(rows + i, count, n, weights, out + i);
+    if (i < n) {
+      __m256 sum = _mm256_loadu_ps(out + i);
+      for (Index r = 0; r < count; ++r)
+        sum = _mm256_fmadd_ps(_mm256_set1_ps(weights[r]), _mm256_loadu_ps(rows + r * n + i), sum);
+      _mm256_storeu_ps(out + i, sum);
+    }
+  }
+
+  static constexpr VectorKernels vector_kernels() {
+    using Fold = Avx512Fold;
+    using FoldPositive = Avx512FoldPositive;
+    return {"avx512",         read_f16_table,
+            read_8_bit_table, Fold::to_fixed_point,
+            Fold::try_fold8,  FoldPositive::try_fold8,
+            Fold::fold16,     exponentiate,
+            dot_rows,         add_rows};
+  }
+
+  using Dot = Avx512Dot;
+
+ private:
+  /// Rows together, so that one waits for another as little as possible.
+  template <int Rows>
+  SQUAT_AVX512_INLINE static void exponentiate_rows(float* scores, Index stride, Index n,
+                                                    float* max, float* sums) {
+    const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    const Index whole = n / 16 * 16;
+    const __mmask16 tail = first_lanes(n - whole);
+    __m512 parts[Rows];
+    SQUAT_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      parts[row] = _mm512_mask_loadu_ps(none, tail, scores + row * stride + whole);
+      for (Index i = 0; i < whole; i += 16)
+        parts[row] = _mm512_max_ps(parts[row], _mm512_loadu_ps(scores + row * stride + i));
+    }
+    const __m128 top = _mm_max_ps(load<Rows>(max), reduce<MaxFloats>(parts));
+    store<Rows>(top, max);
+    const __m512 tops = _mm512_broadcast_f32x4(top);
+    SQUAT_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      const __m512 shift = _mm512_permutexvar_ps(_mm512_set1_epi32(row), tops);
+      parts[row] = _mm512_setzero_ps();
+      for (Index i = 0; i < whole; i += 16) {
+        float* const at = scores + row * stride + i;
+        const __m512 p = exp(_mm512_sub_ps(_mm512_loadu_ps(at), shift));
+        _mm512_storeu_ps(at, p);
+        parts[row] = _mm512_add_ps(parts[row], p);
+      }
+      if (tail != 0) {
+        float* const at = scores + row * stride + whole;
+        const __m512 p = exp(_mm512_sub_ps(_mm512_mask_loadu_ps(none, tail, at), shift));
+        _mm512_mask_storeu_ps(at, tail, p);
+        parts[row] = _mm512_add_ps(parts[row], p);
+      }
+    }
+    store<Rows>(reduce<AddFloats>(parts), sums);
+  }
+
+  // The scalar code that reads what a masked store wrote would wait for it.
+  template <int Rows>
+  SQUAT_AVX512_INLINE static __m128 load(const float* x) {
+    if constexpr (Rows == 4) return _mm_loadu_ps(x);
+    return _mm_maskz_loadu_ps((1 << Rows) - 1, x);
+  }
+  template <int Rows>
+  SQUAT_AVX512_INLINE static void store(__m128 x, float* out) {
+    if constexpr (Rows == 4)
+      _mm_storeu_ps(out, x);
+    else
+      _mm_mask_storeu_ps(out, (1 << Rows) - 1, x);
+  }
+
+  template <int Vectors>
+  SQUAT_AVX512_INLINE static void add_columns(const float* rows, Index count, Index stride,
+                                              const float* weights, float* out) {
+    __m512 sums[Vectors];
+    SQUAT_UNROLL
+    for (int k = 0; k < Vectors; ++k) sums[k] = _mm512_loadu_ps(out + 16 * k);
+    for (Index r = 0; r < count; ++r, rows += stride) {
+      const __m512 weight = _mm512_set1_ps(weights[r]);
+      SQUAT_UNROLL
+      for (int k = 0; k < Vectors; ++k)
+        sums[k] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(rows + 16 * k), sums[k]);
+    }
+    SQUAT_UNROLL
+    for (int k = 0; k < Vectors; ++k) _mm512_storeu_ps(out + 16 * k, sums[k]);
+  }
+};
+
+}  // namespace squat::detail::simd
+
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#endif

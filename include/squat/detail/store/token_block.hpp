@@ -1,0 +1,40 @@
+// The packed tokens of all kv heads over one token range.
+#pragma once
+
+#include <memory>
+#include <squat/detail/records/key_record_layout.hpp>
+#include <squat/detail/store/slab.hpp>
+
+namespace squat::detail {
+
+/// The key record and the value record of every kv head for one range of tokens. Keys arrive as a
+/// whole block, values (and with KeyScales::per_token keys) one by one; truncation leaves the first
+/// `tokens` of a block, whose codes stay what they are, and the next block starts a new block,
+/// while what comes one by one fills the block again. Values follow the blocks of the keys.
+struct TokenBlock {
+  static constexpr Index max_tokens = 128;
+
+  SlabSlot slot;
+  KeyLayouts key_layouts;   ///< of each kv head
+  std::int32_t tokens = 0;  ///< key tokens that count
+  std::int32_t value_tokens = 0;
+  bool has_padding = false;
+  bool has_full_precision = false;              ///< some are full-precision tokens
+  std::uint32_t padding[max_tokens / 32] = {};  ///< bit per token
+
+  const KeyRecordLayout& key_layout(Index head) const {
+    return (*key_layouts)[static_cast<std::size_t>(head)];
+  }
+
+  std::byte* keys(Index head) const { return slot.keys(head); }
+  std::byte* values(Index head) const { return slot.values(head); }
+
+  bool is_valid(Index token) const { return !(padding[token / 32] >> (token % 32) & 1); }
+  void set_valid(Index token, bool valid) {
+    const std::uint32_t bit = std::uint32_t{1} << (token % 32);
+    padding[token / 32] = valid ? padding[token / 32] & ~bit : padding[token / 32] | bit;
+    has_padding |= !valid;
+  }
+};
+
+}  // namespace squat::detail

@@ -1,0 +1,148 @@
+// What executors may do: any order, any threads, other work while they wait.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "small_cache.hpp"
+
+namespace squat::testing {
+namespace {
+
+constexpr Index sequences = 3;
+
+/// Sequences of 2500 tokens: a call for few rows has four tasks, two ranges of tokens of two heads.
+Cache filled_cache() {
+  Config config = strong_feedback();
+  config.shared_svd = false;
+  Cache cache(shape, config, sequences);
+  for (Index s = 0; s < sequences; ++s) {
+    update(cache, Tokens(2500, static_cast<unsigned>(s)), sequence(s));
+    cache.flush(0, sequence(s));
+  }
+  return cache;
+}
+
+/// For a few rows straight over the codes, for many over dequantized tokens.
+Rows queries(Index rows) { return Tokens(rows, 99).queries; }
+
+std::vector<Rows> attend_all(const Cache& cache, Index rows) {
+  std::vector<Rows> outputs;
+  for (Index s = 0; s < sequences; ++s)
+    outputs.push_back(attend(cache, queries(rows), sequence(s)));
+  return outputs;
+}
+
+/// While it waits for half of its tasks, it calls `meanwhile` on the same thread.
+class NestingExecutor : public Executor {
+ public:
+  void run(Index tasks, const std::function<void(Index)>& task) override {
+    const Index half = is_nested_ ? tasks : tasks / 2;
+    for (Index i = 0; i < half; ++i) task(i);
+    if (is_nested_) return;
+    is_nested_ = true;
+    meanwhile();
+    is_nested_ = false;
+    for (Index i = half; i < tasks; ++i) task(i);
+  }
+
+  std::function<void()> meanwhile;
+
+ private:
+  bool is_nested_ = false;
+};
+
+TEST(Executors, MayTakeUpAnotherCallWhileTheyWait) {
+  for (const Index rows : {1, 20}) {
+    Cache cache = filled_cache();
+    const std::vector<Rows> expected = attend_all(cache, rows);
+    NestingExecutor executor;
+    cache.set_executor(executor);
+    for (Index s = 0; s < sequences; ++s) {
+      Rows nested;
+      const Index other = (s + 1) % sequences;
+      executor.meanwhile = [&] { nested = attend(cache, queries(rows), sequence(other)); };
+      EXPECT_TRUE(same(attend(cache, queries(rows), sequence(s)), expected[std::size_t(s)]));
+      EXPECT_TRUE(same(nested, expected[std::size_t(other)]));
+    }
+  }
+}
+
+/// Calls of all threads put their tasks into one queue, and whoever waits takes the oldest, whose
+/// ever it is.
+class StealingExecutor : public Executor {
+ public:
+  void run(Index tasks, const std::function<void(Index)>& task) override {
+    std::atomic<Index> left{tasks};
+    {
+      const std::lock_guard lock(mutex_);
+      for (Index i = 0; i < tasks; ++i) queue_.push_back({&task, i, &left});
+    }
+    while (left > 0) {
+      Task next;
+      {
+        const std::lock_guard lock(mutex_);
+        if (queue_.empty()) continue;
+        next = queue_.front();
+        queue_.pop_front();
+      }
+      (*next.task)(next.index);
+      --*next.left;
+    }
+  }
+
+ private:
+  struct Task {
+    const std::function<void(Index)>* task;
+    Index index;
+    std::atomic<Index>* left;
+  };
+  std::mutex mutex_;
+  std::deque<Task> queue_;
+};
+
+TEST(Executors, MayStealTasksOfOtherCalls) {
+  for (const Index rows : {1, 20}) {
+    Cache cache = filled_cache();
+    const std::vector<Rows> expected = attend_all(cache, rows);
+    StealingExecutor executor;
+    cache.set_executor(executor);
+    for (int again = 0; again < 10; ++again) {
+      std::vector<Rows> outputs(sequences);
+      std::vector<std::thread> threads;
+      for (Index s = 0; s < sequences; ++s)
+        threads.emplace_back(
+            [&, s] { outputs[std::size_t(s)] = attend(cache, queries(rows), sequence(s)); });
+      for (std::thread& thread : threads) thread.join();
+      for (std::size_t s = 0; s < outputs.size(); ++s) EXPECT_TRUE(same(outputs[s], expected[s]));
+    }
+  }
+}
+
+/// A thread for each task, although it says that one at a time runs.
+class UnderstatingExecutor : public Executor {
+ public:
+  void run(Index tasks, const std::function<void(Index)>& task) override {
+    std::vector<std::thread> threads;
+    for (Index i = 0; i < tasks; ++i) threads.emplace_back(task, i);
+    for (std::thread& thread : threads) thread.join();
+  }
+  Index concurrency() const override { return 1; }
+};
+
+TEST(Executors, MayRunMoreTasksThanTheySay) {
+  for (const Index rows : {1, 20}) {
+    Cache cache = filled_cache();
+    const std::vector<Rows> expected = attend_all(cache, rows);
+    UnderstatingExecutor executor;
+    cache.set_executor(executor);
+    EXPECT_TRUE(same(attend_all(cache, rows)[0], expected[0]));
+  }
+}
+
+}  // namespace
+}  // namespace squat::testing
