@@ -55,8 +55,11 @@ class Comparison {
         shards_(ranks, sequence.shape(), config, first_token(ranks.rank())),
         one_(sequence.shape(), config),
         full_(sequence.shape(), unquantized(sequence.size())) {
-    squat::require(tokens_of(0) > 0, "the prompt has ", sequence.prompt_tokens() / block_,
-                   " blocks of ", block_, " tokens; there are ", ranks.count(), " ranks");
+    if (tokens_of(0) == 0)
+      throw std::runtime_error("the prompt has " +
+                               std::to_string(sequence.prompt_tokens() / block_) + " blocks of " +
+                               std::to_string(block_) + " tokens; there are " +
+                               std::to_string(ranks.count()) + " ranks");
     if (!one_metric) return;
     squat::QueryMoments moments(sequence.shape());
     moments.add<float>(layer, own_.queries);
@@ -88,7 +91,7 @@ class Comparison {
   /// So many tokens never leave the residual.
   static squat::Config unquantized(Index tokens) {
     squat::Config config;
-    config.residual_length = squat::round_up(tokens + 1, config.token_group_size);
+    config.residual_length = (tokens / config.token_group_size + 1) * config.token_group_size;
     return config;
   }
 

@@ -3,7 +3,9 @@
 
 #include <mpi.h>
 
+#include <limits>
 #include <squat/squat.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -76,8 +78,9 @@ class Ranks {
 
  private:
   static int bytes(Index size) {
-    squat::require(size <= std::numeric_limits<int>::max(), "a message has ", size,
-                   " bytes; MPI takes 2^31 - 1");
+    if (size > std::numeric_limits<int>::max())
+      throw std::runtime_error("a message has " + std::to_string(size) +
+                               " bytes; MPI takes 2^31 - 1");
     return static_cast<int>(size);
   }
 

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <stdexcept>
+#include <string>
 
 #include "comparison.hpp"
 
@@ -107,7 +109,8 @@ int main(int argc, char** argv) {
   int status = 1;
   try {
     const int repeats = argc > 1 ? std::atoi(argv[1]) : 1;
-    squat::require(repeats >= 1, "REPEATS is ", argv[1], "; it must be at least 1");
+    if (repeats < 1)
+      throw std::runtime_error(std::string("REPEATS is ") + argv[1] + "; it must be at least 1");
     status = run(repeats) ? 0 : 1;
     if (status != 0) std::fputs("shards and one cache differ by more than they may\n", stderr);
   } catch (const std::exception& error) {

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "require.hpp"
+
 namespace squat_llama {
 
 squat::ModelShape attention_shape(const ModelConfig& model) {
@@ -40,8 +42,8 @@ squat::ModelShape attention_shape_before_rope(const ModelConfig& model) {
   double length = static_cast<double>(rotary.attention_factor);
   if (rotary.extrapolation != 0) length *= 1 - 0.1 * std::log(scale);
   if (length == 1) return shape;
-  squat::require(rotary.dims == model.head_dim, "rotary embedding makes ", rotary.dims, " of ",
-                 model.head_dim, " channels longer; pre_rope needs all of them or none");
+  require(rotary.dims == model.head_dim, "rotary embedding makes ", rotary.dims, " of ",
+          model.head_dim, " channels longer; pre_rope needs all of them or none");
   shape.softmax_scale = length * length / std::sqrt(static_cast<double>(model.head_dim));
   return shape;
 }

@@ -6,6 +6,7 @@
 
 #include "config_fields.hpp"
 #include "layer_costs.hpp"
+#include "require.hpp"
 #include "turbo_cache.hpp"
 
 namespace squat_llama {
@@ -37,15 +38,15 @@ int parse_bits(const std::string& text, const std::vector<int>& known, const std
     if (text == std::to_string(bits)) return bits;
     names += (names.empty() ? "" : ", ") + std::to_string(bits);
   }
-  squat::fail("bits are '" + text + "' in cache '" + spec + "'; known are " + names);
+  fail("bits are '" + text + "' in cache '" + spec + "'; known are " + names);
 }
 
 /// Sets what FIELD=VALUE parts from the second one on say.
 void set_fields(const std::vector<std::string>& parts, const std::string& spec, SquatSpec& squat) {
   for (std::size_t i = 1; i < parts.size(); ++i) {
     const std::size_t equals = parts[i].find('=');
-    squat::require(equals != std::string::npos, "'", parts[i], "' in cache '", spec,
-                   "' is not FIELD=VALUE; known are ", squat_field_names());
+    require(equals != std::string::npos, "'", parts[i], "' in cache '", spec,
+            "' is not FIELD=VALUE; known are ", squat_field_names());
     set_squat_field(squat, parts[i].substr(0, equals), parts[i].substr(equals + 1));
   }
   squat::detail::check(squat.config);
@@ -56,14 +57,14 @@ SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
   const std::vector<int> known = {2, 3, 4, 8};
   const std::vector<std::string> parts = split(arguments, ',');
   const std::vector<std::string> bits = split(parts.empty() ? "" : parts.front(), '/');
-  squat::require(bits.size() == 1 || bits.size() == 2, "cache '", spec,
-                 "' has no bits; write squat:BITS or squat:KEYBITS/VALUEBITS");
+  require(bits.size() == 1 || bits.size() == 2, "cache '", spec,
+          "' has no bits; write squat:BITS or squat:KEYBITS/VALUEBITS");
   SquatSpec squat;
   squat.config.key_bits = parse_bits(bits.front(), known, spec);
   squat.config.value_bits = parse_bits(bits.back(), known, spec);
   set_fields(parts, spec, squat);
-  squat::require(squat.layer_costs.empty(), "layer_costs in cache '", spec,
-                 "' are for squat+:MEANBITS alone");
+  require(squat.layer_costs.empty(), "layer_costs in cache '", spec,
+          "' are for squat+:MEANBITS alone");
   return squat;
 }
 
@@ -73,8 +74,8 @@ SquatSpec parse_recommended(const std::string& arguments, const std::string& spe
   char* end = nullptr;
   const std::string bits = parts.empty() ? "" : parts.front();
   const double mean_bits = std::strtod(bits.c_str(), &end);
-  squat::require(!bits.empty() && *end == '\0', "mean bits are '", bits, "' in cache '", spec,
-                 "'; they must be a number, as in squat+:2.5");
+  require(!bits.empty() && *end == '\0', "mean bits are '", bits, "' in cache '", spec,
+          "'; they must be a number, as in squat+:2.5");
   SquatSpec squat{squat::Config::recommended(mean_bits)};
   set_fields(parts, spec, squat);
   if (!squat.layer_costs.empty())
@@ -114,7 +115,7 @@ CacheSpec parse_cache_spec(const std::string& text) {
   if (name == "kivi") return {text, parse_kivi(arguments, text)};
   if (name == "squat") return {text, parse_squat(arguments, text)};
   if (name == "squat+") return {text, parse_recommended(arguments, text)};
-  squat::fail("there is no cache '" + text + "'; known are " + cache_spec_help());
+  fail("there is no cache '" + text + "'; known are " + cache_spec_help());
 }
 
 std::unique_ptr<KvCache> make_cache(const CacheSpec& spec, const ModelConfig& model,

@@ -1,7 +1,7 @@
 #include <iostream>
-#include <squat/error.hpp>
 
 #include "commands.hpp"
+#include "require.hpp"
 #include "states.hpp"
 #include "tokenizer.hpp"
 
@@ -11,9 +11,9 @@ void capture(const ModelOptions& model_options, const CaptureOptions& options) {
   const Model model(model_options.path, model_options.weights);
   const ModelConfig& config = model.config();
   std::vector<Token> tokens = Tokenizer(model_options.path).encode(read_file(options.text_path));
-  squat::require(options.tokens >= 1 && tokens.size() >= static_cast<std::size_t>(options.tokens),
-                 options.text_path, " has ", tokens.size(), " tokens; ", options.tokens,
-                 " were to be captured");
+  require(options.tokens >= 1 && tokens.size() >= static_cast<std::size_t>(options.tokens),
+          options.text_path, " has ", tokens.size(), " tokens; ", options.tokens,
+          " were to be captured");
   tokens.resize(static_cast<std::size_t>(options.tokens));
   Engine engine(model, model_options.threads);
   const std::size_t layers =

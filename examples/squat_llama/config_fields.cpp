@@ -4,6 +4,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "require.hpp"
+
 namespace squat_llama {
 namespace {
 
@@ -127,11 +129,10 @@ constexpr Field kFields[] = {
 void set_squat_field(SquatSpec& spec, const std::string& name, const std::string& value) {
   for (const Field& field : kFields) {
     if (field.name != name) continue;
-    squat::require(field.set(spec, value), "'", name, "' is '", value, "'; it must be ",
-                   field.allowed);
+    require(field.set(spec, value), "'", name, "' is '", value, "'; it must be ", field.allowed);
     return;
   }
-  squat::fail("a SQuat cache has no field '" + name + "'; known are " + squat_field_names());
+  fail("a SQuat cache has no field '" + name + "'; known are " + squat_field_names());
 }
 
 std::string squat_field_names() {

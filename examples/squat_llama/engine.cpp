@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
-#include <squat/error.hpp>
+
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -55,7 +56,7 @@ void Engine::ThreadpoolDeleter::operator()(ggml_threadpool* pool) const {
 
 Engine::Engine(const Model& model, int threads)
     : model_(model), threads_(threads), backend_(ggml_backend_cpu_init()) {
-  squat::require(threads >= 1, "the number of threads is ", threads, "; it must be at least 1");
+  require(threads >= 1, "the number of threads is ", threads, "; it must be at least 1");
   ggml_threadpool_params params = ggml_threadpool_params_default(threads);
   threadpool_.reset(ggml_threadpool_new(&params));
   ggml_backend_cpu_set_n_threads(backend_.get(), threads);
@@ -66,11 +67,11 @@ Engine::Engine(const Model& model, int threads)
 squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& cache,
                                      int64_t rows) {
   const auto count = static_cast<int64_t>(tokens.size());
-  squat::require(count >= 1 && rows >= 1 && rows <= count, "a pass over ", count,
-                 " tokens cannot return the logits of ", rows);
+  require(count >= 1 && rows >= 1 && rows <= count, "a pass over ", count,
+          " tokens cannot return the logits of ", rows);
   for (const Token token : tokens) {
-    squat::require(token >= 0 && token < model_.vocabulary(), "token ", token,
-                   " is not in the vocabulary of ", model_.vocabulary());
+    require(token >= 0 && token < model_.vocabulary(), "token ", token,
+            " is not in the vocabulary of ", model_.vocabulary());
   }
 
   const size_t max_nodes = static_cast<size_t>(model_.config().layers + 1) *
@@ -93,8 +94,8 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
   ggml_tensor* logits = build(graph, cache, inputs);
   ggml_set_output(logits);
   ggml_build_forward_expand(graph.nodes(), logits);
-  squat::require(ggml_gallocr_alloc_graph(allocator_.get(), graph.nodes()),
-                 "no memory for a pass over ", count, " tokens");
+  require(ggml_gallocr_alloc_graph(allocator_.get(), graph.nodes()), "no memory for a pass over ",
+          count, " tokens");
 
   std::vector<int32_t> numbers(tokens.begin(), tokens.end());
   ggml_backend_tensor_set(inputs.tokens, numbers.data(), 0, ggml_nbytes(inputs.tokens));
@@ -109,7 +110,7 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
 
   const ggml_status status = ggml_backend_graph_compute(backend_.get(), graph.nodes());
   cache.finish(count);
-  squat::require(status == GGML_STATUS_SUCCESS, "ggml: ", ggml_status_to_string(status));
+  require(status == GGML_STATUS_SUCCESS, "ggml: ", ggml_status_to_string(status));
 
   squat::Matrix<float> result(rows, model_.vocabulary());
   ggml_backend_tensor_get(logits, result.data(), 0, ggml_nbytes(logits));
@@ -118,8 +119,8 @@ squat::Matrix<float> Engine::forward(const std::vector<Token>& tokens, KvCache& 
 
 squat::Matrix<float> Engine::read_prompt(const std::vector<Token>& prompt, KvCache& cache,
                                          int batch) {
-  squat::require(!prompt.empty() && batch >= 0, "a prompt of ", prompt.size(),
-                 " tokens in passes of ", batch, "; it needs a token, and 0 or more in a pass");
+  require(!prompt.empty() && batch >= 0, "a prompt of ", prompt.size(), " tokens in passes of ",
+          batch, "; it needs a token, and 0 or more in a pass");
   const std::ptrdiff_t most = batch == 0 ? prompt.end() - prompt.begin() : batch;
   squat::Matrix<float> logits;
   for (auto begin = prompt.begin(); begin != prompt.end();) {

@@ -1,19 +1,19 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <squat/error.hpp>
 
 #include "commands.hpp"
 #include "moments.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "require.hpp"
 #include "tokenizer.hpp"
 
 namespace squat_llama {
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  squat::require(file.good(), "cannot open ", path);
+  require(file.good(), "cannot open ", path);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 

@@ -1,8 +1,7 @@
 #include "evaluation.hpp"
 
-#include <squat/error.hpp>
-
 #include "peak_memory.hpp"
+#include "require.hpp"
 #include "stopwatch.hpp"
 
 namespace squat_llama {
@@ -35,15 +34,14 @@ Seconds read_window(Engine& engine, KvCache& cache, const Window& window, const 
 
 std::vector<Window> cut_windows(const std::vector<Token>& text, const Protocol& protocol,
                                 int leading_token, const std::string& name) {
-  squat::require(
-      protocol.prompt_tokens >= 1 && protocol.decode_tokens >= 1 && protocol.windows >= 1,
-      "a window of ", protocol.prompt_tokens, " prompt tokens and ", protocol.decode_tokens,
-      " decoded ones, ", protocol.windows, " times: each must be at least 1");
+  require(protocol.prompt_tokens >= 1 && protocol.decode_tokens >= 1 && protocol.windows >= 1,
+          "a window of ", protocol.prompt_tokens, " prompt tokens and ", protocol.decode_tokens,
+          " decoded ones, ", protocol.windows, " times: each must be at least 1");
   const bool leads = leading_token >= 0;
   const std::ptrdiff_t own_tokens = protocol.window_tokens() - (leads ? 1 : 0);
   const std::ptrdiff_t needed = protocol.windows * own_tokens;
-  squat::require(static_cast<std::ptrdiff_t>(text.size()) >= needed, name, " has ", text.size(),
-                 " tokens; ", protocol.windows, " windows need ", needed);
+  require(static_cast<std::ptrdiff_t>(text.size()) >= needed, name, " has ", text.size(),
+          " tokens; ", protocol.windows, " windows need ", needed);
   std::vector<Window> windows;
   for (auto begin = text.begin(); begin != text.begin() + needed; begin += own_tokens) {
     windows.emplace_back();

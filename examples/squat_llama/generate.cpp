@@ -1,10 +1,10 @@
 #include <iomanip>
 #include <iostream>
 #include <random>
-#include <squat/error.hpp>
 
 #include "commands.hpp"
 #include "moments.hpp"
+#include "require.hpp"
 #include "stopwatch.hpp"
 #include "tokenizer.hpp"
 
@@ -15,7 +15,7 @@ namespace {
 class Sampler {
  public:
   Sampler(double temperature, std::uint32_t seed) : temperature_(temperature), random_(seed) {
-    squat::require(temperature >= 0, "the temperature is ", temperature, "; it must be at least 0");
+    require(temperature >= 0, "the temperature is ", temperature, "; it must be at least 0");
   }
 
   Token operator()(const Eigen::VectorXf& logits) {
@@ -52,8 +52,8 @@ void print_costs(const KvCache& cache, std::size_t prompt_tokens, double prompt_
 void generate(const ModelOptions& model_options, const GenerateOptions& options) {
   const CacheSpec spec = parse_cache_spec(options.cache);
   Sampler sample(options.temperature, options.seed);
-  squat::require(options.tokens >= 1, "the number of tokens is ", options.tokens,
-                 "; it must be at least 1");
+  require(options.tokens >= 1, "the number of tokens is ", options.tokens,
+          "; it must be at least 1");
   const Model model(model_options.path, model_options.weights);
   const Tokenizer tokenizer(model_options.path);
   Engine engine(model, model_options.threads);
@@ -61,10 +61,10 @@ void generate(const ModelOptions& model_options, const GenerateOptions& options)
   const std::vector<Token> prompt = options.raw
                                         ? tokenizer.encode(options.prompt)
                                         : tokenizer.encode(tokenizer.chat(options.prompt), true);
-  squat::require(!prompt.empty(), "the prompt is empty");
+  require(!prompt.empty(), "the prompt is empty");
   const auto capacity = static_cast<int64_t>(prompt.size()) + options.tokens;
-  squat::require(capacity <= model.config().context_length, "prompt and answer have ", capacity,
-                 " tokens; the model was made for ", model.config().context_length);
+  require(capacity <= model.config().context_length, "prompt and answer have ", capacity,
+          " tokens; the model was made for ", model.config().context_length);
   const auto moments = load_moments(options.moments_path, model.config());
   const auto cache = make_cache(spec, model.config(),
                                 {capacity, engine.threads(), 1, moments ? &*moments : nullptr});

@@ -4,7 +4,8 @@
 
 #include <bitset>
 #include <cmath>
-#include <squat/error.hpp>
+
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -28,9 +29,9 @@ std::vector<float> hadamard(int dim) {
 
 GgmlCache::GgmlCache(const ModelConfig& config, ggml_type type, Rotation rotation, int64_t capacity)
     : config_(config), type_(type), capacity_(capacity) {
-  squat::require(config.head_dim % ggml_blck_size(type) == 0, "a cache of ", ggml_type_name(type),
-                 " needs heads of a multiple of ", ggml_blck_size(type),
-                 " channels; the model's have ", config.head_dim);
+  require(config.head_dim % ggml_blck_size(type) == 0, "a cache of ", ggml_type_name(type),
+          " needs heads of a multiple of ", ggml_blck_size(type), " channels; the model's have ",
+          config.head_dim);
   const size_t tensors = 2 * static_cast<size_t>(config.layers) + 1;
   context_.reset(ggml_init({tensors * ggml_tensor_overhead(), nullptr, /*no_alloc=*/true}));
   for (int i = 0; i < config.layers; ++i) {
@@ -42,7 +43,7 @@ GgmlCache::GgmlCache(const ModelConfig& config, ggml_type type, Rotation rotatio
   }
   buffer_.reset(
       ggml_backend_alloc_ctx_tensors_from_buft(context_.get(), ggml_backend_cpu_buffer_type()));
-  squat::require(buffer_ != nullptr, "no memory for a cache of ", capacity, " tokens");
+  require(buffer_ != nullptr, "no memory for a cache of ", capacity, " tokens");
   if (hadamard_ != nullptr) {
     const std::vector<float> matrix = hadamard(config.head_dim);
     ggml_backend_tensor_set(hadamard_, matrix.data(), 0, ggml_nbytes(hadamard_));
@@ -51,8 +52,8 @@ GgmlCache::GgmlCache(const ModelConfig& config, ggml_type type, Rotation rotatio
 
 ggml_tensor* GgmlCache::attention(Graph& graph, int layer, ggml_tensor* query, ggml_tensor* key,
                                   ggml_tensor* value) {
-  squat::require(size_ + graph.tokens() <= capacity_, "the cache holds ", capacity_,
-                 " tokens at most; ", size_ + graph.tokens(), " were to be held");
+  require(size_ + graph.tokens() <= capacity_, "the cache holds ", capacity_, " tokens at most; ",
+          size_ + graph.tokens(), " were to be held");
   ggml_context* context = graph.context();
   const auto index = static_cast<size_t>(layer);
   ggml_tensor* rotated_key = rotate(graph, key);

@@ -2,17 +2,18 @@
 
 #include <cstring>
 #include <fstream>
-#include <squat/error.hpp>
 #include <utility>
+
+#include "require.hpp"
 
 namespace squat_llama {
 
 GgufFile::GgufFile(const std::string& path, Weights weights) : path_(path) {
-  squat::require(std::ifstream(path).good(), "cannot open the model file ", path);
+  require(std::ifstream(path).good(), "cannot open the model file ", path);
   ggml_context* tensors = nullptr;
   metadata_.reset(gguf_init_from_file(path.c_str(), {/*no_alloc=*/false, /*ctx=*/&tensors}));
   tensors_.reset(tensors);
-  squat::require(metadata_ != nullptr && tensors_ != nullptr, path, " is not a GGUF file");
+  require(metadata_ != nullptr && tensors_ != nullptr, path, " is not a GGUF file");
   if (weights == Weights::single) dequantize();
 }
 
@@ -26,7 +27,7 @@ void GgufFile::dequantize() {
     bytes += ggml_tensor_overhead() + GGML_PAD(data_bytes, GGML_MEM_ALIGN);
   }
   ggml_context_ptr single(ggml_init({bytes, nullptr, /*no_alloc=*/false}));
-  squat::require(single != nullptr, "no memory for ", bytes, " bytes of weights");
+  require(single != nullptr, "no memory for ", bytes, " bytes of weights");
   for (const ggml_tensor* from : stored) {
     ggml_tensor* to = ggml_new_tensor(single.get(), GGML_TYPE_F32, ggml_n_dims(from), from->ne);
     ggml_set_name(to, from->name);
@@ -34,7 +35,7 @@ void GgufFile::dequantize() {
     if (from->type == GGML_TYPE_F32) {
       std::memcpy(to->data, from->data, ggml_nbytes(from));
     } else {
-      squat::require(to_float != nullptr, path_, ": ggml cannot dequantize ", from->name);
+      require(to_float != nullptr, path_, ": ggml cannot dequantize ", from->name);
       to_float(from->data, static_cast<float*>(to->data), ggml_nelements(from));
     }
   }
@@ -71,26 +72,26 @@ std::optional<double> GgufFile::find_number(const std::string& key) const {
     default:
       break;
   }
-  squat::fail(path_ + ": the value of " + key + " is not one number");
+  fail(path_ + ": the value of " + key + " is not one number");
 }
 
 std::optional<std::string> GgufFile::find_text(const std::string& key) const {
   const int64_t id = gguf_find_key(metadata_.get(), key.c_str());
   if (id < 0) return std::nullopt;
-  squat::require(gguf_get_kv_type(metadata_.get(), id) == GGUF_TYPE_STRING, path_,
-                 ": the value of ", key, " is not text");
+  require(gguf_get_kv_type(metadata_.get(), id) == GGUF_TYPE_STRING, path_, ": the value of ", key,
+          " is not text");
   return gguf_get_val_str(metadata_.get(), id);
 }
 
 double GgufFile::number(const std::string& key) const {
   const auto value = find_number(key);
-  squat::require(value.has_value(), path_, " has no ", key);
+  require(value.has_value(), path_, " has no ", key);
   return *value;
 }
 
 std::string GgufFile::text(const std::string& key) const {
   const auto value = find_text(key);
-  squat::require(value.has_value(), path_, " has no ", key);
+  require(value.has_value(), path_, " has no ", key);
   return *value;
 }
 
@@ -101,7 +102,7 @@ ggml_tensor* GgufFile::find_tensor(const std::string& name) {
 
 ggml_tensor* GgufFile::tensor(const std::string& name) {
   ggml_tensor* found = find_tensor(name);
-  squat::require(found != nullptr, path_, " has no tensor ", name);
+  require(found != nullptr, path_, " has no tensor ", name);
   return found;
 }
 

@@ -1,8 +1,9 @@
 #include "host_cache.hpp"
 
 #include <array>
-#include <squat/error.hpp>
 #include <utility>
+
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -23,8 +24,8 @@ ggml_tensor* HostCache::attention(Graph& graph, int layer, ggml_tensor* query, g
                                   ggml_tensor* value) {
   std::array<ggml_tensor*, 3> states = {query, key, value};
   for (const ggml_tensor* tensor : states) {
-    squat::require(tensor->type == GGML_TYPE_F32 && ggml_is_contiguous(tensor),
-                   "a cache takes contiguous single-precision states");
+    require(tensor->type == GGML_TYPE_F32 && ggml_is_contiguous(tensor),
+            "a cache takes contiguous single-precision states");
   }
   return ggml_custom_4d(graph.context(), GGML_TYPE_F32, config_.query_dim(), graph.tokens(), 1, 1,
                         states.data(), static_cast<int>(states.size()), &HostCache::run, threads_,

@@ -4,6 +4,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "require.hpp"
+
 namespace squat_llama {
 
 std::vector<squat::LayerCost> measure_layer_costs(Engine& engine, int layers,
@@ -42,12 +44,12 @@ void write_layer_costs(const std::string& path, const std::vector<squat::LayerCo
     layers.push_back({{"keys", cost.keys}, {"values", cost.values}});
   std::ofstream file(path);
   file << nlohmann::ordered_json{{"layer_costs", layers}}.dump(1) << "\n";
-  squat::require(file.good(), "cannot write ", path);
+  require(file.good(), "cannot write ", path);
 }
 
 std::vector<squat::LayerCost> read_layer_costs(const std::string& path) {
   std::ifstream file(path);
-  squat::require(file.good(), "cannot open ", path);
+  require(file.good(), "cannot open ", path);
   try {
     const nlohmann::json all = nlohmann::json::parse(file);
     std::vector<squat::LayerCost> costs;
@@ -55,7 +57,7 @@ std::vector<squat::LayerCost> read_layer_costs(const std::string& path) {
       costs.push_back({layer.at("keys").get<double>(), layer.at("values").get<double>()});
     return costs;
   } catch (const nlohmann::json::exception& error) {
-    squat::fail(path + " does not hold layer costs: " + error.what());
+    fail(path + " does not hold layer costs: " + error.what());
   }
 }
 

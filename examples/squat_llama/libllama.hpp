@@ -4,8 +4,9 @@
 #include <dlfcn.h>
 #include <llama.h>
 
-#include <squat/error.hpp>
 #include <string>
+
+#include "require.hpp"
 
 namespace squat_llama {
 
@@ -16,9 +17,9 @@ template <class Pointer>
 Pointer find_in_libllama(const char* name) {
   // RTLD_DEEPBIND: libllama finds its own ggml before the one that this program is linked with.
   static void* const library = dlopen(SQUAT_LLAMA_LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
-  if (library == nullptr) squat::fail(std::string("cannot load llama.cpp's library: ") + dlerror());
+  if (library == nullptr) fail(std::string("cannot load llama.cpp's library: ") + dlerror());
   void* symbol = dlsym(library, name);
-  squat::require(symbol != nullptr, SQUAT_LLAMA_LIBRARY, " has no ", name);
+  require(symbol != nullptr, SQUAT_LLAMA_LIBRARY, " has no ", name);
   return reinterpret_cast<Pointer>(symbol);
 }
 
@@ -31,8 +32,8 @@ inline llama_model* load_with_libllama(const std::string& path, bool vocabulary_
   params.vocab_only = vocabulary_only;
   llama_model* model = find_in_libllama<decltype(&llama_model_load_from_file)>(
       "llama_model_load_from_file")(path.c_str(), params);
-  squat::require(model != nullptr, "llama.cpp cannot read ",
-                 vocabulary_only ? "the vocabulary of " : "", path);
+  require(model != nullptr, "llama.cpp cannot read ", vocabulary_only ? "the vocabulary of " : "",
+          path);
   return model;
 }
 

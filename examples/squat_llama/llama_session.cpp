@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "libllama.hpp"
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -13,7 +14,7 @@ ggml_type type_of(const std::string& name) {
   if (name == "f16") return GGML_TYPE_F16;
   if (name == "q8_0") return GGML_TYPE_Q8_0;
   if (name == "q4_0") return GGML_TYPE_Q4_0;
-  squat::fail("llama.cpp is not asked for a cache of '" + name + "'; known are f16, q8_0, q4_0");
+  fail("llama.cpp is not asked for a cache of '" + name + "'; known are f16, q8_0, q4_0");
 }
 
 }  // namespace
@@ -34,8 +35,7 @@ struct LlamaSession::State {
     context =
         find_in_libllama<decltype(&llama_init_from_model)>("llama_init_from_model")(model, params);
     if (context == nullptr) free_model(model);
-    squat::require(context != nullptr, "llama.cpp cannot make a context of ", options.capacity,
-                   " tokens");
+    require(context != nullptr, "llama.cpp cannot make a context of ", options.capacity, " tokens");
     batch = batch_init(kTokensOfPass, 0, 1);
   }
   ~State() {
@@ -84,7 +84,7 @@ std::vector<float> LlamaSession::forward(const std::vector<int>& tokens, bool al
       const bool is_last = token + 1 == tokens.end();
       state.add_to_batch(*token++, all_logits || is_last);
     }
-    squat::require(state.decode(state.context, state.batch) == 0, "llama.cpp cannot decode");
+    require(state.decode(state.context, state.batch) == 0, "llama.cpp cannot decode");
     for (int32_t i = 0; i < state.batch.n_tokens; ++i) {
       if (state.batch.logits[i] == 0) continue;
       const float* row = state.get_logits_ith(state.context, i);

@@ -1,6 +1,6 @@
 #include "model.hpp"
 
-#include <squat/error.hpp>
+#include "require.hpp"
 
 namespace squat_llama {
 
@@ -11,8 +11,8 @@ Model::Model(const std::string& path, Weights weights)
   rotary_factors_ = file_.find_tensor("rope_freqs.weight");
   if (rotary_factors_ != nullptr) {
     const auto* factors = static_cast<const float*>(rotary_factors_->data);
-    squat::require(rotary_factors_->type == GGML_TYPE_F32, path,
-                   ": rope_freqs.weight is not in single precision");
+    require(rotary_factors_->type == GGML_TYPE_F32, path,
+            ": rope_freqs.weight is not in single precision");
     config_.rotary.factors.assign(factors, factors + ggml_nelements(rotary_factors_));
   }
   output_.weight = file_.find_tensor("output.weight");
@@ -33,20 +33,20 @@ Model::Model(const std::string& path, Weights weights)
     layer.gate = linear(block + "ffn_gate");
     layer.up = linear(block + "ffn_up");
     layer.down = linear(block + "ffn_down");
-    squat::require(layer.query.weight->ne[1] == config_.query_dim() &&
-                       layer.key.weight->ne[1] == config_.kv_dim() &&
-                       layer.value.weight->ne[1] == config_.kv_dim(),
-                   path, ": layer ", i, " projects to ", layer.query.weight->ne[1], ", ",
-                   layer.key.weight->ne[1], " and ", layer.value.weight->ne[1],
-                   " channels; the metadata says ", config_.query_dim(), ", ", config_.kv_dim(),
-                   " and ", config_.kv_dim());
+    require(layer.query.weight->ne[1] == config_.query_dim() &&
+                layer.key.weight->ne[1] == config_.kv_dim() &&
+                layer.value.weight->ne[1] == config_.kv_dim(),
+            path, ": layer ", i, " projects to ", layer.query.weight->ne[1], ", ",
+            layer.key.weight->ne[1], " and ", layer.value.weight->ne[1],
+            " channels; the metadata says ", config_.query_dim(), ", ", config_.kv_dim(), " and ",
+            config_.kv_dim());
     layers_.push_back(layer);
   }
 
   const std::vector<std::string> unread = file_.unread_tensors();
-  squat::require(unread.empty(), path, " has ", unread.size(),
-                 " tensors that the engine would leave out, among them ",
-                 unread.empty() ? "" : unread.front());
+  require(unread.empty(), path, " has ", unread.size(),
+          " tensors that the engine would leave out, among them ",
+          unread.empty() ? "" : unread.front());
 }
 
 Linear Model::linear(const std::string& name) {

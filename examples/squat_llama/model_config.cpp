@@ -3,7 +3,8 @@
 #include <ggml.h>
 
 #include <array>
-#include <squat/error.hpp>
+
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -27,8 +28,8 @@ const Architecture& find_architecture(const std::string& name) {
     if (architecture.name == name) return architecture;
     known += (known.empty() ? "" : ", ") + std::string(architecture.name);
   }
-  squat::fail("the model's architecture is '" + name + "'; known are " + known +
-              " (Mistral's files are of architecture llama)");
+  fail("the model's architecture is '" + name + "'; known are " + known +
+       " (Mistral's files are of architecture llama)");
 }
 
 Rotary read_rotary(const GgufFile& file, const std::string& prefix, const ModelConfig& config,
@@ -46,8 +47,8 @@ Rotary read_rotary(const GgufFile& file, const std::string& prefix, const ModelC
   const std::string scaling = file.find_text(prefix + "rope.scaling.type").value_or("linear");
   const float factor = read("scaling.factor", read("scale_linear", 1));
   if (scaling == "none" || factor == 0) return rotary;
-  squat::require(scaling == "linear" || scaling == "yarn", file.path(), ": ", prefix,
-                 "rope.scaling.type is '", scaling, "'; known are none, linear, yarn");
+  require(scaling == "linear" || scaling == "yarn", file.path(), ": ", prefix,
+          "rope.scaling.type is '", scaling, "'; known are none, linear, yarn");
   rotary.scale = 1 / factor;
   rotary.attention_factor = read("scaling.attn_factor", 1);
   if (scaling == "yarn") {
@@ -73,8 +74,8 @@ ModelConfig read_model_config(const GgufFile& file) {
   config.query_heads = count("attention.head_count");
   config.kv_heads = static_cast<int>(
       file.find_number(prefix + "attention.head_count_kv").value_or(config.query_heads));
-  squat::require(config.query_heads >= 1 && config.kv_heads >= 1, file.path(), ": ",
-                 config.query_heads, " query heads and ", config.kv_heads, " kv heads");
+  require(config.query_heads >= 1 && config.kv_heads >= 1, file.path(), ": ", config.query_heads,
+          " query heads and ", config.kv_heads, " kv heads");
   config.head_dim = static_cast<int>(file.find_number(prefix + "attention.key_length")
                                          .value_or(config.embedding / config.query_heads));
   config.context_length = count("context_length");
@@ -84,11 +85,10 @@ ModelConfig read_model_config(const GgufFile& file) {
 
   const double value_length =
       file.find_number(prefix + "attention.value_length").value_or(config.head_dim);
-  squat::require(value_length == config.head_dim, file.path(), ": heads of values have ",
-                 value_length, " channels and heads of keys ", config.head_dim,
-                 "; the engine needs them equal");
-  squat::require(file.find_number(prefix + "expert_count").value_or(0) == 0, file.path(),
-                 " is a mixture of experts, which the engine does not have");
+  require(value_length == config.head_dim, file.path(), ": heads of values have ", value_length,
+          " channels and heads of keys ", config.head_dim, "; the engine needs them equal");
+  require(file.find_number(prefix + "expert_count").value_or(0) == 0, file.path(),
+          " is a mixture of experts, which the engine does not have");
   return config;
 }
 

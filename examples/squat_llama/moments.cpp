@@ -5,6 +5,7 @@
 #include "attention_shape.hpp"
 #include "ggml_cache.hpp"
 #include "host_cache.hpp"
+#include "require.hpp"
 #include "tee_cache.hpp"
 
 namespace squat_llama {
@@ -47,7 +48,7 @@ void add_moments(Engine& engine, const std::vector<Token>& tokens, squat::Subspa
 std::optional<squat::QueryMoments> load_moments(const std::string& path, const ModelConfig& model) {
   if (path.empty()) return std::nullopt;
   std::ifstream file(path, std::ios::binary);
-  squat::require(file.good(), "cannot open ", path);
+  require(file.good(), "cannot open ", path);
   return squat::QueryMoments::load(file, attention_shape(model));
 }
 

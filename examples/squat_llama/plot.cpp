@@ -1,10 +1,10 @@
 #include <cstdio>
 #include <map>
 #include <memory>
-#include <squat/error.hpp>
 #include <sstream>
 
 #include "report.hpp"
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -16,8 +16,8 @@ std::string terminal_of(const std::string& path) {
       {".pdf", "pdfcairo size 11,7 font 'sans,12'"}};
   const std::size_t dot = path.rfind('.');
   const auto found = terminals.find(dot == std::string::npos ? "" : path.substr(dot));
-  squat::require(found != terminals.end(), "the picture's name is ", path,
-                 "; it must end in .pdf, .png or .svg");
+  require(found != terminals.end(), "the picture's name is ", path,
+          "; it must end in .pdf, .png or .svg");
   return found->second;
 }
 
@@ -52,7 +52,7 @@ std::string script(const std::string& path, const std::vector<CacheResult>& resu
     families[family] << result.bytes.bits_per_element() << " " << divergence << " "
                      << quoted(family == by_layer ? "" : result.cache) << "\n";
   }
-  squat::require(!families.empty(), "no cache differs from full precision; nothing to draw");
+  require(!families.empty(), "no cache differs from full precision; nothing to draw");
   std::ostringstream out;
   out << "set terminal " << terminal_of(path) << " noenhanced\nset output " << quoted(path)
       << "\nset linetype 5 lc rgb '#c02020'"  // in place of yellow on white
@@ -81,10 +81,10 @@ std::string script(const std::string& path, const std::vector<CacheResult>& resu
 void write_plot(const std::string& path, const std::vector<CacheResult>& results) {
   const std::string commands = script(path, results);
   FILE* gnuplot = popen("gnuplot", "w");
-  squat::require(gnuplot != nullptr, "cannot start gnuplot");
+  require(gnuplot != nullptr, "cannot start gnuplot");
   std::fputs(commands.c_str(), gnuplot);
-  squat::require(pclose(gnuplot) == 0, "gnuplot could not draw ", path,
-                 " (is it installed? Debian's package is gnuplot-nox)");
+  require(pclose(gnuplot) == 0, "gnuplot could not draw ", path,
+          " (is it installed? Debian's package is gnuplot-nox)");
 }
 
 }  // namespace squat_llama

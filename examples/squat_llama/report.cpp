@@ -6,7 +6,8 @@
 #include <iomanip>
 #include <nlohmann/json.hpp>
 #include <ostream>
-#include <squat/error.hpp>
+
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -130,7 +131,7 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
   };
   std::ofstream file(path);
   file << report.dump(2) << "\n";
-  squat::require(file.good(), "cannot write ", path);
+  require(file.good(), "cannot write ", path);
 }
 
 }  // namespace squat_llama

@@ -3,12 +3,12 @@
 #include <iomanip>
 #include <iostream>
 #include <numeric>
-#include <squat/error.hpp>
 
 #include "commands.hpp"
 #include "llama_session.hpp"
 #include "moments.hpp"
 #include "progress.hpp"
+#include "require.hpp"
 #include "stopwatch.hpp"
 #include "tee_cache.hpp"
 #include "tokenizer.hpp"
@@ -102,15 +102,15 @@ void print_speeds(std::ostream& out, const std::vector<Contestant>& contestants)
 }  // namespace
 
 void speed(const ModelOptions& model_options, const SpeedOptions& options) {
-  squat::require(options.tokens >= 1 && options.repetitions >= 1, "decoding ", options.tokens,
-                 " tokens ", options.repetitions, " times: both must be at least 1");
+  require(options.tokens >= 1 && options.repetitions >= 1, "decoding ", options.tokens, " tokens ",
+          options.repetitions, " times: both must be at least 1");
   const int decoded = options.tokens * options.repetitions;
-  squat::require(options.context > decoded, "the context of ", options.context,
-                 " tokens has no room for a prompt before ", decoded, " decoded ones");
+  require(options.context > decoded, "the context of ", options.context,
+          " tokens has no room for a prompt before ", decoded, " decoded ones");
   const Model model(model_options.path, model_options.weights);
   std::vector<Token> tokens = Tokenizer(model_options.path).encode(read_file(options.text_path));
-  squat::require(tokens.size() >= static_cast<std::size_t>(options.context), options.text_path,
-                 " has ", tokens.size(), " tokens; the context is to have ", options.context);
+  require(tokens.size() >= static_cast<std::size_t>(options.context), options.text_path, " has ",
+          tokens.size(), " tokens; the context is to have ", options.context);
   Engine engine(model, model_options.threads);
   const auto moments = load_moments(options.moments_path, model.config());
   std::vector<Contestant> contestants =

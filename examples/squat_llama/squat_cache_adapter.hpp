@@ -7,6 +7,7 @@
 
 #include "attention_shape.hpp"
 #include "host_cache.hpp"
+#include "require.hpp"
 #include "squat_cache.hpp"
 
 namespace squat_llama {
@@ -19,8 +20,8 @@ class SquatCacheAdapter : public HostCache {
         moments_(options.moments),
         cache_(spec.pre_rope ? attention_shape_before_rope(model) : attention_shape(model),
                spec.config, options.sequences) {
-    squat::require(!spec.calibrated || moments_ != nullptr,
-                   "a cache with calibrated=true needs query moments (--moments FILE)");
+    require(!spec.calibrated || moments_ != nullptr,
+            "a cache with calibrated=true needs query moments (--moments FILE)");
     cache_.set_executor(executor());
     clear();
   }
@@ -42,8 +43,8 @@ class SquatCacheAdapter : public HostCache {
   }
 
   void next_sequence() override {
-    squat::require(sequence_ + 1 < cache_.sequences(), "the cache was made for ",
-                   cache_.sequences(), " sequences");
+    require(sequence_ + 1 < cache_.sequences(), "the cache was made for ", cache_.sequences(),
+            " sequences");
     ++sequence_;
     decoding_ = false;
   }

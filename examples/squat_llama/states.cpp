@@ -3,11 +3,11 @@
 #include <cmath>
 #include <fstream>
 #include <iomanip>
-#include <squat/error.hpp>
 #include <sstream>
 
 #include "dense_attention.hpp"
 #include "host_cache.hpp"
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -20,7 +20,7 @@ void write_half(const Path& path, const squat::MatrixView<float>& rows) {
   file.write(reinterpret_cast<const char*>(half.data()),
              static_cast<std::streamsize>(half.size()) * 2);
   file.flush();
-  squat::require(file.good(), "cannot write ", path.string());
+  require(file.good(), "cannot write ", path.string());
 }
 
 /// Keeps nothing: writes what one pass brings and lets the pass attend to itself.
@@ -63,14 +63,14 @@ std::size_t write_states(Engine& engine, const std::vector<Token>& tokens, std::
                          const Path& folder) {
   const ModelConfig& config = engine.model().config();
   for (const int layer : layers) {
-    squat::require(layer >= 0 && layer < config.layers, "there is no layer ", layer,
-                   "; the model has layers 0 to ", config.layers - 1);
+    require(layer >= 0 && layer < config.layers, "there is no layer ", layer,
+            "; the model has layers 0 to ", config.layers - 1);
   }
   const bool all = layers.empty();
   for (int layer = 0; all && layer < config.layers; ++layer) layers.insert(layer);
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  squat::require(std::filesystem::is_directory(folder), "cannot make the folder ", folder.string());
+  require(std::filesystem::is_directory(folder), "cannot make the folder ", folder.string());
   const std::size_t count = layers.size();
   WritingCache cache(config, std::move(layers), folder);
   engine.forward(tokens, cache);

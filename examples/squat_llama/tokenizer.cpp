@@ -1,6 +1,7 @@
 #include "tokenizer.hpp"
 
 #include "libllama.hpp"
+#include "require.hpp"
 
 namespace squat_llama {
 namespace {
@@ -15,7 +16,7 @@ Buffer write_all(size_t expected, Write write) {
     buffer.resize(static_cast<size_t>(std::abs(size)));
     size = write(buffer.data(), static_cast<int32_t>(buffer.size()));
   }
-  squat::require(size >= 0, "llama.cpp's tokenizer failed with ", size);
+  require(size >= 0, "llama.cpp's tokenizer failed with ", size);
   buffer.resize(static_cast<size_t>(size));
   return buffer;
 }

@@ -14,7 +14,7 @@ namespace {
 std::string error_of(const std::string& spec) {
   try {
     parse_cache_spec(spec);
-  } catch (const squat::Error& error) {
+  } catch (const std::runtime_error& error) {
     return error.what();
   }
   return "";

@@ -25,7 +25,7 @@ TEST(Windows, DoNotOverlapAndBeginWithTheLeadingToken) {
   try {
     cut_windows({1, 2, 3, 4, 5, 6}, protocol, -1, "page.txt");
     ADD_FAILURE() << "six tokens were enough";
-  } catch (const squat::Error& error) {
+  } catch (const std::runtime_error& error) {
     const std::string message = error.what();
     EXPECT_NE(message.find("page.txt has 6 tokens; 2 windows need 10"), std::string::npos)
         << message;
@@ -120,7 +120,7 @@ TEST_F(RandomTexts, AreReadUnderAMetricOfTheirOwn) {
   try {
     evaluate_one(cache + ",calibrated=true");
     ADD_FAILURE() << "no moments were enough";
-  } catch (const squat::Error& error) {
+  } catch (const std::runtime_error& error) {
     EXPECT_NE(std::string(error.what()).find("--moments"), std::string::npos) << error.what();
   }
   squat::QueryMoments moments = empty_moments(model.config());

@@ -88,7 +88,7 @@ TEST_F(MomentsTest, ComeBackFromAFileOfTheSameModel) {
   ModelConfig other = model.config();
   other.layers = 3;
   EXPECT_THROW(load_moments(path, other), squat::Error);
-  EXPECT_THROW(load_moments(folder_ / "missing", model.config()), squat::Error);
+  EXPECT_THROW(load_moments(folder_ / "missing", model.config()), std::runtime_error);
 }
 
 }  // namespace
