@@ -222,10 +222,10 @@ inline Contestant squat_key_contestant(const SharedData& data, const Setting& se
   for (int first = 0; first + 64 <= shape.tokens; first += 64)
     statistics.add(rows_of(data->keys, shape.kv_width(), first, 64).leftCols(d), squat::Mask());
   squat::detail::BitAllocation bits =
-      config.adaptive_bits
-          ? squat::detail::allocate_bits(subspace, statistics.squared_ranges(), config.key_bits,
-                                         squat::detail::LayerSettings(config).key_fit)
-          : squat::detail::even_bits(d, config.key_bits);
+      config.adaptive_bits ? squat::detail::allocate_bits(
+                                 squat::detail::KeyMetric(subspace), statistics.squared_ranges(),
+                                 config.key_bits, squat::detail::LayerSettings(config).key_fit)
+                           : squat::detail::even_bits(d, config.key_bits);
   auto feedback = std::make_shared<squat::ErrorFeedback<float>>(subspace.reordered(bits.order),
                                                                 config.quant_group_size);
   squat::detail::KeyRecordLayout key_block(d, std::move(bits), config);

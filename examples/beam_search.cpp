@@ -11,7 +11,8 @@ int main() {
   squat::SQuatCache<float, 2> cache(shape, config, beams), plain(shape, config);
   const noise::Tokens prompt = noise::tokens(shape, 8192, 0);
   for (auto* each : {&cache, &plain}) {
-    each->update(0, prompt.keys, prompt.values, prompt.queries);
+    each->update(0, squat::Queries(prompt.queries), squat::Keys(prompt.keys),
+                 squat::Values(prompt.values));
     each->flush(0);
   }
   for (squat::Index beam = 1; beam < beams; ++beam) cache.fork(0, beam);
@@ -20,7 +21,8 @@ int main() {
   squat::Matrix<float> out(1, prompt.queries.cols());
   const auto append = [&](auto& to, squat::Index beam, unsigned token) {
     const noise::Tokens states = noise::tokens(shape, 1, token);
-    to.attention(0, states.queries, states.keys, states.values, out, {beam});
+    to.attention(0, squat::Queries(states.queries), squat::Keys(states.keys),
+                 squat::Values(states.values), out, {beam});
   };
   std::mt19937 generator(1);
   std::vector<unsigned> written[beams];

@@ -13,7 +13,8 @@ int main() {
     for (squat::Index layer = 0; layer < shape.layers; ++layer) {
       const noise::Tokens text = noise::tokens(shape, 512, static_cast<unsigned>(layer));
       squat::Matrix<float> exact(64, text.queries.cols()), out = exact;
-      cache.update(layer, text.keys, text.values, text.queries);
+      cache.update(layer, squat::Queries(text.queries), squat::Keys(text.keys),
+                   squat::Values(text.values));
       cache.attend(layer, text.queries.bottomRows(64), exact);  // nothing is quantized yet
       cache.flush(layer);
       cache.attend(layer, text.queries.bottomRows(64), out);

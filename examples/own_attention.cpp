@@ -29,7 +29,8 @@ int main() {
   const squat::ModelShape shape{/*layers=*/1, /*query_heads=*/8, /*kv_heads=*/2, /*head_dim=*/64};
   squat::SQuatCache<float, 2> cache(shape, squat::Config::recommended(4.5));
   const noise::Tokens tokens = noise::tokens(shape, 1000, 1);
-  cache.update(0, tokens.keys, tokens.values, tokens.queries);
+  cache.update(0, squat::Queries(tokens.queries), squat::Keys(tokens.keys),
+               squat::Values(tokens.values));
   cache.flush(0);
 
   const Matrix query = tokens.queries.bottomRows(1);  // the newest token sees all

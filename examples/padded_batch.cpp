@@ -25,10 +25,12 @@ int main() {
     squat::CallOptions options;
     options.sequence = sequence;
     squat::Matrix<float> expected(length, batch.queries.cols()), out(longest, expected.cols());
-    plain.attention(0, batch.queries.bottomRows(length), batch.keys.bottomRows(length),
-                    batch.values.bottomRows(length), expected, options);
+    plain.attention(0, squat::Queries(batch.queries.bottomRows(length)),
+                    squat::Keys(batch.keys.bottomRows(length)),
+                    squat::Values(batch.values.bottomRows(length)), expected, options);
     options.mask = valid;
-    padded.attention(0, batch.queries, batch.keys, batch.values, out, options);
+    padded.attention(0, squat::Queries(batch.queries), squat::Keys(batch.keys),
+                     squat::Values(batch.values), out, options);
     is_clean = is_clean && out.allFinite() && (out.topRows(padding).array() == 0).all();
     difference = std::max(difference, (out.bottomRows(length) - expected).cwiseAbs().maxCoeff());
   }

@@ -12,7 +12,8 @@ int main() {
   squat::SQuatCache<float, 2> cache(shape, config), later(shape, config);
   const noise::Tokens prompt = noise::tokens(shape, 2000, 1);
   for (squat::Index layer = 0; layer < shape.layers; ++layer) {
-    cache.update(layer, prompt.keys, prompt.values, prompt.queries);
+    cache.update(layer, squat::Queries(prompt.queries), squat::Keys(prompt.keys),
+                 squat::Values(prompt.values));
     cache.flush(layer);
   }
 
@@ -31,8 +32,10 @@ int main() {
   for (unsigned token = 0; token < 200; ++token)
     for (squat::Index layer = 0; layer < shape.layers; ++layer) {
       const noise::Tokens next = noise::tokens(shape, 1, 2 + token);
-      cache.attention(layer, next.queries, next.keys, next.values, out);
-      later.attention(layer, next.queries, next.keys, next.values, out_later);
+      cache.attention(layer, squat::Queries(next.queries), squat::Keys(next.keys),
+                      squat::Values(next.values), out);
+      later.attention(layer, squat::Queries(next.queries), squat::Keys(next.keys),
+                      squat::Values(next.values), out_later);
       same += out == out_later ? 1 : 0;
     }
   const double half = 2.0 * 2 * static_cast<double>(shape.layers * prompt.keys.size());

@@ -18,8 +18,10 @@ int main() {
     for (unsigned i = 0; i < chunks; ++i)
       for (squat::Index layer = 0; layer < shape.layers; ++layer) {
         const noise::Tokens next = noise::tokens(shape, chunk, i);
-        full.attention(layer, next.queries, next.keys, next.values, out);
-        windowed.attention(layer, next.queries, next.keys, next.values, out);
+        full.attention(layer, squat::Queries(next.queries), squat::Keys(next.keys),
+                       squat::Values(next.values), out);
+        windowed.attention(layer, squat::Queries(next.queries), squat::Keys(next.keys),
+                           squat::Values(next.values), out);
         if (layer == 0) most_held = std::max(most_held, windowed.size(0) - windowed.first(0));
       }
   };

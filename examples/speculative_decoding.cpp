@@ -12,8 +12,10 @@ int main() {
   const noise::Tokens text = noise::tokens(shape, end + ahead, 1);  // what the model would write
   const noise::Tokens prompt = text.rows(0, prompt_tokens);
   squat::Matrix<float> out(prompt_tokens, text.queries.cols());
-  cache.attention(0, prompt.queries, prompt.keys, prompt.values, out);
-  plain.attention(0, prompt.queries, prompt.keys, prompt.values, out);
+  cache.attention(0, squat::Queries(prompt.queries), squat::Keys(prompt.keys),
+                  squat::Values(prompt.values), out);
+  plain.attention(0, squat::Queries(prompt.queries), squat::Keys(prompt.keys),
+                  squat::Values(prompt.values), out);
 
   std::mt19937 generator(2);
   squat::Index size = prompt_tokens, calls = 0;
@@ -24,7 +26,8 @@ int main() {
     for (squat::Matrix<float>* states : {&draft.queries, &draft.keys, &draft.values})
       states->bottomRows(ahead - right).setOnes();
     out.resize(ahead, out.cols());
-    cache.update(0, draft.keys, draft.values, draft.queries);
+    cache.update(0, squat::Queries(draft.queries), squat::Keys(draft.keys),
+                 squat::Values(draft.values));
     cache.attend(0, draft.queries, out);  // lets the model tell what is right
     cache.truncate(size + right);
     cache.flush(0);  // not before: what goes must not share a block with what stays
@@ -33,7 +36,8 @@ int main() {
   out.resize(1, out.cols());
   for (squat::Index i = prompt_tokens; i < size; ++i) {
     const noise::Tokens next = text.rows(i, 1);
-    plain.attention(0, next.queries, next.keys, next.values, out);
+    plain.attention(0, squat::Queries(next.queries), squat::Keys(next.keys),
+                    squat::Values(next.values), out);
   }
   const bool same = cache.keys(0) == plain.keys(0) && cache.values(0) == plain.values(0);
   std::printf(

@@ -15,7 +15,8 @@ squat::Matrix<float> generate(squat::SQuatCache<float, 2>& cache, squat::Index s
   for (squat::Index first = 0, count = 500; first < 600; first += count, count = 1) {
     const noise::Tokens next = text.rows(first, count);
     out.resize(count, text.queries.cols());
-    cache.attention(0, next.queries, next.keys, next.values, out, {sequence});
+    cache.attention(0, squat::Queries(next.queries), squat::Keys(next.keys),
+                    squat::Values(next.values), out, {sequence});
   }
   return out;
 }

@@ -1,6 +1,8 @@
 // Which channels get how many bits.
 #include <gtest/gtest.h>
 
+#include <Eigen/Dense>
+
 #include <numeric>
 #include <squat/detail/plan/bit_allocation.hpp>
 #include <squat/detail/plan/key_statistics.hpp>
@@ -56,7 +58,8 @@ TEST(AllocateBits, MeetsTheMeanWithEveryChannelOnce) {
     for (double bits = 1; bits <= 8; bits += 0.375)
       for (const ScaleFit fit : {ScaleFit::min_max, ScaleFit::unbiased}) {
         const Eigen::VectorXd ranges = random_matrix(1, d, 6).row(0).transpose().cwiseAbs2();
-        const BitAllocation allocation = allocate_bits(subspace_of(d), ranges, bits, fit);
+        const BitAllocation allocation =
+            allocate_bits(KeyMetric(subspace_of(d)), ranges, bits, fit);
         const double octets = static_cast<double>(d) / 8;
         EXPECT_NEAR(mean(allocation), std::floor(bits * octets + 1e-6) / octets, 1e-9);
         EXPECT_EQ(mean(even_bits(d, bits)), mean(allocation));
@@ -77,8 +80,8 @@ TEST(AllocateBits, GivesMoreToWhatCostsMore) {
     ranges[4 * i] = 1e4;
     ranges[4 * i + 1] = 0;
   }
-  const BitAllocation allocation =
-      allocate_bits(QuerySubspace::fit(moment, 32, 1, true), ranges, 2.5, ScaleFit::unbiased);
+  const BitAllocation allocation = allocate_bits(KeyMetric(QuerySubspace::fit(moment, 32, 1, true)),
+                                                 ranges, 2.5, ScaleFit::unbiased);
   EXPECT_EQ(allocation.bits.front(), 1);
   EXPECT_GE(allocation.bits.back(), 5);
   for (std::size_t i = 0; i < 8; ++i) {

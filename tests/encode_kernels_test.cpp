@@ -3,9 +3,9 @@
 
 #include <array>
 #include <limits>
-#include <squat/detail/encoding/simd/encode_dispatch.hpp>
+#include <squat/detail/encoding/simd/available_encoders.hpp>
 #include <squat/detail/records/affine_table.hpp>
-#include <squat/detail/simd/matrix_dispatch.hpp>
+#include <squat/detail/simd/available_kernels.hpp>
 #include <utility>
 #include <vector>
 

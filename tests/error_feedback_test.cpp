@@ -1,6 +1,8 @@
 // The feedback against brute force: linear algebra on the whole metric, in double.
 #include <gtest/gtest.h>
 
+#include <Eigen/Dense>
+
 #include <Eigen/Cholesky>
 #include <algorithm>
 #include <ostream>

@@ -1,6 +1,8 @@
 // Leading eigenvectors by power iteration against a full decomposition.
 #include <gtest/gtest.h>
 
+#include <Eigen/Dense>
+
 #include <squat/detail/plan/query_subspace.hpp>
 
 #include "dense_attention.hpp"
@@ -44,8 +46,8 @@ TEST(IteratePowers, FindsASubspaceBehindAGap) {
       for (Index i = 0; i < n; ++i)
         values[i] = (i < count ? 10.0 : 1.0) * std::exp(-0.05 * static_cast<double>(i));
       const Eigen::MatrixXd moment = with_eigenvalues(values, 1);
-      const LeadingDirections power = iterate_powers(moment, count);
-      const LeadingDirections eigen = decompose(moment, count);
+      const LeadingDirections power = iterate_powers<double>(moment, count);
+      const LeadingDirections eigen = decompose<double>(moment, count);
       expect_orthonormal(power.vectors);
       EXPECT_LE(largest_angle(eigen.vectors, power.vectors), 1e-3);
       EXPECT_LE((power.values - eigen.values).norm(), 1e-6 * eigen.values.norm());
@@ -58,7 +60,7 @@ TEST(IteratePowers, CapturesAsMuchWithoutAGap) {
     Eigen::VectorXd values(96);
     for (Index i = 0; i < 96; ++i) values[i] = std::exp(-decay * static_cast<double>(i));
     const Eigen::MatrixXd moment = with_eigenvalues(values, 2);
-    const LeadingDirections power = iterate_powers(moment, 10);
+    const LeadingDirections power = iterate_powers<double>(moment, 10);
     expect_orthonormal(power.vectors);
     EXPECT_GE(power.values.sum(), (1 - 1e-2) * values.head(10).sum()) << "decay " << decay;
     EXPECT_LE(power.values.sum(), (1 + 1e-12) * values.head(10).sum());
@@ -70,14 +72,15 @@ TEST(IteratePowers, NoAxisIsSpecial) {
   Eigen::MatrixXd moment = Eigen::MatrixXd::Identity(40, 40);
   moment.diagonal().head(20).setConstant(3);
   moment.bottomRightCorner(2, 2).setConstant(2);
-  EXPECT_NEAR(iterate_powers(moment, 1).values[0], 4, 1e-4);
+  EXPECT_NEAR(iterate_powers<double>(moment, 1).values[0], 4, 1e-4);
 }
 
 TEST(IteratePowers, TakesWhatHasLowRank) {
   for (const Index rows : {0, 1, 3, 12}) {
     const Matrix<double> queries = random_matrix(rows, 64, 3);
     const Eigen::MatrixXd moment = queries.transpose() * queries;
-    const LeadingDirections power = iterate_powers(moment, 10), eigen = decompose(moment, 10);
+    const LeadingDirections power = iterate_powers<double>(moment, 10),
+                            eigen = decompose<double>(moment, 10);
     expect_orthonormal(power.vectors);
     EXPECT_LE((weighted(power) - weighted(eigen)).norm(), 1e-3 * moment.norm()) << rows << " rows";
   }
@@ -86,15 +89,15 @@ TEST(IteratePowers, TakesWhatHasLowRank) {
 TEST(IteratePowers, NeedsNoPowersForNearlyAll) {
   const Matrix<double> queries = random_matrix(100, 24, 4);
   const Eigen::MatrixXd moment = queries.transpose() * queries;
-  EXPECT_EQ(iterate_powers(moment, 16).vectors, decompose(moment, 16).vectors);
+  EXPECT_EQ(iterate_powers<double>(moment, 16).vectors, decompose<double>(moment, 16).vectors);
 }
 
 TEST(IteratePowers, DoesNotDependOnTheUnit) {
   const Matrix<double> queries = correlated_matrix(300, 64, 5);
   const Eigen::MatrixXd moment = queries.transpose() * queries;
-  const Eigen::MatrixXd vectors = iterate_powers(moment, 10).vectors;
+  const Eigen::MatrixXd vectors = iterate_powers<double>(moment, 10).vectors;
   for (const double factor : {1.0, 0x1p-40, 0x1p60})
-    EXPECT_LE((iterate_powers(factor * moment, 10).vectors - vectors).norm(), 1e-9);
+    EXPECT_LE((iterate_powers<double>(factor * moment, 10).vectors - vectors).norm(), 1e-9);
 }
 
 TEST(SubspaceMethod, PowerGivesTheMetricOfRealQueries) {

@@ -1,6 +1,8 @@
 // The query subspace: from queries, from chunks of them, in every scalar type.
 #include <gtest/gtest.h>
 
+#include <Eigen/Dense>
+
 #include <Eigen/Eigenvalues>
 #include <limits>
 #include <squat/detail/plan/query_subspace.hpp>

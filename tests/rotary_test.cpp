@@ -258,9 +258,9 @@ TEST(CacheBeforeRope, ForksGoOnWhereTheyBranched) {
     cache.flush(0, {options.sequence});
     Matrix<double> out(50, query_width);
     cache.attend(0, queries, out, options);
-    const Matrix<double> expected =
-        dense_attention<double>(turning, rotated(turning, queries, 100),
-                                rotated(turning, cache.keys(0, {options.sequence})), cache.values(0, {options.sequence}));
+    const Matrix<double> expected = dense_attention<double>(
+        turning, rotated(turning, queries, 100),
+        rotated(turning, cache.keys(0, {options.sequence})), cache.values(0, {options.sequence}));
     EXPECT_LE(max_error(out, expected), 1e-12);
   }
 }

@@ -1,7 +1,7 @@
 // The kernels of every instruction set that this machine has, against double precision.
 #include <gtest/gtest.h>
 
-#include <squat/detail/simd/dispatch.hpp>
+#include <squat/detail/simd/available_kernels.hpp>
 #include <vector>
 
 #include "random_matrix.hpp"

@@ -79,7 +79,8 @@ void expect_same(const CacheOf<Scalar>& a, const CacheOf<Scalar>& b) {
     for (Index layer = 0; layer < shape.layers; ++layer) {
       ASSERT_EQ(a.size(layer, {options.sequence}), b.size(layer, {options.sequence}));
       EXPECT_TRUE(same_bytes(a.keys(layer, {options.sequence}), b.keys(layer, {options.sequence})));
-      EXPECT_TRUE(same_bytes(a.values(layer, {options.sequence}), b.values(layer, {options.sequence})));
+      EXPECT_TRUE(
+          same_bytes(a.values(layer, {options.sequence}), b.values(layer, {options.sequence})));
       for (const Index count : {1, 20}) {
         if (a.size(layer, {options.sequence}) < least_size(a, layer, options) + count) continue;
         const NewTokens<Scalar> rows(shape, count, 9);

@@ -1,6 +1,8 @@
 // Keys whose scales belong to a token, against plain references in double precision.
 #include <gtest/gtest.h>
 
+#include <Eigen/Dense>
+
 #include <Eigen/Cholesky>
 #include <ostream>
 #include <random>

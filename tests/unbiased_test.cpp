@@ -128,8 +128,9 @@ std::pair<double, double> mean_squared_errors(Index count, int bits, double& bia
     for (const Backend backend : {Backend::quanto, Backend::unbiased}) {
       config.backend = backend;
       const Eigen::VectorXd x = all.row(row).transpose().array() + 3;
-      const Affine<double> affine = encode_group(
-          x.data(), count, {bits, config.scale_bits, LayerSettings(config).key_fit}, 0.0, codes.data());
+      const Affine<double> affine =
+          encode_group(x.data(), count, {bits, config.scale_bits, LayerSettings(config).key_fit},
+                       0.0, codes.data());
       double sum = 0;
       for (Index i = 0; i < count; ++i) {
         const double error = affine.scale * codes[static_cast<std::size_t>(i)] + affine.zero - x[i];

@@ -56,6 +56,11 @@ case $name in
     compile "$consumers/headers.cpp" "$consumers/two_units/second.cpp"
     ./consumer
     ;;
+  compiled)
+    compile -DSQUAT_COMPILED "$consumers/main.cpp" "$consumers/two_units/second.cpp" \
+      "$consumers/../compiled.cpp"
+    ./consumer
+    ;;
   *)
     echo "run_consumer.sh: there is no consumer '$name'" >&2
     exit 2

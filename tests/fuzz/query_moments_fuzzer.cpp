@@ -1,10 +1,11 @@
-// Loads query moments that nobody vouches for, and fits what a cache fits.
-#include <squat/detail/plan/error_feedback.hpp>
+// Loads query moments from untrusted input, and fits what a cache fits.
+#include <squat/detail/plan/bit_allocation.hpp>
 #include <squat/query_moments.hpp>
 
 #include "fuzzed_file.hpp"
 
 using namespace squat;
+using namespace squat::detail;
 using namespace squat::testing;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -24,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           QuerySubspace::fit(moments.moment(0, head), rank, 0.1, data[0] % 2 == 0);
       ErrorFeedback<float>(subspace, 1);
       ErrorFeedback<double>(subspace, 4);
-      allocate_bits(subspace, Eigen::VectorXd::Ones(8), 2.5, ScaleFit::unbiased);
+      allocate_bits(KeyMetric(subspace), Eigen::VectorXd::Ones(8), 2.5, ScaleFit::unbiased);
     }
   } catch (const Error&) {
   }

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <squat/detail/attention/dequantized_tokens.hpp>
-#include <squat/detail/simd/matrix_dispatch.hpp>
+#include <squat/detail/simd/dispatch.hpp>
 
 namespace squat::detail {
 

@@ -3,7 +3,7 @@
 
 #include <squat/detail/attention/key_products.hpp>
 #include <squat/detail/attention/table_reader.hpp>
-#include <squat/detail/simd/matrix_dispatch.hpp>
+#include <squat/detail/simd/dispatch.hpp>
 
 namespace squat::detail {
 

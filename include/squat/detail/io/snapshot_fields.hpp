@@ -11,7 +11,7 @@ namespace squat::detail {
 
 /// A field of ModelShape or Config as files and error messages have it: one number or several.
 struct SnapshotField {
-  std::string name;  ///< in a file
+  std::string name;      ///< in a file
   bool is_real = false;  ///< words are float64, else signed integers
   std::vector<std::uint64_t> words;
 

@@ -18,9 +18,11 @@ inline double rounding_cost(int bits, ScaleFit fit) {
 
 /// The widths, 1 to 8, of eight channels at a time with a mean of at most `mean_bits` that make the
 /// sum of D_j range_j^2 rounding_cost(b_j) least. Channels that are worth equally much share a
-/// width; narrow ones come first.
-inline BitAllocation allocate_bits(const KeyMetric& metric, const Eigen::VectorXd& squared_ranges,
-                                   double mean_bits, ScaleFit fit) {
+/// width; narrow ones come first. Metric is KeyMetric; a template so that only what calls it
+/// compiles it.
+template <class Metric>
+BitAllocation allocate_bits(const Metric& metric, const Eigen::VectorXd& squared_ranges,
+                            double mean_bits, ScaleFit fit) {
   const Index d = metric.head_dim();
   const auto costs = [&](const std::vector<std::uint16_t>& order) {
     const Eigen::VectorXd left = UnitUpperFactor(metric.reordered(order).matrix()).d;

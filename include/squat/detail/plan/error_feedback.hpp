@@ -4,7 +4,7 @@
 #include <array>
 #include <squat/detail/plan/metric_factor.hpp>
 #include <squat/detail/plan/query_subspace.hpp>
-#include <squat/detail/simd/matrix_dispatch.hpp>
+#include <squat/detail/simd/dispatch.hpp>
 
 namespace squat::detail {
 

@@ -18,13 +18,16 @@ class QuerySubspace {
   /// From the second moment Q^T Q, whose eigenvectors are Q's right singular vectors.
   /// With `normalised` squared singular values are divided by their mean over the channels, so that
   /// lambda means the same for every number and size of queries.
-  static QuerySubspace fit(const SecondMoment& moment, Index rank, double lambda,
-                           bool normalised = false, SubspaceMethod method = SubspaceMethod::eigen) {
+  /// A template for the reason that decompose() is one.
+  template <class Moment, std::enable_if_t<std::is_same_v<Moment, SecondMoment>, int> = 0>
+  static QuerySubspace fit(const Moment& moment, Index rank, double lambda, bool normalised = false,
+                           SubspaceMethod method = SubspaceMethod::eigen) {
+    using Real = std::decay_t<decltype(moment.sum()(0, 0))>;
     check_arguments(rank, lambda);
     const Index r = std::min(rank, moment.head_dim());
     const LeadingDirections leading = method == SubspaceMethod::power
-                                          ? iterate_powers(moment.sum(), r)
-                                          : decompose(moment.sum(), r);
+                                          ? iterate_powers<Real>(moment.sum(), r)
+                                          : decompose<Real>(moment.sum(), r);
     const double mean = moment.sum().trace() / static_cast<double>(moment.head_dim());
     const double unit = normalised && mean > 0 ? mean : 1;
     QuerySubspace subspace;

@@ -1,0 +1,2 @@
+// What depends on no template parameter, compiled once for all examples.
+#include <squat/compiled.hpp>

@@ -1,0 +1,2 @@
+// What depends on no template parameter, compiled for all sources of the tests.
+#include <squat/compiled.hpp>
