@@ -269,9 +269,9 @@ class SQuatCache {
     fits_.replace(std::move(file.fits), std::move(file.calibrated));
   }
 
-  /// The same for one sequence, from a file that holds one, in place of what `sequence` holds. What
-  /// is appended later is quantized as in the file, unless the cache is calibrated or, with
-  /// shared_svd, goes by the subspace of another sequence.
+  /// Loads one sequence, as load() of all does, from a file that holds one, in place of what
+  /// `sequence` holds. What is appended later is quantized as in the file, unless the cache is
+  /// calibrated or, with shared_svd, goes by the subspace of another sequence.
   void load(std::istream& in, Index sequence) {
     check_sequence("sequence", sequence);
     auto file = detail::read_cache<Scalar>(in, shape_, stored_config(), formats_, 1);

@@ -42,9 +42,8 @@ enum class SubspaceQueries {
 
 /// How attention over packed codes computes.
 enum class Arithmetic {
-  /// Integer products of codes and rounded operands, wide enough that what they lose is a tenth of
-  /// what
-  /// the codes lose. A cache of doubles computes exactly all the same.
+  /// Integer products of codes and rounded operands, which lose about a tenth of what the codes
+  /// lose. A cache of doubles computes as with `dequantized` all the same.
   fast,
   dequantized,  ///< codes are dequantized; products are those of the cache's compute type
 };

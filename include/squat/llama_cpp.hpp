@@ -117,7 +117,7 @@ class LlamaContext {
     return process(tokens, [&] { return llama_.decode(context_.get(), batch); });
   }
 
-  /// The same for any function of llama.cpp that computes the batch of these `tokens`.
+  /// Computes the batch of these `tokens` by any function of llama.cpp that does.
   template <class Compute>
   std::int32_t process(const std::vector<llama_cpp::BatchToken>& tokens, const Compute& compute) {
     require(is_causal_, "attention is set to be not causal; a cache is causal");

@@ -35,7 +35,7 @@ class AttentionOperator {
 
   /// Tokens of the batch that all layers have taken in.
   Index tokens_done() const { return *std::min_element(tokens_done_.begin(), tokens_done_.end()); }
-  /// The same without those of the last graph, for a batch that failed in it.
+  /// Tokens of the batch that all layers have taken in before the last graph, in which it failed.
   Index tokens_before_last_graph() const { return std::min(rows_begin_, tokens_done()); }
 
   /// Whether something went wrong; then the graph must not go on.

@@ -68,7 +68,7 @@ class ByteWriter {
     static_assert(std::is_trivially_copyable_v<Number>);
     array(data, count, sizeof(Number));
   }
-  /// The same where they lie as bytes, `size` of them to a number.
+  /// `count` numbers of `size` bytes, 1, 2, 4 or 8; a multiple of 8 bytes together.
   void array(const void* data, Index count, Index size) {
     const auto* source = static_cast<const unsigned char*>(data);
     const Index bytes = count * size;

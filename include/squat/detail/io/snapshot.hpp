@@ -9,6 +9,8 @@
 
 namespace squat::detail {
 
+// Formatting would join lines of the layout.
+// clang-format off
 /// A file of version 1 holds one sequence of a cache, or all. It is little-endian and consists of
 /// 64-bit words, into which smaller numbers are packed:
 ///
@@ -26,8 +28,10 @@ namespace squat::detail {
 ///     uint64 checksum                of all before (Checksum)
 ///
 ///     Tokens:
-///       uint64 dropped, dropped_valid   tokens that a window has left behind, and valid ones of
-///       them uint64 rows, values, residual, exact per row of packed keys:
+///       uint64 dropped             tokens that a window has left behind
+///       uint64 dropped_valid       valid ones of them
+///       uint64 rows, values, residual, exact
+///       per row of packed keys:
 ///         uint64 tokens              1 to token_group_size
 ///         Bits valid[tokens]
 ///         Shared Records             a row with keys alone has some of its own
@@ -59,6 +63,7 @@ namespace squat::detail {
 /// Values fill the rows from the first on. Bits are packed into words from the lowest on. What is
 /// Shared begins with its number among those of its kind in the layer, in order of appearance; it
 /// follows if it is new.
+// clang-format on
 struct SnapshotFormat {
   using Word = std::array<char, 8>;
   static constexpr Word magic = {'S', 'Q', 'U', 'A', 'T', 'K', 'V', '1'};

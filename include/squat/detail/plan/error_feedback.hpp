@@ -242,7 +242,7 @@ class ErrorFeedback {
           out.data() + out_column, out.cols(), a.rows(), n, columns);
   }
 
-  /// The same where tokens lie along rows:
+  /// Where tokens lie along rows:
   /// out[out_row + ., .] += a[a_row + ., a_column, +n) * b[b_row, +n)[.], `rows` rows.
   static void add_products(const Matrix<Real>& a, Index a_row, Index a_column, Index n,
                            const Matrix<Real>& b, Matrix<Real>& out, Index out_row, Index rows,

@@ -14,8 +14,9 @@ namespace squat::detail {
 ///
 ///     scale[groups][tokens], zero[groups][tokens]    per token and channel group: AffineTable
 ///     padding to 16 bytes
-///     CodeTile<bits> tile[ceil(head_dim / 16)][tokens / 8]   channel 16 a + lane, token 8 b +
-///     depth padding to 32 bytes
+///     CodeTile<bits> tile[ceil(head_dim / 16)][tokens / 8]   channel 16 a + lane,
+///                                                            token 8 b + depth
+///     padding to 32 bytes
 ///
 /// Zeros are there with ValueGrid::min_max. With Config::rotate_values codes are those of the
 /// rotated value.

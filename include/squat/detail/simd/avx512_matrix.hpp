@@ -9,7 +9,8 @@
 namespace squat::detail::simd {
 
 struct Avx512Matrix {
-  /// The same sums in the same order as Avx2Matrix::add_products, with 16 columns to a register.
+  /// MatrixKernels::add_products: the sums of Avx2Matrix::add_products in its order, with 16
+  /// columns to a register.
   SQUAT_AVX512 static void add_products(const float* a, Index a_stride, const float* b,
                                         Index b_stride, float* out, Index out_stride, Index rows,
                                         Index n, Index columns) {

@@ -57,7 +57,7 @@ struct VectorKernels {
   /// a code of `centre` stands for. Without zeros (null) it is 0.
   void (*read_f16_table)(const std::uint16_t* scales, const std::uint16_t* zeros, Index n,
                          float centre, float* scale, float* midpoint);
-  /// The same from scales and midpoints of 8 bits (AffineTable); midpoint[i] = expected_i +
+  /// Reads n scales and n midpoints of 8 bits (AffineTable); midpoint[i] = expected_i +
   /// middle_i * step * scale_i. Null `midpoints` and `expected` stand for zeros.
   void (*read_8_bit_table)(const std::uint8_t* scales, const std::int8_t* midpoints,
                            const float* expected, Index n, float step, float* scale,
