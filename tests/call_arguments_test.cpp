@@ -88,6 +88,18 @@ TEST(Queries, MustBeThereToFit) {
   EXPECT_EQ(cache.size(0), 0);
 }
 
+TEST(Options, OfAttendHaveAMaskOfItsLengthBeforeItIsRead) {
+  const Tokens tokens(10, 1);
+  Cache cache(shape, strong_feedback());
+  update(cache, tokens);
+  Rows out(10, query_width);
+  const std::vector<std::uint8_t> short_mask(1, 1);
+  CallOptions options;
+  options.mask = short_mask;
+  EXPECT_ERROR(cache.attend(0, tokens.queries, out, options), "options.mask has 1 entries",
+               "queries have 10 rows");
+}
+
 TEST(Options, ThatACallDoesNotHonourAreErrors) {
   const Tokens tokens(10, 1);
   Cache cache(shape, strong_feedback());

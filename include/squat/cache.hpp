@@ -363,8 +363,6 @@ class SQuatCache {
       require(queries.rows() <= size, "queries have ", queries.rows(), " rows; layer ", layer,
               " of sequence ", options.sequence, " has ", size, " tokens");
     }
-    require(options.mask.empty() || options.mask.size() == queries.rows(), "options.mask has ",
-            options.mask.size(), " entries; queries have ", queries.rows(), " rows");
     const Index first = options.position == -1 ? size - queries.rows() : options.position;
     const detail::QueryRows<Scalar> rows{queries, first, shape_.window(layer), options.mask};
     require(rows.visible(0).begin >= source.first(), "queries begin at position ", first,

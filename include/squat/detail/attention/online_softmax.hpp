@@ -121,8 +121,7 @@ class OnlineSoftmax {
   /// tokens.
   static void mask_scores(const DequantizedTokens<Real>& tokens, const TokenRange& visible,
                           Index columns, Real* score) {
-    const Index begin = std::clamp(visible.begin - tokens.first, Index{0}, tokens.count);
-    const Index end = std::clamp(visible.end - tokens.first, begin, tokens.count);
+    const auto [begin, end] = visible.among(tokens.first, tokens.count);
     std::fill(score, score + begin, minus_infinity);
     std::fill(score + end, score + columns, minus_infinity);
     if (!tokens.has_padding) return;

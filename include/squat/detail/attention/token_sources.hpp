@@ -57,10 +57,7 @@ struct BlockSource {
     });
   }
 
-  TokenRange visible(const TokenRange& range) const {
-    const Index begin = std::clamp(range.begin - first, Index{0}, count);
-    return {begin, std::clamp(range.end - first, begin, count)};
-  }
+  TokenRange visible(const TokenRange& range) const { return range.among(first, count); }
   bool is_valid(Index slot) const { return block.is_valid(slot); }
 
   void read_values() const {
@@ -137,10 +134,7 @@ struct ResidualSource {
       scratch.rows.score(head.queries + i * layer.format.head_dim, scores[i]);
   }
 
-  TokenRange visible(const TokenRange& range) const {
-    const Index begin = std::clamp(range.begin - first, Index{0}, count);
-    return {begin, std::clamp(range.end - first, begin, count)};
-  }
+  TokenRange visible(const TokenRange& range) const { return range.among(first, count); }
   bool is_valid(Index slot) const { return layer.is_valid(first + slot); }
 
   void read_values() const {}

@@ -51,6 +51,8 @@ struct CallChecks {
   }
 
   void queries(const MatrixView<Scalar>& all, const Mask& mask) const {
+    require(mask.empty() || mask.size() == all.rows(), "options.mask has ", mask.size(),
+            " entries; queries have ", all.rows(), " rows");
     matrix("queries", all, shape.query_heads, unlimited, mask);
   }
 

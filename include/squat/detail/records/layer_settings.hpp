@@ -69,12 +69,7 @@ struct LayerSettings {
         subspace_method(config.subspace_method) {}
 
   /// Of `layer`: Config::layer_bits enter.
-  LayerSettings(const Config& config, Index layer) : LayerSettings(config) {
-    if (config.layer_bits.empty()) return;
-    const LayerBits& own = config.layer_bits[static_cast<std::size_t>(layer)];
-    if (own.keys != 0) key_bits = own.keys;
-    if (own.values != 0) value_bits = own.values;
-  }
+  LayerSettings(const Config& config, Index layer) : LayerSettings(config.of_layer(layer)) {}
 
  private:
   static Index or_default(Index size, Index otherwise) { return size == 0 ? otherwise : size; }
