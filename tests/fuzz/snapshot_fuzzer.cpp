@@ -34,7 +34,8 @@ void attend(const Cache& cache, Index layer, const CallOptions& options) {
     cache.attend(layer, queries.topLeftCorner(rows, width), out, options);
     expect(out.allFinite());
   }
-  expect(cache.keys(layer, {options.sequence}).allFinite() && cache.values(layer, {options.sequence}).allFinite());
+  expect(cache.keys(layer, {options.sequence}).allFinite() &&
+         cache.values(layer, {options.sequence}).allFinite());
 }
 
 void use(Cache& cache) {
