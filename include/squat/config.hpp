@@ -166,6 +166,10 @@ inline Config Config::recommended(double mean_bits) {
 
 namespace detail {
 
+/// Widths that KeyBits and ValueBits can be.
+template <int Bits>
+inline constexpr bool is_supported_bits = Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8;
+
 inline void check_group_size(const char* field, Index size) {
   require(size == 0 || size == 32 || size == 64 || size == 128 || size == 256 || size == 512,
           "config.", field, " is ", size,

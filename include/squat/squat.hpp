@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/cache.hpp>
+#include <squat/detail/cache/cache_definitions.hpp>
 #include <squat/layer_bits.hpp>
 #include <squat/merged_attention.hpp>
 #include <squat/quantizers.hpp>

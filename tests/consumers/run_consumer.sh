@@ -56,6 +56,12 @@ case $name in
     compile "$consumers/headers.cpp" "$consumers/two_units/second.cpp"
     ./consumer
     ;;
+  declared)
+    sed 's,squat/squat.hpp,squat/cache.hpp,' "$consumers/main.cpp" >main.cpp
+    printf '%s\n' '#include <squat/squat.hpp>' 'template class squat::SQuatCache<float, 2>;' >cache.cpp
+    compile main.cpp cache.cpp
+    ./consumer
+    ;;
   compiled)
     compile -DSQUAT_COMPILED "$consumers/main.cpp" "$consumers/two_units/second.cpp" \
       "$consumers/../compiled.cpp"

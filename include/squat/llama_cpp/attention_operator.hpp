@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <mutex>
-#include <squat/cache.hpp>
+#include <squat/squat.hpp>
 #include <squat/llama_cpp/batch_rows.hpp>
 #include <squat/llama_cpp/cells.hpp>
 #include <squat/llama_cpp/model_attention.hpp>

@@ -1,15 +1,11 @@
 // The unit in which codes are stored: 16 lanes by 8 depths, packed to their bits.
 #pragma once
 
-#include <squat/error.hpp>
-#include <squat/matrix.hpp>
+#include <squat/config.hpp>
 #include <string>
 #include <type_traits>
 
 namespace squat::detail {
-
-template <int Bits>
-inline constexpr bool is_supported_bits = Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8;
 
 /// Widths that a tile has. Wider codes of 5 to 7 bits are two tiles (see Planes).
 template <int Bits>

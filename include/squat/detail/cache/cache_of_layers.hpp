@@ -1,0 +1,294 @@
+// All layers of all sequences, whatever bits they have.
+#pragma once
+
+#include <memory>
+#include <squat/detail/attention/attention.hpp>
+#include <squat/detail/io/cache_file.hpp>
+#include <squat/detail/layer/call_checks.hpp>
+#include <squat/detail/layer/layer_writer.hpp>
+#include <squat/executor.hpp>
+#include <squat/query_moments.hpp>
+#include <utility>
+
+namespace squat::detail {
+
+/// What SQuatCache does, and documents. Bits are those of the configuration.
+template <class Scalar>
+class CacheOfLayers {
+ public:
+  using Real = ComputeType<Scalar>;
+
+  /// `stored_config` is `config` with no bits of 0.
+  CacheOfLayers(const ModelShape& shape, const Config& config, const Config& stored_config,
+                Index sequences)
+      : shape_(checked(shape, config, sequences)),
+        config_(config),
+        stored_config_(stored_config),
+        sequences_(sequences),
+        rope_(shape.rope.pairing == RopePairing::none
+                  ? nullptr
+                  : std::make_shared<const RopeTable>(shape.rope, shape.head_dim)),
+        formats_(layer_formats(shape, stored_config_)),
+        fits_(shape, config, sequences, formats_, rope_),
+        layers_(empty_layers(sequences)),
+        workspaces_(std::make_unique<WorkspacePool<Scalar>>()) {}
+
+  void set_executor(Executor& executor) { executor_ = &executor; }
+
+  void calibrate(const QueryMoments& moments) {
+    for (Index layer = 0; layer < shape_.layers; ++layer)
+      for (Index sequence = 0; sequence < sequences_; ++sequence)
+        require(tokens(layer, sequence).size() == 0, "calibrate: layer ", layer, " of sequence ",
+                sequence, " holds tokens");
+    const ModelShape& shape = moments.shape();
+    require(shape.layers == shape_.layers && shape.kv_heads == shape_.kv_heads &&
+                shape.head_dim == shape_.head_dim,
+            "moments are for ", shape.layers, " layers, ", shape.kv_heads, " kv heads of ",
+            shape.head_dim, "; the cache has ", shape_.layers, ", ", shape_.kv_heads, " of ",
+            shape_.head_dim);
+    std::vector<std::vector<SecondMoment>> by_layer(static_cast<std::size_t>(shape_.layers));
+    for (Index layer = 0; layer < shape_.layers; ++layer)
+      for (Index head = 0; head < shape_.kv_heads; ++head) {
+        require(moments.moment(layer, head).count() > 0, "moments of layer ", layer, ", kv head ",
+                head, " have no queries");
+        by_layer[static_cast<std::size_t>(layer)].push_back(moments.moment(layer, head));
+      }
+    fits_.calibrate(std::move(by_layer));
+  }
+
+  const ModelShape& shape() const { return shape_; }
+
+  const Config& config() const { return config_; }
+
+  Index sequences() const { return sequences_; }
+
+  void update(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
+              const Values<Scalar>& values, const CallOptions& options) {
+    Honours{true, true}.check(options, "update");
+    append(layer, &queries.matrix(), keys.matrix(), values.matrix(), options);
+  }
+
+  void update(Index layer, const Keys<Scalar>& keys, const Values<Scalar>& values,
+              const CallOptions& options) {
+    Honours{true}.check(options, "update without queries");
+    require(config_.squat_lambda == 0 || fits_.is_calibrated(),
+            "update has no queries; the cache is not calibrated, and config.squat_lambda is ",
+            config_.squat_lambda, ", not 0");
+    append(layer, nullptr, keys.matrix(), values.matrix(), options);
+  }
+
+  void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
+              const CallOptions& options) const {
+    Honours{true, false, true, true}.check(options, "attend");
+    checks().queries(queries, options.mask);
+    checks().output(queries, out);
+    attend_checked(layer, queries, out, options);
+  }
+
+  void flush(Index layer, const CallOptions& options) {
+    Honours{}.check(options, "flush");
+    writer(layer, options.sequence).flush();
+  }
+
+  void attention(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
+                 const Values<Scalar>& values, MutableMatrixView<Scalar> out,
+                 const CallOptions& options) {
+    Honours{true, true, false, true}.check(options, "attention");
+    checks().output(queries.matrix(), out);
+    append(layer, &queries.matrix(), keys.matrix(), values.matrix(), options);
+    attend_checked(layer, queries.matrix(), out, options);
+    writer(layer, options.sequence).flush();
+  }
+
+  Matrix<Scalar> keys(Index layer, const CallOptions& options) const {
+    Honours{}.check(options, "keys");
+    return read_back(tokens(layer, options.sequence).view(), &DequantizedTokens<Real>::keys);
+  }
+
+  Matrix<Scalar> values(Index layer, const CallOptions& options) const {
+    Honours{}.check(options, "values");
+    return read_back(tokens(layer, options.sequence).view(), &DequantizedTokens<Real>::values);
+  }
+
+  Index size(Index layer, const CallOptions& options) const {
+    Honours{}.check(options, "size");
+    return tokens(layer, options.sequence).size();
+  }
+
+  Index first(Index layer, const CallOptions& options) const {
+    Honours{}.check(options, "first");
+    return tokens(layer, options.sequence).first();
+  }
+
+  MemoryUsage memory() const {
+    MemoryUsage usage;
+    Counted counted;
+    usage.bookkeeping =
+        Index{sizeof(*this)} + Index{sizeof(std::unique_ptr<CacheOfLayers>)} +
+        static_cast<Index>((layers_.capacity() - layers_.size()) * sizeof(LayerStore<Scalar>));
+    if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
+    for (const LayerStore<Scalar>& layer : layers_) usage += layer.memory(counted);
+    usage.bookkeeping += static_cast<Index>(formats_.capacity() * sizeof(formats_[0]));
+    usage += fits_.memory(counted);
+    usage.workspace = workspaces_->bytes();
+    return usage;
+  }
+
+  void truncate(Index size, const CallOptions& options) {
+    Honours{}.check(options, "truncate");
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      const LayerStore<Scalar>& target = tokens(layer, options.sequence);
+      require(size >= 0 && size <= target.size(), "size is ", size, "; layer ", layer,
+              " of sequence ", options.sequence, " has ", target.size(), " tokens");
+      require(size == 0 || size >= target.least_size(), "size is ", size, "; layer ", layer,
+              " of sequence ", options.sequence, " has dropped what token ", size - 1,
+              " sees: it must be 0, or at least ", target.least_size());
+    }
+    for (Index layer = 0; layer < shape_.layers; ++layer)
+      tokens(layer, options.sequence).truncate(size);
+  }
+
+  void fork(Index from, Index to) {
+    check_sequence("from", from);
+    check_sequence("to", to);
+    if (from == to) return;
+    std::vector<LayerStore<Scalar>> copies;
+    typename KeyFits<Scalar>::OwnFits fits;
+    copies.reserve(static_cast<std::size_t>(shape_.layers));
+    fits.reserve(static_cast<std::size_t>(shape_.layers));
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      copies.push_back(tokens(layer, from));
+      fits.push_back(fits_.copy(layer, from));
+    }
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      tokens(layer, to) = std::move(copies[static_cast<std::size_t>(layer)]);
+      fits_.take_copy(layer, to, std::move(fits[static_cast<std::size_t>(layer)]));
+    }
+  }
+
+  void clear() {
+    auto workspaces = std::make_unique<WorkspacePool<Scalar>>();
+    layers_ = empty_layers(sequences_);
+    fits_.clear();
+    workspaces_ = std::move(workspaces);
+  }
+
+  void save(std::ostream& out) const {
+    write_cache(out, shape_, stored_config_, layers_, fits_, 0, sequences_);
+  }
+
+  void save(std::ostream& out, Index sequence) const {
+    check_sequence("sequence", sequence);
+    write_cache(out, shape_, stored_config_, layers_, fits_, sequence, 1);
+  }
+
+  void load(std::istream& in) {
+    auto file = read_cache<Scalar>(in, shape_, stored_config_, formats_, sequences_);
+    layers_ = std::move(file.layers);
+    fits_.replace(std::move(file.fits), std::move(file.calibrated));
+  }
+
+  void load(std::istream& in, Index sequence) {
+    check_sequence("sequence", sequence);
+    auto file = read_cache<Scalar>(in, shape_, stored_config_, formats_, 1);
+    for (std::size_t layer = 0; layer < file.calibrated.size(); ++layer)
+      file.fits[layer] = std::make_unique<KeyFit<Real>>(std::move(file.calibrated[layer]));
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      const auto at = static_cast<std::size_t>(layer);
+      tokens(layer, sequence) = std::move(file.layers[at]);
+      fits_.replace(layer, sequence, std::move(file.fits[at]));
+    }
+  }
+
+ private:
+  static Executor& serial() {
+    static SerialExecutor executor;
+    return executor;
+  }
+
+  static const ModelShape& checked(const ModelShape& shape, const Config& config, Index sequences) {
+    check(shape, config);
+    require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
+    return shape;
+  }
+
+  CallChecks<Scalar> checks() const { return {shape_, config_.scale_bits}; }
+
+  void check_sequence(const char* name, Index sequence) const {
+    require(sequence >= 0 && sequence < sequences_, name, " is ", sequence,
+            "; the cache has sequences 0 to ", sequences_ - 1);
+  }
+
+  std::size_t index(Index layer, Index sequence) const {
+    require(layer >= 0 && layer < shape_.layers, "layer is ", layer, "; the cache has layers 0 to ",
+            shape_.layers - 1);
+    check_sequence("options.sequence", sequence);
+    return static_cast<std::size_t>(layer * sequences_ + sequence);
+  }
+  LayerStore<Scalar>& tokens(Index layer, Index sequence) {
+    return layers_[index(layer, sequence)];
+  }
+  const LayerStore<Scalar>& tokens(Index layer, Index sequence) const {
+    return layers_[index(layer, sequence)];
+  }
+
+  std::vector<LayerStore<Scalar>> empty_layers(Index sequences) const {
+    std::vector<LayerStore<Scalar>> layers;
+    layers.reserve(static_cast<std::size_t>(shape_.layers * sequences));
+    for (const auto& format : formats_)
+      for (Index sequence = 0; sequence < sequences; ++sequence) layers.emplace_back(format);
+    return layers;
+  }
+
+  LayerWriter<Scalar> writer(Index layer, Index sequence) {
+    return {tokens(layer, sequence), fits_, layer, sequence};
+  }
+
+  /// update(); `queries` is null where there are none.
+  void append(Index layer, const MatrixView<Scalar>* queries, const MatrixView<Scalar>& keys,
+              const MatrixView<Scalar>& values, const CallOptions& options) {
+    auto target = writer(layer, options.sequence);
+    checks().new_tokens(keys, values, queries, options.mask);
+    target.append(keys, values, queries, options);
+  }
+
+  /// attend() of queries and out whose numbers and shapes are checked.
+  void attend_checked(Index layer, const MatrixView<Scalar>& queries,
+                      MutableMatrixView<Scalar>& out, const CallOptions& options) const {
+    const LayerStore<Scalar>& source = tokens(layer, options.sequence);
+    const Index size = source.size();
+    constexpr Index last_position = Index{1} << 48;
+    require(options.position >= -1 && options.position <= last_position, "options.position is ",
+            options.position, "; it must be 0 to ", last_position,
+            ", or -1 for the newest tokens'");
+    require(queries.rows() >= 1, "queries have no rows");
+    if (options.position == -1) {
+      require(size > 0, "attend: layer ", layer, " of sequence ", options.sequence, " is empty");
+      require(queries.rows() <= size, "queries have ", queries.rows(), " rows; layer ", layer,
+              " of sequence ", options.sequence, " has ", size, " tokens");
+    }
+    const Index first = options.position == -1 ? size - queries.rows() : options.position;
+    const QueryRows<Scalar> rows{queries, first, shape_.window(layer), options.mask};
+    require(rows.visible(0).begin >= source.first(), "queries begin at position ", first,
+            "; layer ", layer, " of sequence ", options.sequence,
+            " has dropped what they see: with a window of ", shape_.window(layer),
+            " they can begin at ", source.least_size() - 1, " or later");
+    const typename WorkspacePool<Scalar>::Lease workspace(*workspaces_);
+    const LayerView<Scalar> view = source.view();
+    detail::attend(view, shape_, rope_.get(), config_.arithmetic, rows, out, options.log_sum_exp,
+                   *executor_, *workspace);
+  }
+
+  ModelShape shape_;
+  Config config_;
+  Config stored_config_;  // with the widths that result
+  Index sequences_;
+  std::shared_ptr<const RopeTable> rope_;  // null where the caller applies positions
+  LayerFormats formats_;                   // per layer
+  KeyFits<Scalar> fits_;
+  std::vector<LayerStore<Scalar>> layers_;  // [layers, sequences]
+  std::unique_ptr<WorkspacePool<Scalar>> workspaces_;
+  Executor* executor_ = &serial();
+};
+
+}  // namespace squat::detail
