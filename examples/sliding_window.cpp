@@ -8,7 +8,9 @@ int main() {
   squat::ModelShape shape{/*layers=*/4, /*query_heads=*/4, /*kv_heads=*/1, /*head_dim=*/64};
   const squat::Config config = squat::Config::recommended(2.5);
   squat::SQuatCache<float, 2> full(shape, config);
-  shape.windows = {256, 256, 256, 0};  // the last layer sees everything
+  shape.by_layer.assign(4, shape);
+  for (squat::Index layer = 0; layer < 3; ++layer)
+    shape.by_layer[layer].window = 256;  // the last layer sees everything
   squat::SQuatCache<float, 2> windowed(shape, config);
 
   constexpr squat::Index chunk = 64;

@@ -21,11 +21,11 @@ constexpr double roundoff() {
 /// Output and log-sum-exp of query rows. Until something is written they have seen no token.
 template <class Scalar>
 struct Attended {
-  Matrix<Scalar> out;         // [rows, query_heads * head_dim]
+  Matrix<Scalar> out;         // [rows, query_heads * value_dim]
   Matrix<float> log_sum_exp;  // [rows, query_heads]
 
-  Attended(const ModelShape& shape, Index rows)
-      : out(Matrix<Scalar>::Constant(rows, shape.query_heads * shape.head_dim,
+  Attended(const LayerShape& shape, Index rows)
+      : out(Matrix<Scalar>::Constant(rows, shape.query_heads * shape.value_width(),
                                      std::numeric_limits<Scalar>::quiet_NaN())),
         log_sum_exp(Matrix<float>::Constant(rows, shape.query_heads, minus_infinity)) {}
 };

@@ -230,7 +230,7 @@ void expect_every_history_agrees(const ModelShape& model, const Config& config, 
       call.count = below(6) == 0 ? 0 : std::max<Index>(shortest - below(80), 0);
       for (Index other = 0; other < model.layers && call.count > 0; ++other)
         if (const Index first = cache.first(other, sequence(s)); first > 0)
-          call.count = std::max(call.count, first + model.window(other));
+          call.count = std::max(call.count, first + model.layer(other).window);
       if (call.count > shortest) continue;
     } else if (choice < 8) {
       call.kind = Call::flush;
@@ -274,7 +274,8 @@ TEST(Fork, EverySequenceIsWhatItsHistorySays) {
   sliding.full_precision_tokens = 3;
   const ModelShape plain{2, 4, 2, 16};
   ModelShape windowed = plain;
-  windowed.windows = {50, 0};
+  windowed.by_layer.assign(2, windowed);
+  windowed.by_layer[0].window = 50;
   for (const ModelShape& model : {plain, windowed})
     for (const Config& config : {published, wide, recommended, per_token, sliding})
       for (unsigned seed = 1; seed <= 3; ++seed) expect_every_history_agrees(model, config, seed);

@@ -39,7 +39,7 @@ TEST(QueryMoments, ComeBackFromAFile) {
       EXPECT_EQ(again.moment(layer, head).count(), 180);  // two query heads of 90 tokens
       EXPECT_EQ(again.moment(layer, head).sum(), moments.moment(layer, head).sum());
     }
-  EXPECT_EQ(written(moments).size(), 8 + 24 + 4 * (8 + 8 * 16 * 17 / 2) + 8u);
+  EXPECT_EQ(written(moments).size(), 8 + 8 + 2 * 16 + 4 * (8 + 8 * 16 * 17 / 2) + 8u);
 }
 
 TEST(QueryMoments, EveryAlteredByteIsFound) {
@@ -62,7 +62,47 @@ TEST(QueryMoments, FilesOfAnotherShapeAreRefused) {
   EXPECT_ERROR(loaded(bytes, {3, 4, 2, 16}), "layers = 2", "3");
   EXPECT_ERROR(loaded(bytes, {2, 4, 4, 16}), "kv_heads = 2", "4");
   EXPECT_ERROR(loaded(bytes, {2, 4, 2, 24}), "head_dim = 16", "24");
-  EXPECT_ERROR(loaded("SQUATQM1" + bytes.substr(8)), "SQUATQM2");
+  EXPECT_ERROR(loaded("SQUATQM1" + bytes.substr(8)), "SQUATQM3");
+}
+
+TEST(QueryMoments, OfLayersThatDiffer) {
+  ModelShape mixed{2, 4, 2, 16};
+  mixed.by_layer.assign(2, mixed);
+  mixed.by_layer[1].kv_heads = 1;
+  mixed.by_layer[1].head_dim = 24;
+  QueryMoments moments(mixed);
+  moments.add<float>(0, correlated_matrix<float>(30, 4 * 16, 1));
+  moments.add<float>(1, correlated_matrix<float>(30, 4 * 24, 2));
+  const QueryMoments again = loaded(written(moments), mixed);
+  for (const auto& [layer, head] : {std::pair<Index, Index>{0, 0}, {0, 1}, {1, 0}})
+    EXPECT_EQ(again.moment(layer, head).sum(), moments.moment(layer, head).sum());
+  EXPECT_EQ(again.moment(1, 0).count(), 120);
+  EXPECT_EQ(again.moment(1, 0).head_dim(), 24);
+  EXPECT_ERROR(again.moment(1, 1), "layer 1, kv head 1 is outside");
+  EXPECT_ERROR(moments.add<float>(1, correlated_matrix<float>(3, 4 * 16, 1)), "4 heads of 24");
+  EXPECT_ERROR(loaded(written(moments)), "kv_heads = 1", "2");
+}
+
+/// A file of version 2, which said once what all layers have.
+std::string version_2(const QueryMoments& moments) {
+  std::ostringstream out;
+  detail::ByteWriter writer(out);
+  writer.array("SQUATQM2", 8);
+  for (const Index number : {2, 2, 16}) writer.number(number);
+  for (Index layer = 0; layer < 2; ++layer)
+    for (Index head = 0; head < 2; ++head) detail::write(writer, moments.moment(layer, head));
+  writer.finish();
+  return out.str();
+}
+
+TEST(QueryMoments, FilesOfVersion2AreRead) {
+  const QueryMoments moments = some_moments();
+  EXPECT_EQ(written(loaded(version_2(moments))), written(moments));
+  ModelShape mixed = two_layers;
+  mixed.by_layer.assign(2, mixed);
+  mixed.by_layer[1].kv_heads = 1;
+  EXPECT_ERROR(loaded(version_2(moments), mixed), "layers that are alike",
+               "layer 1 of the model has 1 kv heads");
 }
 
 TEST(QueryMoments, ThoseOfPartsAddUp) {
@@ -77,7 +117,7 @@ TEST(QueryMoments, ThoseOfPartsAddUp) {
   sum.add(second_half);
   EXPECT_EQ(written(sum), written(whole));
   for (const ModelShape& other : {ModelShape{1, 4, 2, 16}, {2, 4, 1, 16}, {2, 4, 2, 8}})
-    EXPECT_ERROR(sum.add(QueryMoments(other)), "other moments", "2, 2 of 16");
+    EXPECT_ERROR(sum.add(QueryMoments(other)), "other moments", "these for 2");
   EXPECT_EQ(written(sum), written(whole));
   const SecondMoment huge(Matrix<double>::Constant(4, 4, 1e308), 1);
   SecondMoment twice = huge;
@@ -107,7 +147,8 @@ TEST(Calibrate, ReplacesTheFitOfThePrompt) {
 
 TEST(Calibrate, RefusesWhatDoesNotFit) {
   Cache cache(two_layers);
-  EXPECT_ERROR(cache.calibrate(QueryMoments(ModelShape{1, 4, 2, 16})), "1 layers", "2");
+  EXPECT_ERROR(cache.calibrate(QueryMoments(ModelShape{1, 4, 2, 16})), "for 2 layers",
+               "moments are for 1");
   EXPECT_ERROR(cache.calibrate(QueryMoments(two_layers)), "no queries");
   const Tokens tokens(10, 5);
   cache.update(1, Queries(tokens.queries), Keys(tokens.keys), Values(tokens.values));

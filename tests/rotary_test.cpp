@@ -65,7 +65,8 @@ TEST(Rotary, TurnsAsTheFormulaSays) {
 }
 
 TEST(Rotary, IsExactAfterAMillionPositions) {
-  const ModelShape shape{1, 1, 1, 8, 0, {RopePairing::halves, 0, 10000, {}}};
+  ModelShape shape{1, 1, 1, 8};
+  shape.rope.pairing = RopePairing::halves;
   const RopeTable table(shape.rope, 8);
   RopeWalk<double> walk(table);
   Matrix<double> rows(100, 8);
@@ -94,7 +95,9 @@ TEST(Rotary, RefusesWhatIsNotAllowed) {
     Rope rope;
     rope.pairing = RopePairing::halves;
     change(rope);
-    check(ModelShape{1, 4, 2, 16, 0, rope});
+    ModelShape shape{1, 4, 2, 16};
+    shape.rope = rope;
+    check(shape);
   };
   EXPECT_ERROR(check_with([](Rope& r) { r.pairing = static_cast<RopePairing>(3); }),
                "rope.pairing is 3", "none (0), halves (1) or interleaved (2)");

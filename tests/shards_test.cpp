@@ -33,7 +33,7 @@ struct Sequence {
   Index tokens() const { return keys.rows(); }
   Mask mask(Index first, Index count) const { return {valid.data() + first, count}; }
 
-  ModelShape shape{1, 4, 2, 32, 0, {}};
+  ModelShape shape{1, 4, 2, 32};
   Matrix<Scalar> queries, keys, values;
   std::vector<std::uint8_t> valid;
 };

@@ -33,7 +33,7 @@ struct NewTokens {
 template <class Scalar>
 Index least_size(const CacheOf<Scalar>& cache, Index layer, const CallOptions& options) {
   const Index first = cache.first(layer, {options.sequence});
-  return first == 0 ? 0 : first + cache.shape().window(layer);
+  return first == 0 ? 0 : first + cache.shape().layer(layer).window;
 }
 
 /// One thing that can happen to a cache, drawn by `seed`.
@@ -107,7 +107,7 @@ void expect_that_twins_agree(unsigned seed) {
         static_cast<std::size_t>(shape.rope.dims == 0 ? shape.head_dim : shape.rope.dims) / 2, 1.5);
   config.shared_svd = draw.of({true, false});
   if (draw.of({0, 1}) == 1)
-    shape.windows.assign(static_cast<std::size_t>(shape.layers), draw.of<Index>({1, 20, 60}));
+    shape.window = draw.of<Index>({1, 20, 60});
   if (shape.layers == 2 && draw.of({0, 1}) == 1) config.layer_bits = {{2, 3}, {0, 1}};
   const Index sequences = draw.of<Index>({1, 1, 3});
   SCOPED_TRACE(::testing::Message() << "seed " << seed);
@@ -304,7 +304,15 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
          s.rope.factors = {1, 1, 2, 4};
        },
        "none", "1, 1, 2, 4"},
-      {"shape.windows", [](auto& s, auto&) { s.windows = {5}; }, "none", "5"},
+      {"shape.window", [](auto& s, auto&) { s.window = 5; }, "none", "5"},
+      {"shape.value_dim", [](auto& s, auto&) { s.value_dim = 16; }, "0", "16"},
+      {"shape.chunk", [](auto& s, auto&) { s.chunk = 7; }, "0", "7"},
+      {"shape.sink_tokens", [](auto& s, auto&) { s.sink_tokens = 2; }, "0", "2"},
+      {"shape.softcap", [](auto& s, auto&) { s.softcap = 30; }, "0", "30"},
+      {"shape.sink_logits", [](auto& s, auto&) { s.sink_logits.assign(2, 1.5); }, "none",
+       "1.5, 1.5"},
+      {"shape.alibi_slopes", [](auto& s, auto&) { s.alibi_slopes.assign(2, 0.5); }, "none",
+       "0.5, 0.5"},
       {"config.backend", [](auto&, auto& c) { c.backend = Backend::hqq; }, "2", "1"},
       {"config.quant_group_size", [](auto&, auto& c) { c.quant_group_size = 2; }, "1", "2"},
       {"config.residual_length", [](auto&, auto& c) { c.residual_length = 64; }, "32", "64"},

@@ -14,7 +14,8 @@ constexpr Index sequences = 4;
 
 ModelShape two_layer_shape() {
   ModelShape model{2, 4, 2, 16};
-  model.windows = {0, 60};
+  model.by_layer.assign(2, model);
+  model.by_layer[1].window = 60;
   return model;
 }
 

@@ -14,9 +14,10 @@
 namespace squat::testing {
 namespace {
 
-ModelShape with_window(Index window) {
+ModelShape with_window(Index window, Index sink_tokens = 0) {
   ModelShape windowed = shape;
-  windowed.windows = {window};
+  windowed.window = window;
+  windowed.sink_tokens = sink_tokens;
   return windowed;
 }
 
@@ -65,7 +66,7 @@ class Twins {
 
   Index size() const { return keys_.rows(); }
   /// To what truncate() can cut, beside nothing.
-  Index least_size() const { return cache.first(0) == 0 ? 0 : cache.first(0) + model_.window(0); }
+  Index least_size() const { return cache.first(0) == 0 ? 0 : cache.first(0) + model_.window; }
   /// How many of the newest rows can attend.
   Index most_rows() const { return cache.first(0) == 0 ? size() : size() - least_size() + 1; }
 
@@ -120,19 +121,18 @@ class Twins {
 
  private:
   static ModelShape unlimited(ModelShape model) {
-    model.windows.clear();
+    model.window = 0;
     return model;
   }
 
   /// Which tokens a query at `position` sees.
   std::vector<std::uint8_t> seen_from(Index position) const {
     std::vector<std::uint8_t> seen(valid_.size(), 0);
-    Index exact = config_.full_precision_tokens;
+    Index sinks = model_.sink_tokens;
     for (Index t = 0; t < std::min(size(), position + 1); ++t) {
       const std::size_t i = static_cast<std::size_t>(t);
-      const bool is_full_precision = valid_[i] && exact-- > 0;
-      const Index window = model_.window(0);
-      seen[i] = valid_[i] && (is_full_precision || window == 0 || t > position - window);
+      const bool is_sink = valid_[i] && sinks-- > 0;
+      seen[i] = valid_[i] && (is_sink || t > position - model_.window);
     }
     return seen;
   }
@@ -152,10 +152,11 @@ class Twins {
 
 /// A prompt, attention over it before it is quantized, decoding and another chunk.
 template <class Scalar>
-void converse(Index window, const Config& config, bool padded) {
-  SCOPED_TRACE("window " + std::to_string(window) + ", exact tokens " +
+void converse(const ModelShape& model, const Config& config, bool padded) {
+  SCOPED_TRACE("window " + std::to_string(model.window) + ", sinks " +
+               std::to_string(model.sink_tokens) + ", full-precision tokens " +
                std::to_string(config.full_precision_tokens) + (padded ? ", padded" : ""));
-  Twins<Scalar> twins(with_window(window), config);
+  Twins<Scalar> twins(model, config);
   twins.update(230, padded);
   for (const Index rows : {1, 8, 230}) twins.expect_attention(rows);
   twins.flush();
@@ -193,21 +194,23 @@ TEST(Window, EqualsDenseAttention) {
         Config config = configured(arithmetic, full_precision_tokens);
         config.key_bits = 1 + widths % 8;
         config.value_bits = value_bits[widths++ % 5];
-        converse<float>(window, config, full_precision_tokens == 1);
+        const Index sinks[] = {0, full_precision_tokens, 5};
+        converse<float>(with_window(window, sinks[widths % 3]), config, full_precision_tokens == 1);
       }
   }
 }
 
 TEST(Window, EqualsDenseAttentionWithOtherSettings) {
   for (const bool padded : {true, false}) {
-    converse<float>(50, Config::recommended(), padded);
-    converse<double>(50, configured(Arithmetic::fast, 3), padded);
+    converse<float>(with_window(50), Config::recommended(), padded);
+    converse<float>(with_window(50, 4), Config::recommended(), padded);
+    converse<double>(with_window(50, 2), configured(Arithmetic::fast, 3), padded);
     for (const Index residual_length : {0, 21}) {
       Config per_token = configured(Arithmetic::fast, 1);
       per_token.key_scales = KeyScales::per_token;
       per_token.residual_length = residual_length;
       per_token.rotate_keys = padded;
-      converse<float>(50, per_token, padded);
+      converse<float>(with_window(50, 3), per_token, padded);
     }
   }
 }
@@ -246,7 +249,8 @@ TEST(Window, HoldsNoMoreThanItsTokens) {
 TEST(Window, OtherLayersSeeAll) {
   const Tokens tokens(300, 1);
   ModelShape mixed{3, 4, 2, 16}, plain = mixed;
-  mixed.windows = {0, 40, 0};
+  mixed.by_layer.assign(3, mixed);
+  mixed.by_layer[1].window = 40;
   Cache cache(mixed), unlimited(plain);
   for (Index layer = 0; layer < 3; ++layer)
     for (Cache* one : {&cache, &unlimited}) {
@@ -279,7 +283,7 @@ TEST(Window, CallsAtRandomLeaveWhatTheTwinHolds) {
       config.residual_length = below(40);
     }
     const Index window = 1 + below(150);
-    Twins<float> twins(with_window(window), config);
+    Twins<float> twins(with_window(window, below(4)), config);
     Index longest = 0;  // at a flush
     for (int call = 0; call < 60; ++call) {
       const Index choice = below(10);
@@ -316,7 +320,7 @@ TEST(Window, RefusesWhatItHasDropped) {
   EXPECT_ERROR(cache.truncate(1), "size is 1", "be 0, or at least 264");
   Rows out = tokens.queries;
   EXPECT_ERROR(cache.attend(0, tokens.queries.bottomRows(38), out.bottomRows(38)),
-               "begin at position 262", "window of 40", "263 or later");
+               "begin at position 262", "has dropped what they see", "263 or later");
   CallOptions at;
   at.position = 100;
   EXPECT_ERROR(cache.attend(0, tokens.queries.topRows(1), out.topRows(1), at),
@@ -330,12 +334,16 @@ TEST(Window, RefusesWhatItHasDropped) {
 
 TEST(Window, ShapesAreChecked) {
   ModelShape model{2, 4, 2, 16};
-  model.windows = {0};
-  EXPECT_ERROR(Cache{model}, "shape.windows has 1 entries", "each of the 2 layers");
-  model.windows = {5, -1};
-  EXPECT_ERROR(Cache{model}, "shape.windows holds -1", "must be 1 to");
-  model.windows = {5, Index{1} << 49};
-  EXPECT_ERROR(Cache{model}, "shape.windows holds 562949953421312", "or 0 for all");
+  model.window = -1;
+  EXPECT_ERROR(Cache{model}, "shape.window is -1", "must be 1 to");
+  model.window = Index{1} << 49;
+  EXPECT_ERROR(Cache{model}, "shape.window is 562949953421312", "or 0 for all");
+  model.window = 0;
+  model.by_layer.assign(1, model);
+  EXPECT_ERROR(Cache{model}, "shape.by_layer has 1 entries", "each of the 2 layers");
+  model.by_layer.assign(2, model);
+  model.by_layer[1].window = -2;
+  EXPECT_ERROR(Cache{model}, "shape.by_layer[1].window is -2");
 }
 
 TEST(Window, TurnsKeysToTheirPositions) {

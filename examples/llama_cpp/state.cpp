@@ -33,7 +33,7 @@ void load(LlamaContext& context, std::istream& in, llama_seq_id sequence) {
 /// back to, which only windows bring about. With them it is the whole state of the sequence.
 bool is_empty(const LlamaContext& context, llama_state_seq_flags flags) {
   return (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) != 0 &&
-         context.cache().shape().windows.empty();
+         context.cache().shape().by_layer.empty();
 }
 
 size_t state_size(const LlamaContext& context, llama_seq_id sequence) {

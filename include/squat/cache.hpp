@@ -78,8 +78,8 @@ class SQuatCache {
   /// Appends tokens to `layer` of options.sequence. First quantizes what an earlier call left
   /// complete, so that attend() sees the new tokens in full precision.
   /// The queries of the first update of an empty sequence fit its subspace; options.fit asks for
-  /// later ones to join in. keys, values: [tokens, kv_heads * head_dim]; queries: [tokens,
-  /// query_heads * head_dim]. Honours options.mask and options.fit.
+  /// later ones to join in. keys: [tokens, kv_heads * head_dim]; values: [tokens, kv_heads *
+  /// value_dim]; queries: [tokens, query_heads * head_dim]. Honours options.mask and options.fit.
   void update(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
               const Values<Scalar>& values, const CallOptions& options = {});
 
@@ -88,13 +88,13 @@ class SQuatCache {
   void update(Index layer, const Keys<Scalar>& keys, const Values<Scalar>& values,
               const CallOptions& options = {});
 
-  /// Causal attention of the newest queries.rows() tokens of the layer over all of it, or over as
-  /// many of its tokens as shape().windows says, and the full-precision ones before them: row i
-  /// belongs to token size - rows + i, or to options.position + i. Quantized tokens count as
-  /// dequantized, the residual as it is. queries, out: [rows, query_heads * head_dim]. The row of a
-  /// padding token is zero, and so is one that sees nothing. The cache knows its own padding:
-  /// options.mask [rows] allows those queries to hold anything. Honours options.mask,
-  /// options.position and options.log_sum_exp.
+  /// Attention of the newest queries.rows() tokens of the layer, as LayerShape says: row i belongs
+  /// to token size - rows + i, or to options.position + i, and sees the tokens up to its own that
+  /// the layer's window or chunk leaves, or what options.visible and options.tree say. Quantized
+  /// tokens count as dequantized, the residual as it is. queries: [rows, query_heads * head_dim];
+  /// out: [rows, query_heads * value_dim]. The row of a padding token is zero, and so is one that
+  /// sees nothing. The cache knows its own padding: options.mask [rows] allows those queries to hold
+  /// anything. Honours options.mask, position, log_sum_exp, visible and tree.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const;
 
@@ -103,7 +103,8 @@ class SQuatCache {
   void flush(Index layer, const CallOptions& options = {});
 
   /// update, attend and flush: what an engine calls for each layer and each run of new tokens.
-  /// Honours options.mask, options.fit and options.log_sum_exp.
+  /// Honours options.mask, fit, log_sum_exp, visible and tree, the last two about tokens with the
+  /// new ones.
   void attention(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
                  const Values<Scalar>& values, MutableMatrixView<Scalar> out,
                  const CallOptions& options = {});
@@ -113,16 +114,16 @@ class SQuatCache {
   /// they are as stored, before it.
   Matrix<Scalar> keys(Index layer, const CallOptions& options = {}) const;
 
-  /// Values of the same tokens [tokens, kv_heads * head_dim]; padding is zero.
+  /// Values of the same tokens [tokens, kv_heads * value_dim]; padding is zero.
   Matrix<Scalar> values(Index layer, const CallOptions& options = {}) const;
 
   /// Tokens that the layer has taken in, padding included, and a window's dropped ones too: the
   /// next token has this position.
   Index size(Index layer, const CallOptions& options = {}) const;
 
-  /// The first token that the layer still holds; 0 unless it has a window. flush() drops whole
-  /// blocks of tokens behind the newest shape().window(layer) + residual_length. Exact tokens
-  /// before it are held all the same, and visible.
+  /// The first token that the layer still holds; 0 unless it has a window or chunks. flush() drops
+  /// whole blocks of tokens that no token to come sees, were the newest residual_length taken back.
+  /// Attention sinks (LayerShape::sink_tokens) before it are held all the same, and visible.
   Index first(Index layer, const CallOptions& options = {}) const;
 
   /// Bytes allocated by the whole cache. What several sequences share counts once.
@@ -134,8 +135,8 @@ class SQuatCache {
   /// those of the tokens that stay; without any valid token the next queries fit it anew.
   ///
   /// Fails if a layer has fewer tokens, or if it has dropped what the newest remaining token sees:
-  /// `size` must be 0, or at least first(layer) + the layer's window where first(layer) > 0. A
-  /// layer can always be cut back by residual_length from the longest that it has been at a flush()
+  /// `size` must be 0, or where first(layer) > 0 at least first(layer) + the layer's window, or one
+  /// more than the first chunk behind first(layer) begins at. A layer can always be cut back by residual_length from the longest that it has been at a flush()
   /// or update(). What remains is visible as if the others had never come.
   void truncate(Index size, const CallOptions& options = {});
 

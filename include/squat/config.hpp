@@ -108,7 +108,8 @@ struct Config {
   /// Values are quantized after a Hadamard rotation, which is undone once on the output.
   bool rotate_values = false;
   /// The first so many valid tokens of a sequence stay in full precision for good, out of ranges
-  /// and fit: attention sinks.
+  /// and fit: models attend to them most. They are seen as any others are, so in a layer with a
+  /// window only within it (but for LayerShape::sink_tokens).
   Index full_precision_tokens = 0;
   /// Queries of every update shape the metric of the keys that leave the residual next, older ones
   /// fading by this factor a token; 0: those of the prompt alone (see FitQueries). Each update
@@ -259,9 +260,10 @@ inline void check(const ModelShape& shape, const Config& config) {
   require(config.layer_bits.empty() || static_cast<Index>(config.layer_bits.size()) == shape.layers,
           "config.layer_bits has ", config.layer_bits.size(),
           " entries; it must have one for each of the ", shape.layers, " layers, or none");
-  require(config.subspace_queries == SubspaceQueries::after_rope ||
-              shape.rope.pairing != RopePairing::none,
-          "config.subspace_queries is before_rope; without shape.rope it must be after_rope");
+  for (Index layer = 0; layer < shape.layers; ++layer)
+    require(config.subspace_queries == SubspaceQueries::after_rope ||
+                shape.layer(layer).rope.pairing != RopePairing::none,
+            "config.subspace_queries is before_rope; without shape.rope it must be after_rope");
 }
 
 }  // namespace detail

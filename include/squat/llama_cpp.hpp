@@ -33,9 +33,8 @@ namespace squat {
 /// that says why.
 class LlamaContext {
  public:
-  /// Makes the context. `params.n_ctx` is how many tokens the cache may hold; where the model has
-  /// windows, exact tokens are switched off, since a window would see them for ever. Calls `llama`
-  /// where a program calls functions that a library in front of llama.cpp replaces.
+  /// Makes the context. `params.n_ctx` is how many tokens the cache may hold. Calls `llama` where a
+  /// program calls functions that a library in front of llama.cpp replaces.
   LlamaContext(llama_model* model, const llama_context_params& params, const Config& config,
                const llama_cpp::Functions& llama = llama_cpp::Functions::linked())
       : llama_(llama),
@@ -53,11 +52,9 @@ class LlamaContext {
     check_pooling(llama_pooling_type(context_.get()));
 
     const llama_cpp::ModelAttention attention = inspect();
-    Config own = config;
     const ModelShape shape = attention.shape(model);
-    if (!shape.windows.empty()) own.full_precision_tokens = 0;
     const std::vector<llama_cpp::AttentionLayer> layers = attention.layers();
-    cache_.emplace(shape, own, Index{n_seq_max_});
+    cache_.emplace(shape, config, Index{n_seq_max_});
     sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_);
     operator_.emplace(*cache_, layers);
     hooks_.reserve(layers.size());

@@ -17,26 +17,37 @@ struct SoftmaxSum {
   Real sum = 0;               ///< of exp(score - max)
 
   /// Adds `part`, whose tokens are others and whose sum of exp(score - part.max) * value is
-  /// `part_values` [head_dim], to this one, whose `values` [head_dim] are zero at first.
+  /// `part_values` [value_dim], to this one, whose `values` [value_dim] are zero at first.
   template <class Scalar>
-  void add(const SoftmaxSum& part, const Scalar* part_values, Index head_dim, Real* values) {
+  void add(const SoftmaxSum& part, const Scalar* part_values, Index value_dim, Real* values) {
     if (part.max == minus_infinity) return;  // it may hold anything
     if (part.max > max) {
       const Real rescale = std::exp(max - part.max);
       sum *= rescale;
-      for (Index c = 0; c < head_dim; ++c) values[c] *= rescale;
+      for (Index c = 0; c < value_dim; ++c) values[c] *= rescale;
       max = part.max;
     }
     const Real weight = std::exp(part.max - max);
     sum += weight * part.sum;
-    for (Index c = 0; c < head_dim; ++c) values[c] += weight * static_cast<Real>(part_values[c]);
+    for (Index c = 0; c < value_dim; ++c) values[c] += weight * static_cast<Real>(part_values[c]);
   }
 
-  /// Attention of the query into out [head_dim]; zero where no token was seen.
+  /// Adds a score that has no value: LayerShape::sink_logits.
+  void add_sink(Real logit, Index value_dim, Real* values) {
+    if (logit > max) {
+      const Real rescale = std::exp(max - logit);
+      sum *= rescale;
+      for (Index c = 0; c < value_dim; ++c) values[c] *= rescale;
+      max = logit;
+    }
+    sum += std::exp(logit - max);
+  }
+
+  /// Attention of the query into out [value_dim]; zero where no token was seen.
   template <class Scalar>
-  void write(const Real* values, Index head_dim, Scalar* out) const {
+  void write(const Real* values, Index value_dim, Scalar* out) const {
     const Real factor = sum > 0 ? 1 / sum : Real(0);
-    for (Index c = 0; c < head_dim; ++c) out[c] = static_cast<Scalar>(values[c] * factor);
+    for (Index c = 0; c < value_dim; ++c) out[c] = static_cast<Scalar>(values[c] * factor);
   }
 
   Real log_sum_exp() const { return max + std::log(sum); }
@@ -55,15 +66,15 @@ class MergedAttention {
   using Real = ComputeType<Scalar>;
 
   /// Of `rows` queries and no tokens yet.
-  MergedAttention(const ModelShape& shape, Index rows)
-      : query_heads_(shape.query_heads), head_dim_(shape.head_dim) {
+  MergedAttention(const LayerShape& shape, Index rows)
+      : query_heads_(shape.query_heads), value_dim_(shape.value_width()) {
     detail::check(shape);
     require(rows >= 1, "rows is ", rows, "; it must be at least 1");
-    values_.setZero(rows, query_heads_ * head_dim_);
+    values_.setZero(rows, query_heads_ * value_dim_);
     sums_.resize(static_cast<std::size_t>(rows * query_heads_));
   }
 
-  /// Takes in attention over tokens that no earlier part had: out [rows, query_heads * head_dim]
+  /// Takes in attention over tokens that no earlier part had: out [rows, query_heads * value_dim]
   /// and log_sum_exp [rows, query_heads], as attend() writes them. Where log_sum_exp is minus
   /// infinity (no token was seen), out may hold anything. Fails, taking in nothing, on another
   /// shape, or a log_sum_exp that is neither finite nor minus infinity.
@@ -78,19 +89,19 @@ class MergedAttention {
       }
     for (Index row = 0; row < values_.rows(); ++row)
       for (Index head = 0; head < query_heads_; ++head)
-        sum(row, head).add({log_sum_exp(row, head), 1}, out.row(row).data() + head * head_dim_,
-                           head_dim_, values_.row(row).data() + head * head_dim_);
+        sum(row, head).add({log_sum_exp(row, head), 1}, out.row(row).data() + head * value_dim_,
+                           value_dim_, values_.row(row).data() + head * value_dim_);
   }
 
-  /// Attention over all that was added into out [rows, query_heads * head_dim], zero for a row that
-  /// saw no token, and unless it is null into log_sum_exp [rows, query_heads].
+  /// Attention over all that was added into out [rows, query_heads * value_dim], zero for a row
+  /// that saw no token, and unless it is null into log_sum_exp [rows, query_heads].
   void write(MutableMatrixView<Scalar> out, float* log_sum_exp = nullptr) const {
     check_shape("out", out.rows(), out.cols(), values_.cols());
     for (Index row = 0; row < values_.rows(); ++row)
       for (Index head = 0; head < query_heads_; ++head) {
         const SoftmaxSum<Real>& total = sums_[index(row, head)];
-        total.write(values_.row(row).data() + head * head_dim_, head_dim_,
-                    out.row(row).data() + head * head_dim_);
+        total.write(values_.row(row).data() + head * value_dim_, value_dim_,
+                    out.row(row).data() + head * value_dim_);
         if (log_sum_exp != nullptr)
           log_sum_exp[index(row, head)] = static_cast<float>(total.log_sum_exp());
       }
@@ -108,8 +119,8 @@ class MergedAttention {
   }
 
   Index query_heads_;
-  Index head_dim_;
-  Matrix<Real> values_;                 // [rows, query_heads * head_dim]
+  Index value_dim_;
+  Matrix<Real> values_;                 // [rows, query_heads * value_dim]
   std::vector<SoftmaxSum<Real>> sums_;  // [rows, query_heads]
 };
 

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <squat/error.hpp>
 #include <squat/matrix.hpp>
+#include <string>
+#include <tuple>
 #include <vector>
 
 namespace squat {
@@ -24,66 +27,150 @@ struct Rope {
   std::vector<double> factors;  ///< one a pair (rope_freqs of llama.cpp); empty: all are 1
 };
 
-/// The attention of a transformer. Query head h reads kv head h / (query_heads / kv_heads).
-struct ModelShape {
-  Index layers = 0;
+/// The attention of a layer:
+///
+///     softmax over visible tokens t of (cap(softmax_scale q . k_t) - slope |p - p_t|)
+///
+/// at positions p and p_t, with cap(s) = softcap tanh(s / softcap). Query head h reads kv head
+/// h / (query_heads / kv_heads).
+struct LayerShape {
   Index query_heads = 0;
   Index kv_heads = 0;        ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
-  Index head_dim = 0;        ///< a multiple of 8, at most 512
+  Index head_dim = 0;        ///< width of queries and keys: a multiple of 8, at most 576
+  Index value_dim = 0;       ///< width of values: a multiple of 8, at most 512; 0: head_dim
   double softmax_scale = 0;  ///< factor on query-key products; 0 stands for 1 / sqrt(head_dim)
   /// With pairing none queries and keys come after position embedding. Otherwise both come before
   /// it: keys are stored so, and attention turns them, and the queries, to their slots in the
   /// sequence, padding included. Only differences of positions matter, so that padding on the left
   /// changes nothing.
   Rope rope = {};
-  /// Per layer: how many tokens a query sees, itself included; 0: all. Empty: all layers see all.
-  /// Tokens that Config::full_precision_tokens keeps are seen beyond the window, as attention
-  /// sinks; with full_precision_tokens = 0 the window is a plain one.
-  std::vector<Index> windows = {};
+  Index window = 0;  ///< tokens that a query sees, itself included; 0: all
+  /// Attention in chunks (Llama 4): a query sees the tokens of its own chunk, which begins at a
+  /// multiple of `chunk`; 0: all. Not together with a window.
+  Index chunk = 0;
+  /// The first so many valid tokens of a sequence are seen beyond a window or chunk too, as
+  /// attention sinks are (StreamingLLM); at most 1024. They stay in full precision.
+  Index sink_tokens = 0;
+  double softcap = 0;  ///< bound of scores, before slopes (Gemma 2, Grok); 0: none
+  /// Per query head: a logit that joins the softmax and has no value (gpt-oss). It counts where the
+  /// query's own token is in the cache, so that parts of one sequence have it once. Empty: none.
+  std::vector<double> sink_logits = {};
+  std::vector<double> alibi_slopes = {};  ///< per query head (MPT, BLOOM); empty: none
 
   Index heads_per_kv() const { return query_heads / kv_heads; }
-  Index window(Index layer) const {
-    return windows.empty() ? 0 : windows[static_cast<std::size_t>(layer)];
+  Index value_width() const { return value_dim == 0 ? head_dim : value_dim; }
+  double scale() const {
+    return softmax_scale > 0 ? softmax_scale : 1 / std::sqrt(static_cast<double>(head_dim));
   }
 };
 
+/// The attention of a transformer. All layers are as the members of LayerShape say, unless by_layer
+/// says otherwise:
+///
+///     ModelShape shape{layers, query_heads, kv_heads, head_dim};
+///     shape.by_layer.assign(layers, shape);
+///     shape.by_layer[1].window = 512;
+struct ModelShape : LayerShape {
+  ModelShape() = default;
+  ModelShape(Index layer_count, Index query_head_count, Index kv_head_count, Index dim)
+      : layers(layer_count) {
+    query_heads = query_head_count;
+    kv_heads = kv_head_count;
+    head_dim = dim;
+  }
+
+  Index layers = 0;
+  /// One for each layer, in place of what all have in common; empty: all are alike.
+  std::vector<LayerShape> by_layer = {};
+
+  const LayerShape& layer(Index i) const {
+    return by_layer.empty() ? *this : by_layer[static_cast<std::size_t>(i)];
+  }
+};
+
+inline bool operator==(const Rope& a, const Rope& b) {
+  return std::tie(a.pairing, a.dims, a.base, a.factors) ==
+         std::tie(b.pairing, b.dims, b.base, b.factors);
+}
+
+inline bool operator==(const LayerShape& a, const LayerShape& b) {
+  const auto fields = [](const LayerShape& shape) {
+    return std::tie(shape.query_heads, shape.kv_heads, shape.head_dim, shape.value_dim,
+                    shape.softmax_scale, shape.rope, shape.window, shape.chunk, shape.sink_tokens,
+                    shape.softcap, shape.sink_logits, shape.alibi_slopes);
+  };
+  return fields(a) == fields(b);
+}
+
 namespace detail {
 
-inline void check(const Rope& rope, Index head_dim) {
+inline constexpr Index max_head_dim = 576, max_value_dim = 512;
+
+/// Messages call the shape `name`.
+inline void check(const Rope& rope, Index head_dim, const std::string& name = "") {
   require(rope.pairing == RopePairing::none || rope.pairing == RopePairing::halves ||
               rope.pairing == RopePairing::interleaved,
-          "rope.pairing is ", static_cast<int>(rope.pairing),
+          name, "rope.pairing is ", static_cast<int>(rope.pairing),
           "; it must be none (0), halves (1) or interleaved (2)");
-  require(rope.dims >= 0 && rope.dims <= head_dim && rope.dims % 2 == 0, "rope.dims is ", rope.dims,
-          "; it must be even and at most head_dim (", head_dim, "), or 0 for head_dim");
-  require(std::isfinite(rope.base) && rope.base > 0, "rope.base is ", rope.base,
+  require(rope.dims >= 0 && rope.dims <= head_dim && rope.dims % 2 == 0, name, "rope.dims is ",
+          rope.dims, "; it must be even and at most head_dim (", head_dim, "), or 0 for head_dim");
+  require(std::isfinite(rope.base) && rope.base > 0, name, "rope.base is ", rope.base,
           "; it must be finite and positive");
   const std::size_t pairs = static_cast<std::size_t>(rope.dims == 0 ? head_dim : rope.dims) / 2;
-  require(rope.factors.empty() || rope.factors.size() == pairs, "rope.factors has ",
+  require(rope.factors.empty() || rope.factors.size() == pairs, name, "rope.factors has ",
           rope.factors.size(), " entries; there are ", pairs, " pairs");
   for (const double factor : rope.factors)
-    require(std::isfinite(factor) && factor > 0, "rope.factors holds ", factor,
+    require(std::isfinite(factor) && factor > 0, name, "rope.factors holds ", factor,
             "; it must be finite and positive");
+}
+
+inline void check_head_table(const std::string& name, const std::vector<double>& table,
+                             Index query_heads) {
+  require(table.empty() || static_cast<Index>(table.size()) == query_heads, name, " has ",
+          table.size(), " entries; it must have one for each of the ", query_heads,
+          " query heads, or none");
+  for (const double entry : table)
+    require(std::isfinite(entry) && std::abs(entry) <= 1e30, name, " holds ", entry,
+            "; it must be finite and at most 1e30 in magnitude");
+}
+
+/// Messages call the shape `name`, with a dot at the end.
+inline void check(const LayerShape& shape, const std::string& name = "shape.") {
+  require(shape.kv_heads >= 1, name, "kv_heads is ", shape.kv_heads, "; it must be at least 1");
+  require(shape.query_heads >= 1 && shape.query_heads % shape.kv_heads == 0, name,
+          "query_heads is ", shape.query_heads, "; it must be a positive multiple of the ",
+          shape.kv_heads, " kv heads");
+  require(shape.head_dim >= 8 && shape.head_dim <= max_head_dim && shape.head_dim % 8 == 0, name,
+          "head_dim is ", shape.head_dim, "; it must be a multiple of 8 from 8 to ", max_head_dim);
+  require(shape.value_dim >= 0 && shape.value_width() <= max_value_dim && shape.value_dim % 8 == 0,
+          name, "value_dim is ", shape.value_dim, "; it must be a multiple of 8 from 8 to ",
+          max_value_dim, ", or 0 for head_dim (", shape.head_dim, ")");
+  require(std::isfinite(shape.softmax_scale) && shape.softmax_scale >= 0, name, "softmax_scale is ",
+          shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
+  check(shape.rope, shape.head_dim, name);
+  constexpr Index widest = Index{1} << 48;
+  require(shape.window >= 0 && shape.window <= widest, name, "window is ", shape.window,
+          "; it must be 1 to ", widest, ", or 0 for all tokens");
+  require(shape.chunk >= 0 && shape.chunk <= widest, name, "chunk is ", shape.chunk,
+          "; it must be 1 to ", widest, ", or 0 for all tokens");
+  require(shape.window == 0 || shape.chunk == 0, name, "window is ", shape.window, " and ", name,
+          "chunk ", shape.chunk, "; one of both must be 0");
+  require(shape.sink_tokens >= 0 && shape.sink_tokens <= 1024, name, "sink_tokens is ",
+          shape.sink_tokens, "; it must be 0 to 1024");
+  require(std::isfinite(shape.softcap) && shape.softcap >= 0, name, "softcap is ", shape.softcap,
+          "; it must be positive, or 0 for none");
+  check_head_table(name + "sink_logits", shape.sink_logits, shape.query_heads);
+  check_head_table(name + "alibi_slopes", shape.alibi_slopes, shape.query_heads);
 }
 
 inline void check(const ModelShape& shape) {
   require(shape.layers >= 1, "shape.layers is ", shape.layers, "; it must be at least 1");
-  require(shape.kv_heads >= 1, "shape.kv_heads is ", shape.kv_heads, "; it must be at least 1");
-  require(shape.query_heads >= 1 && shape.query_heads % shape.kv_heads == 0,
-          "shape.query_heads is ", shape.query_heads, "; it must be a positive multiple of the ",
-          shape.kv_heads, " kv heads");
-  require(shape.head_dim >= 8 && shape.head_dim <= 512 && shape.head_dim % 8 == 0,
-          "shape.head_dim is ", shape.head_dim, "; it must be a multiple of 8 from 8 to 512");
-  require(std::isfinite(shape.softmax_scale) && shape.softmax_scale >= 0, "shape.softmax_scale is ",
-          shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
-  check(shape.rope, shape.head_dim);
-  require(shape.windows.empty() || static_cast<Index>(shape.windows.size()) == shape.layers,
-          "shape.windows has ", shape.windows.size(), " entries; it must have one for each of the ",
-          shape.layers, " layers, or none");
-  constexpr Index widest = Index{1} << 48;
-  for (const Index window : shape.windows)
-    require(window >= 0 && window <= widest, "shape.windows holds ", window,
-            "; a window must be 1 to ", widest, ", or 0 for all tokens");
+  if (shape.by_layer.empty()) return check(static_cast<const LayerShape&>(shape));
+  require(static_cast<Index>(shape.by_layer.size()) == shape.layers, "shape.by_layer has ",
+          shape.by_layer.size(), " entries; it must have one for each of the ", shape.layers,
+          " layers, or none");
+  for (Index layer = 0; layer < shape.layers; ++layer)
+    check(shape.layer(layer), "shape.by_layer[" + std::to_string(layer) + "].");
 }
 
 }  // namespace detail

@@ -1,6 +1,7 @@
 // What a caller may say with each call.
 #pragma once
 
+#include <algorithm>
 #include <squat/matrix.hpp>
 #include <vector>
 
@@ -23,6 +24,57 @@ class Mask {
  private:
   const std::uint8_t* data_ = nullptr;
   Index size_ = 0;
+};
+
+/// Tokens [begin, end) of a sequence.
+struct TokenRange {
+  Index begin = 0;
+  Index end = 0;
+
+  bool empty() const { return begin >= end; }
+  /// Which of `count` tokens from `first` on are in the range, counted from `first`.
+  TokenRange among(Index first, Index count) const {
+    const Index from = std::clamp(begin - first, Index{0}, count);
+    return {from, std::clamp(end - first, from, count)};
+  }
+};
+
+/// What each query row of a call sees, in place of what comes before it and its layer's window or
+/// chunk. A view; empty means that the layer decides.
+class VisibleRanges {
+ public:
+  VisibleRanges() = default;
+  VisibleRanges(const TokenRange* data, Index size) : data_(data), size_(size) {}
+  VisibleRanges(const std::vector<TokenRange>& ranges)  // implicit: {.visible = ranges}
+      : data_(ranges.data()), size_(static_cast<Index>(ranges.size())) {}
+
+  bool empty() const { return size_ == 0; }
+  Index size() const { return size_; }
+  const TokenRange& operator[](Index row) const { return data_[row]; }
+
+ private:
+  const TokenRange* data_ = nullptr;
+  Index size_ = 0;
+};
+
+/// Which of a layer's newest `tokens` tokens each query row sees, of those that it sees otherwise:
+/// bytes [rows, tokens], 0 for one that it does not see. For the branches of a tree of drafts. A
+/// view; empty means all.
+class TreeMask {
+ public:
+  TreeMask() = default;
+  TreeMask(const std::uint8_t* data, Index rows, Index tokens)
+      : data_(data), rows_(rows), tokens_(tokens) {}
+
+  bool empty() const { return data_ == nullptr; }
+  Index rows() const { return rows_; }
+  Index tokens() const { return tokens_; }
+  bool operator()(Index row, Index token) const { return data_[row * tokens_ + token] != 0; }
+
+ private:
+  const std::uint8_t* data_ = nullptr;
+  Index rows_ = 0;
+  Index tokens_ = 0;
 };
 
 /// Which queries shape the subspace.
@@ -50,6 +102,11 @@ struct CallOptions {
   /// [rows, query_heads], if it is not null: what merging with attention over other tokens takes.
   /// Minus infinity for padding.
   float* log_sum_exp = nullptr;
+  /// attend and attention: what each row sees, each range in tokens that the layer holds. One that
+  /// is empty makes a row of zeros.
+  VisibleRanges visible = {};
+  /// attend and attention: one row a query row, over the newest tokens alone.
+  TreeMask tree = {};
 };
 
 }  // namespace squat

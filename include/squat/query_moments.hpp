@@ -14,8 +14,11 @@ class QueryMoments {
  public:
   explicit QueryMoments(const ModelShape& shape) : shape_(shape) {
     detail::check(shape);
-    moments_.assign(static_cast<std::size_t>(shape.layers * shape.kv_heads),
-                    SecondMoment(shape.head_dim));
+    for (Index layer = 0; layer < shape.layers; ++layer) {
+      first_.push_back(moments_.size());
+      moments_.resize(moments_.size() + static_cast<std::size_t>(shape.layer(layer).kv_heads),
+                      SecondMoment(shape.layer(layer).head_dim));
+    }
   }
 
   const ModelShape& shape() const { return shape_; }
@@ -29,42 +32,55 @@ class QueryMoments {
   void add(Index layer, MatrixView<Scalar> queries, const Mask& mask = {}) {
     require(layer >= 0 && layer < shape_.layers, "layer is ", layer, "; the shape has layers 0 to ",
             shape_.layers - 1);
-    require(queries.cols() == shape_.query_heads * shape_.head_dim, "queries have ", queries.cols(),
-            " columns; the shape asks for ", shape_.query_heads, " heads of ", shape_.head_dim);
-    const Index first = layer * shape_.kv_heads;
-    std::vector<SecondMoment> sums(moments_.begin() + first,
-                                   moments_.begin() + first + shape_.kv_heads);
-    for (Index head = 0; head < shape_.query_heads; ++head)
-      sums[static_cast<std::size_t>(head / shape_.heads_per_kv())].template add<Scalar>(
-          queries.middleCols(head * shape_.head_dim, shape_.head_dim), mask);
-    std::move(sums.begin(), sums.end(), moments_.begin() + first);
+    const LayerShape& shape = shape_.layer(layer);
+    require(queries.cols() == shape.query_heads * shape.head_dim, "queries have ", queries.cols(),
+            " columns; the shape asks for ", shape.query_heads, " heads of ", shape.head_dim);
+    const auto first =
+        moments_.begin() + static_cast<Index>(first_[static_cast<std::size_t>(layer)]);
+    std::vector<SecondMoment> sums(first, first + shape.kv_heads);
+    for (Index head = 0; head < shape.query_heads; ++head)
+      sums[static_cast<std::size_t>(head / shape.heads_per_kv())].template add<Scalar>(
+          queries.middleCols(head * shape.head_dim, shape.head_dim), mask);
+    std::move(sums.begin(), sums.end(), first);
+  }
+
+  /// Fails where `other` has other layers, kv heads or widths of heads; `whose` says what it
+  /// belongs to, and `ours` what these do.
+  void check_same(const ModelShape& other, const char* whose, const char* ours) const {
+    require(other.layers == shape_.layers, whose, " for ", other.layers, " layers; ", ours, " for ",
+            shape_.layers);
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      const LayerShape &a = other.layer(layer), &b = shape_.layer(layer);
+      require(a.kv_heads == b.kv_heads && a.head_dim == b.head_dim, whose, " for ", a.kv_heads,
+              " kv heads of ", a.head_dim, " in layer ", layer, "; ", ours, " for ", b.kv_heads,
+              " of ", b.head_dim);
+    }
   }
 
   /// Adds what `other` gathered elsewhere: from other texts, or on another machine. Fails, adding
   /// nothing, on another shape, or a sum that is not finite.
   void add(const QueryMoments& other) {
-    const ModelShape& theirs = other.shape_;
-    require(theirs.layers == shape_.layers && theirs.kv_heads == shape_.kv_heads &&
-                theirs.head_dim == shape_.head_dim,
-            "the other moments are for ", theirs.layers, " layers, ", theirs.kv_heads,
-            " kv heads of ", theirs.head_dim, "; these for ", shape_.layers, ", ", shape_.kv_heads,
-            " of ", shape_.head_dim);
+    check_same(other.shape_, "the other moments are", "these");
     std::vector<SecondMoment> sums = moments_;
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i].add(other.moments_[i]);
     moments_ = std::move(sums);
   }
 
-  /// Writes a file of version 2, little-endian:
+  /// Writes a file of version 3, little-endian:
   ///
-  ///     char magic[8] = "SQUATQM2"
-  ///     uint64 layers, kv_heads, head_dim
+  ///     char magic[8] = "SQUATQM3"
+  ///     uint64 layers
+  ///     per layer: uint64 kv_heads, head_dim
   ///     per layer and kv head: a moment, as write() below puts it
   ///     uint64 checksum of all before (Checksum)
   void save(std::ostream& out) const {
     detail::ByteWriter writer(out);
     writer.array(magic.data(), 8);
-    for (const Index number : {shape_.layers, shape_.kv_heads, shape_.head_dim})
-      writer.number(number);
+    writer.number(shape_.layers);
+    for (Index layer = 0; layer < shape_.layers; ++layer) {
+      writer.number(shape_.layer(layer).kv_heads);
+      writer.number(shape_.layer(layer).head_dim);
+    }
     for (const SecondMoment& moment : moments_) detail::write(writer, moment);
     writer.finish();
   }
@@ -77,33 +93,48 @@ class QueryMoments {
     detail::ByteReader reader(in);
     std::array<char, 8> found;
     reader.array(found.data(), 8);
-    require(found == magic,
-            "the file does not begin with SQUATQM2: it holds no query moments of "
-            "this version");
-    const std::pair<const char*, Index> expected[] = {
-        {"layers", shape.layers}, {"kv_heads", shape.kv_heads}, {"head_dim", shape.head_dim}};
-    for (const auto& [name, value] : expected) {
+    const bool of_version_2 = found == magic_of_version_2;
+    require(found == magic || of_version_2,
+            "the file does not begin with SQUATQM3: it holds no query moments of this version");
+    const auto expect = [&](const char* name, Index value) {
       const std::uint64_t number = reader.number();
       require(number == static_cast<std::uint64_t>(value), "the file is for ", name, " = ", number,
               "; the model has ", value);
+    };
+    expect("layers", shape.layers);
+    // Version 2 knew models alone whose layers are alike, and said so once.
+    for (Index layer = 0; layer < shape.layers; ++layer) {
+      if (of_version_2 && layer > 0) {
+        const LayerShape &own = shape.layer(layer), &first = shape.layer(0);
+        require(own.kv_heads == first.kv_heads && own.head_dim == first.head_dim,
+                "the file is for layers that are alike; layer ", layer, " of the model has ",
+                own.kv_heads, " kv heads of ", own.head_dim);
+        continue;
+      }
+      expect("kv_heads", shape.layer(layer).kv_heads);
+      expect("head_dim", shape.layer(layer).head_dim);
     }
     for (SecondMoment& moment : loaded.moments_)
-      moment = detail::read_moment(reader, shape.head_dim);
+      moment = detail::read_moment(reader, moment.head_dim());
     reader.finish();
     return loaded;
   }
 
  private:
-  static constexpr std::array<char, 8> magic = {'S', 'Q', 'U', 'A', 'T', 'Q', 'M', '2'};
+  static constexpr std::array<char, 8> magic = {'S', 'Q', 'U', 'A', 'T', 'Q', 'M', '3'};
+  static constexpr std::array<char, 8> magic_of_version_2 = {'S', 'Q', 'U', 'A',
+                                                             'T', 'Q', 'M', '2'};
 
   std::size_t index(Index layer, Index kv_head) const {
-    require(layer >= 0 && layer < shape_.layers && kv_head >= 0 && kv_head < shape_.kv_heads,
+    require(layer >= 0 && layer < shape_.layers && kv_head >= 0 &&
+                kv_head < shape_.layer(layer).kv_heads,
             "layer ", layer, ", kv head ", kv_head, " is outside the shape");
-    return static_cast<std::size_t>(layer * shape_.kv_heads + kv_head);
+    return first_[static_cast<std::size_t>(layer)] + static_cast<std::size_t>(kv_head);
   }
 
   ModelShape shape_;
-  std::vector<SecondMoment> moments_;
+  std::vector<std::size_t> first_;     // of each layer
+  std::vector<SecondMoment> moments_;  // by layer and kv head
 };
 
 }  // namespace squat

@@ -26,7 +26,7 @@ Cache make_cache(Config config = strong_feedback(), Index window = 0) {
   config.shared_svd = false;
   config.full_precision_tokens = 1;
   ModelShape windowed = shape;
-  windowed.windows = {window};
+  windowed.window = window;
   return Cache(windowed, config, 2);
 }
 

@@ -21,7 +21,7 @@ template <class Scalar>
 class Soak {
  public:
   Soak(const Config& config, std::uint64_t seed)
-      : cache_(ModelShape{layers, 4, 2, 32, 0, {}}, config, sequences),
+      : cache_(ModelShape{layers, 4, 2, 32}, config, sequences),
         histories_(static_cast<std::size_t>(sequences), History(config)),
         random_(seed) {}
 

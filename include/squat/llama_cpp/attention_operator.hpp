@@ -87,7 +87,7 @@ class AttentionOperator {
         if (work_.size() < sequences_.size()) work_.resize(sequences_.size());
       }
       if (attention.mask != checked_mask_) {
-        const Index window = cache_.shape().window(static_cast<Index>(layer));
+        const Index window = cache_.shape().layer(static_cast<Index>(layer)).window;
         check_mask(*attention.mask, batch_, begin, end, window);
         checked_mask_ = attention.mask;
       }

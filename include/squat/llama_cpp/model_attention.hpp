@@ -58,7 +58,10 @@ class ModelAttention {
     for (std::size_t layer = 0; layer < nodes_.size(); ++layer) check(nodes_[layer], layer);
     ModelShape shape{layers, first.queries->ne[2], first.keys->ne[2], first.keys->ne[0]};
     shape.softmax_scale = static_cast<double>(first.scale);
-    shape.windows = windows(model);
+    const std::vector<Index> windows = this->windows(model);
+    if (!windows.empty()) shape.by_layer.assign(windows.size(), shape);
+    for (std::size_t layer = 0; layer < windows.size(); ++layer)
+      shape.by_layer[layer].window = windows[layer];
     squat::detail::check(shape);
     return shape;
   }

@@ -75,16 +75,16 @@ class ChannelKeyScores {
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index head_dim_ = 0;
   Index rows_ = 0;
-  bool is_fine8_[simd::max_head_dim / 8];  // of each run
-  alignas(64) float scales_[simd::max_head_dim];
-  alignas(64) float midpoints_[simd::max_head_dim];
-  alignas(64) float ordered_[max_rows * simd::max_head_dim];
+  bool is_fine8_[max_head_dim / 8];  // of each run
+  alignas(64) float scales_[max_head_dim];
+  alignas(64) float midpoints_[max_head_dim];
+  alignas(64) float ordered_[max_rows * max_head_dim];
   // As try_fold8 wants queries.
   alignas(64) std::int16_t fixed_[max_rows * simd::max_length + spare];
   float units_[max_rows];
   alignas(64) std::int8_t operands8_[simd::max_heads * simd::max_length + spare];
   alignas(64) std::int16_t operands16_[simd::max_heads * simd::max_length + spare];
-  simd::Folded folded_[simd::max_head_dim / 8 * simd::max_heads];
+  simd::Folded folded_[max_head_dim / 8 * simd::max_heads];
 };
 
 }  // namespace squat::detail

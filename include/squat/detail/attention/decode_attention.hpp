@@ -8,32 +8,32 @@
 
 namespace squat::detail {
 
-/// Causal attention as attend_dequantized computes it, but straight over the packed codes. Work is
-/// cut into tasks, one a kv head and range of `segment_tokens` tokens, merged in the order of
-/// tokens: the result does not depend on who runs them. Needs rows * heads_per_kv <=
-/// FusedAttention::max_rows.
+/// Attention as TiledAttention computes it, but of few rows and straight over the packed codes.
+/// Work is cut into tasks, one a kv head and segment, merged in the order of tokens: the result
+/// does not depend on who runs them. Needs rows * heads_per_kv <= FusedAttention::max_rows.
 template <class Scalar>
 class DecodeAttention {
  public:
   using Workspace = AttentionWorkspace<Scalar>;
 
-  DecodeAttention(const LayerView<Scalar>& layer, const ModelShape& shape,
-                  const QueryRows<Scalar>& rows, Workspace& workspace)
-      : layer_(layer),
+  DecodeAttention(const QueryRows<Scalar>& rows, Workspace& workspace)
+      : layer_(rows.layer),
         query_rows_(rows),
         workspace_(workspace),
-        kv_heads_(shape.kv_heads),
-        heads_(shape.heads_per_kv()),
-        head_dim_(shape.head_dim),
-        stride_(round_up(head_dim_, CodeTile<2>::lanes)),
+        kv_heads_(rows.shape.kv_heads),
+        heads_(rows.shape.heads_per_kv()),
+        head_dim_(rows.shape.head_dim),
+        value_dim_(rows.shape.value_width()),
+        stride_(round_up(value_dim_, CodeTile<2>::lanes)),
         rows_(rows.count() * heads_) {
-    cut_segments();
-    copy_queries(shape.softmax_scale > 0 ? shape.softmax_scale
-                                         : 1 / std::sqrt(static_cast<double>(head_dim_)));
-    workspace_.visible.resize(at(rows_));
-    for (Index i = 0; i < rows_; ++i) workspace_.visible[at(i)] = rows.visible(i / heads_);
+    workspace_.segments.clear();
+    for_segments(layer_, rows.visible_to_any(0, rows.count()),
+                 [&](const Segment& segment) { workspace_.segments.push_back(segment); });
+    copy_queries(rows.shape.scale());
+    workspace_.look(rows);
+    common_ = seen_by_all(workspace_.sights.data(), rows_);
     workspace_.partials.resize(at(tasks() * rows_ * (stride_ + 2)));
-    workspace_.merged.resize(at(head_dim_));
+    workspace_.merged.resize(at(value_dim_));
   }
 
   void run(MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
@@ -48,24 +48,9 @@ class DecodeAttention {
   }
 
  private:
-  static constexpr Index segment_tokens = 2048;
-
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
   Index tasks() const { return kv_heads_ * segments(); }
   Index segments() const { return static_cast<Index>(workspace_.segments.size()); }
-
-  void cut_segments() {
-    workspace_.segments.clear();
-    const Index blocks = static_cast<Index>(layer_.blocks.size());
-    const Index segment_blocks = segment_tokens / layer_.value_layout().tokens();
-    const auto [begin, first_token] = layer_.place(query_rows_.visible(0).begin);
-    Index token = first_token;
-    for (Index block = begin; block == begin || block < blocks; block += segment_blocks) {
-      const Index last = std::min(block + segment_blocks, blocks);
-      workspace_.segments.push_back({block, last, token, block == begin, last == blocks});
-      for (Index b = block; b < last; ++b) token += layer_.blocks[at(b)].tokens;
-    }
-  }
 
   void copy_queries(double scale) {
     workspace_.queries.resize(at(kv_heads_ * rows_ * head_dim_));
@@ -86,27 +71,31 @@ class DecodeAttention {
   void run_task(Index task) const noexcept {
     const Index head = task / segments(), segment = task % segments();
     const auto fused = workspace_.fused.borrow();
-    fused->run(layer_,
+    fused->run(query_rows_,
                {head, workspace_.queries.data() + head * rows_ * head_dim_,
-                workspace_.visible.data(), rows_},
-               workspace_.segments[at(segment)], query_rows_.window > 0, stride_, partial(task));
+                workspace_.sights.data(), common_, rows_},
+               workspace_.segments[at(segment)], stride_, partial(task));
   }
 
   void merge(MutableMatrixView<Scalar>& out, float* log_sum_exp) const {
     for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
       for (Index i = 0; i < rows_; ++i) {
         const Index token = i / heads_, query_head = kv_head * heads_ + i % heads_;
-        Scalar* result = out.row(token).data() + query_head * head_dim_;
+        Scalar* result = out.row(token).data() + query_head * value_dim_;
         const Index first = kv_head * segments();
         SoftmaxSum<float> total;
-        std::fill_n(workspace_.merged.data(), head_dim_, 0.0f);
-        if (!query_rows_.is_padding(layer_, token))
+        std::fill_n(workspace_.merged.data(), value_dim_, 0.0f);
+        if (!query_rows_.is_padding(token)) {
           for (Index s = 0; s < segments(); ++s) {
             const PartialAttention part = partial(first + s);
-            total.add({part.max[i], part.sum[i]}, part.sum_values + i * stride_, head_dim_,
+            total.add({part.max[i], part.sum[i]}, part.sum_values + i * stride_, value_dim_,
                       workspace_.merged.data());
           }
-        total.write(workspace_.merged.data(), head_dim_, result);
+          if (query_rows_.has_sink_logit(token))
+            total.add_sink(static_cast<float>(query_rows_.shape.sink_logits[at(query_head)]),
+                           value_dim_, workspace_.merged.data());
+        }
+        total.write(workspace_.merged.data(), value_dim_, result);
         if (log_sum_exp != nullptr)
           log_sum_exp[token * kv_heads_ * heads_ + query_head] = total.log_sum_exp();
       }
@@ -118,8 +107,10 @@ class DecodeAttention {
   Index kv_heads_;
   Index heads_;  // query heads of a kv head
   Index head_dim_;
-  Index stride_;  // of a row of partial sums
-  Index rows_;    // query rows of a kv head: tokens times heads_
+  Index value_dim_;
+  TokenRange common_;  // what all rows see
+  Index stride_;       // of a row of partial sums
+  Index rows_;         // query rows of a kv head: tokens times heads_
 };
 
 }  // namespace squat::detail

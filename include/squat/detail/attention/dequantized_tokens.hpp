@@ -2,7 +2,7 @@
 #pragma once
 
 #include <squat/detail/store/layer_view.hpp>
-#include <squat/detail/store/token_range.hpp>
+#include <squat/options.hpp>
 
 namespace squat::detail {
 
@@ -12,18 +12,15 @@ struct DequantizedTokens {
   static constexpr Index capacity = TokenBlock::max_tokens;
 
   /// Allocates; the only call here that does.
-  void reserve(Index dim) {
-    if (dim == head_dim) return;
-    keys.resize(capacity, dim);
-    values.resize(capacity, dim);
-    head_dim = dim;
+  void reserve(const LayerFormat& format) {
+    if (keys.cols() != format.head_dim()) keys.resize(capacity, format.head_dim());
+    if (values.cols() != format.value_dim()) values.resize(capacity, format.value_dim());
   }
 
-  Index head_dim = 0;
   Index first = 0;
   Index count = 0;
   Matrix<Real> keys;             // [capacity, head_dim]
-  Matrix<Real> values;           // [capacity, head_dim]
+  Matrix<Real> values;           // [capacity, value_dim]
   std::uint8_t valid[capacity];  // 0 for padding
   bool has_padding = false;
 };
@@ -35,9 +32,8 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
                             DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
   using Real = ComputeType<Scalar>;
   const ValueRecordLayout& value_layout = layer.value_layout();
-  const Index head_dim = value_layout.head_dim();
-  const auto copy = [&](const Scalar* row, Real* out) {
-    for (Index c = 0; c < head_dim; ++c) out[c] = static_cast<Real>(row[head * head_dim + c]);
+  const auto copy = [&](const Scalar* row, auto&& out) {
+    for (Index c = 0; c < out.cols(); ++c) out(c) = static_cast<Real>(row[head * out.cols() + c]);
   };
 
   const FullPrecisionTokens<Scalar>& full_precision = layer.full_precision;
@@ -51,12 +47,12 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
     if (block.value_tokens > 0)
       value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data());
     for (Index t = block.value_tokens; t < block.tokens; ++t)
-      copy(layer.value(tokens.first + t), tokens.values.row(t).data());
+      copy(layer.value(tokens.first + t), tokens.values.row(t));
     for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {
       const Index t = full_precision.position(i) - tokens.first;
       if (t < 0 || t >= block.tokens) continue;
-      copy(full_precision.keys.row(i), tokens.keys.row(t).data());
-      copy(full_precision.values.row(i), tokens.values.row(t).data());
+      copy(full_precision.keys.row(i), tokens.keys.row(t));
+      copy(full_precision.values.row(i), tokens.values.row(t));
     }
     tokens.has_padding = block.has_padding;
     for (Index t = 0; t < block.tokens; ++t) tokens.valid[t] = block.is_valid(t);
@@ -67,8 +63,8 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
     tokens.count = std::min(tokens.capacity, layer.size() - tokens.first);
     tokens.has_padding = false;
     for (Index t = 0; t < tokens.count; ++t) {
-      copy(layer.key(tokens.first + t), tokens.keys.row(t).data());
-      copy(layer.value(tokens.first + t), tokens.values.row(t).data());
+      copy(layer.key(tokens.first + t), tokens.keys.row(t));
+      copy(layer.value(tokens.first + t), tokens.values.row(t));
       tokens.valid[t] = layer.is_valid(tokens.first + t);
       tokens.has_padding |= !tokens.valid[t];
     }
@@ -76,41 +72,41 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
   }
 }
 
-/// Calls visit(tokens) for the full-precision tokens of kv head `head` before token `end`, in runs
-/// of consecutive ones. `tokens` has been reserved.
+/// Calls visit(tokens) for the first `count` full-precision tokens of kv head `head`, in runs of
+/// consecutive ones. `tokens` has been reserved.
 template <class Scalar, class Visit>
-void for_full_precision_tokens(const LayerView<Scalar>& layer, Index head, Index end,
+void for_full_precision_tokens(const LayerView<Scalar>& layer, Index head, Index count,
                                DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
   using Real = ComputeType<Scalar>;
   const FullPrecisionTokens<Scalar>& all = layer.full_precision;
-  const Index count = all.before(end), head_dim = layer.format.head_dim;
+  const auto copy = [&](const Scalar* row, auto&& out) {
+    for (Index c = 0; c < out.cols(); ++c) out(c) = static_cast<Real>(row[head * out.cols() + c]);
+  };
   tokens.has_padding = false;
   std::fill_n(tokens.valid, tokens.capacity, std::uint8_t{1});
   for (Index i = 0; i < count; i += tokens.count) {
     tokens.first = all.position(i);
     const Index most = std::min(count - i, tokens.capacity);
     for (Index t = 0; t < most && all.position(i + t) == tokens.first + t; ++t) {
-      for (Index c = 0; c < head_dim; ++c) {
-        tokens.keys(t, c) = static_cast<Real>(all.keys.row(i + t)[head * head_dim + c]);
-        tokens.values(t, c) = static_cast<Real>(all.values.row(i + t)[head * head_dim + c]);
-      }
+      copy(all.keys.row(i + t), tokens.keys.row(t));
+      copy(all.values.row(i + t), tokens.values.row(t));
       tokens.count = t + 1;
     }
     visit(tokens);
   }
 }
 
-/// Keys or values of all tokens of a layer [tokens, kv_heads * head_dim], as `what` says; padding
-/// is zero.
+/// Keys or values of all tokens of a layer [tokens, kv_heads * width of a head], as `what` says;
+/// padding is zero.
 template <class Scalar>
 Matrix<Scalar> read_back(
     const LayerView<Scalar>& layer,
     Matrix<ComputeType<Scalar>> DequantizedTokens<ComputeType<Scalar>>::*what) {
-  const Index d = layer.format.head_dim;
-  Matrix<Scalar> all(layer.size() - layer.first, layer.format.width());
   DequantizedTokens<ComputeType<Scalar>> memory;
-  memory.reserve(d);
-  for (Index head = 0; head < layer.format.kv_heads; ++head)
+  memory.reserve(layer.format);
+  const Index d = (memory.*what).cols();
+  Matrix<Scalar> all(layer.size() - layer.first, layer.format.kv_heads() * d);
+  for (Index head = 0; head < layer.format.kv_heads(); ++head)
     for_dequantized_tokens(layer, head, {layer.first, layer.size()}, memory, [&](auto& run) {
       auto target = all.block(run.first - layer.first, head * d, run.count, d);
       target = (run.*what).topRows(run.count).template cast<Scalar>();

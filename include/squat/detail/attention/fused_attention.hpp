@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <squat/detail/attention/query_rows.hpp>
+#include <squat/detail/attention/score_rule.hpp>
 #include <squat/detail/attention/token_sources.hpp>
 
 namespace squat::detail {
@@ -11,9 +13,30 @@ struct Segment {
   Index first_block;
   Index last_block;
   Index first_token;  ///< of first_block or, where that is behind the last block, of the residual
-  bool is_first;      ///< brings full-precision tokens beyond the window
+  bool is_first;      ///< brings attention sinks beyond the window
   bool is_last;       ///< brings the residual
+  Index end;          ///< no row sees tokens from here on
 };
+
+/// Calls visit(segment) for runs of blocks of `layer`, about 2048 tokens each, that together hold
+/// the packed tokens of `visible`. There is one at least, maybe empty.
+template <class Scalar, class Visit>
+void for_segments(const LayerView<Scalar>& layer, const TokenRange& visible, const Visit& visit) {
+  constexpr Index segment_tokens = 2048;
+  const auto at = [](Index i) { return static_cast<std::size_t>(i); };
+  const auto [first_block, first_token] = layer.place(visible.begin);
+  // Behind the last block that is visible.
+  Index blocks = first_block, token = first_token;
+  for (; blocks < static_cast<Index>(layer.blocks.size()) && token < visible.end; ++blocks)
+    token += layer.blocks[at(blocks)].tokens;
+  const Index segment_blocks = segment_tokens / layer.value_layout().tokens();
+  token = first_token;
+  for (Index block = first_block; block == first_block || block < blocks; block += segment_blocks) {
+    const Index last = std::min(block + segment_blocks, blocks);
+    visit(Segment{block, last, token, block == first_block, last == blocks, visible.end});
+    for (Index b = block; b < last; ++b) token += layer.blocks[at(b)].tokens;
+  }
+}
 
 /// Computes partial attention from packed blocks: key scales are folded into the query once a block
 /// (or weigh the products of a token), value scales into the probabilities once a block and value
@@ -24,13 +47,15 @@ class FusedAttention {
   /// Query rows (tokens times query heads of a kv head) that a call can take.
   static constexpr Index max_rows = KeyScores::max_rows;
 
-  /// Attention of some rows over a segment. The rows of result.sum_values are `stride` apart, at
-  /// least head_dim rounded up to 16.
-  void run(const LayerView<Scalar>& layer, const HeadRows& head, const Segment& segment,
-           bool has_window, Index stride, const PartialAttention& result) {
+  /// Attention of some rows of `call` over a segment. The rows of result.sum_values are `stride`
+  /// apart, at least value_dim rounded up to 16.
+  void run(const QueryRows<Scalar>& call, const HeadRows& head, const Segment& segment,
+           Index stride, const PartialAttention& result) {
+    const LayerView<Scalar>& layer = call.layer;
     const ValueRecordLayout& values = layer.value_layout();
+    call_ = &call;
+    head_ = &head;
     rows_ = head.rows;
-    visible_ = head.visible;
     scratch_.stride = stride;
     scratch_.packed = result.sum_values;
     // What is not rotated is added after the rest was rotated back.
@@ -41,11 +66,11 @@ class FusedAttention {
     std::fill_n(result.sum, rows_, 0.0f);
     std::fill_n(result.max, rows_, minus_infinity);
 
-    if (segment.is_first && has_window) {
-      const Index sinks = layer.full_precision.before(visible_[rows_ - 1].begin);
-      for (Index first = 0; first < sinks; first += PlainRows<Scalar>::chunk)
-        take(SinkSource<Scalar>{scratch_, layer, head, first, sinks}, result);
-    }
+    Index sinks = 0;
+    for (Index i = 0; segment.is_first && i < rows_; ++i)
+      sinks = std::max(sinks, head.sights[i].sinks);
+    for (Index first = 0; first < sinks; first += PlainRows<Scalar>::chunk)
+      take(SinkSource<Scalar>{scratch_, layer, head, first, sinks}, result);
     const KeyRecordLayout* prepared_for = nullptr;
     Index token = segment.first_token;
     for (Index b = segment.first_block; b < segment.last_block; ++b) {
@@ -58,7 +83,8 @@ class FusedAttention {
            result);
       token += block->tokens;
     }
-    for (; segment.is_last && token < layer.size(); token += PlainRows<Scalar>::chunk)
+    const Index end = segment.is_last ? std::min(layer.size(), segment.end) : 0;
+    for (; token < end; token += PlainRows<Scalar>::chunk)
       take(ResidualSource<Scalar>{scratch_, layer, head, token}, result);
     for (Index i = 0; i < rows_; ++i) {
       float* sums = result.sum_values + i * stride;
@@ -75,6 +101,7 @@ class FusedAttention {
   template <class Source>
   void take(const Source& source, const PartialAttention& result) {
     source.score(scores_);
+    if (!rule().changes_nothing()) apply_rule(source);
     mask_invisible(source);
     if (source.has_padding) mask_padding(source);
     // Waits for nothing, and so fills what update_max() waits for.
@@ -83,18 +110,31 @@ class FusedAttention {
     source.add_values(scores_);
   }
 
+  ScoreRule rule() const { return ScoreRule(call_->shape); }
+
+  template <class Source>
+  void apply_rule(const Source& source) {
+    const Index first_head = head_->head * call_->shape.heads_per_kv();
+    for (Index i = 0; i < rows_; ++i)
+      rule().apply(
+          first_head + head_->sights[i].head, head_->sights[i].position, source.count,
+          [&](Index t) { return source.position(t); }, scores_[i]);
+  }
+
   /// Minus infinity for tokens that a row does not see, and for slots that are no tokens.
   template <class Source>
   void mask_invisible(const Source& source) {
-    // Ranges ascend: what the first row still sees and the last one already, all see.
-    if (source.count == source.slots && source.visible(visible_[0]).end == source.count &&
-        source.visible(visible_[rows_ - 1]).begin == 0)
-      return;
-    for (Index i = 0; i < rows_; ++i) {
-      const TokenRange range = source.visible(visible_[i]);
-      std::fill(scores_[i], scores_[i] + range.begin, minus_infinity);
-      std::fill(scores_[i] + range.end, scores_[i] + source.slots, minus_infinity);
-    }
+    if (source.count < source.slots || !source.all_see_all())
+      for (Index i = 0; i < rows_; ++i) {
+        const TokenRange range = source.visible(head_->sights[i]);
+        std::fill(scores_[i], scores_[i] + range.begin, minus_infinity);
+        std::fill(scores_[i] + range.end, scores_[i] + source.slots, minus_infinity);
+      }
+    if (call_->options.tree.empty()) return;
+    for (Index t = 0; t < source.count; ++t)
+      for (Index i = 0; i < rows_; ++i)
+        if (call_->is_hidden(head_->sights[i].row, source.position(t)))
+          scores_[i][t] = minus_infinity;
   }
 
   template <class Source>
@@ -124,11 +164,12 @@ class FusedAttention {
   }
 
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
+  const QueryRows<Scalar>* call_ = nullptr;
+  const HeadRows* head_ = nullptr;
   Index rows_ = 0;
-  const TokenRange* visible_ = nullptr;
   SourceScratch<Scalar> scratch_;
   alignas(64) float scores_[max_rows][simd::max_block];
-  alignas(64) float plain_sums_[max_rows * simd::max_head_dim];
+  alignas(64) float plain_sums_[max_rows * max_head_dim];
 };
 
 }  // namespace squat::detail

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 #include <squat/detail/attention/dequantized_tokens.hpp>
+#include <squat/detail/attention/partial_attention.hpp>
 #include <squat/detail/simd/dispatch.hpp>
+#include <squat/merged_attention.hpp>
 
 namespace squat::detail {
 
@@ -16,14 +18,14 @@ class OnlineSoftmax {
   using Rows = Eigen::Map<Matrix<Real>>;
 
   /// Makes room for tiles of `rows` queries.
-  void reserve(Index rows, Index head_dim) {
+  void reserve(Index rows, Index head_dim, Index value_dim) {
     const auto room = [](std::vector<Real>& memory, Index numbers) {
       if (static_cast<Index>(memory.size()) < numbers)
         memory.resize(static_cast<std::size_t>(numbers));
     };
     const Index padded = round_up(rows, row_multiple);
     room(queries_, padded * head_dim);
-    room(sum_values_, padded * head_dim);
+    room(sum_values_, padded * value_dim);
     room(scores_, padded * DequantizedTokens<Real>::capacity);
     room(keys_transposed_, head_dim * DequantizedTokens<Real>::capacity);
     room(max_, rows);
@@ -32,10 +34,11 @@ class OnlineSoftmax {
   }
 
   /// Starts a tile of `rows` queries; fill queries(), already times the softmax scale.
-  void start(Index rows, Index head_dim) {
+  void start(Index rows, Index head_dim, Index value_dim) {
     rows_ = rows;
     padded_ = round_up(rows, row_multiple);
     head_dim_ = head_dim;
+    value_dim_ = value_dim;
     queries().bottomRows(padded_ - rows).setZero();
     sum_values().setZero();
     std::fill_n(max_.data(), rows, minus_infinity);
@@ -46,10 +49,13 @@ class OnlineSoftmax {
   /// What each row sees of tokens that come next [rows].
   TokenRange* visible() { return visible_.data(); }
 
-  void absorb(const DequantizedTokens<Real>& tokens) {
+  /// Takes in tokens. adjust(tokens, row, scores) makes scores of the products of a row.
+  template <class Adjust>
+  void absorb(const DequantizedTokens<Real>& tokens, const Adjust& adjust) {
     const Index columns = score(tokens);
     for (Index row = 0; row < rows_; ++row) {
       Real* score = scores_.data() + row * columns;
+      adjust(tokens, row, score);
       mask_scores(tokens, visible_[at(row)], columns, score);
       Real max = max_[at(row)];
       const Real sum = exponentiate(score, columns, max);
@@ -63,23 +69,39 @@ class OnlineSoftmax {
     }
     if constexpr (single)
       simd::matrix_kernels().add_products(scores_.data(), columns, tokens.values.data(),
-                                          tokens.values.cols(), sum_values_.data(), head_dim_,
-                                          padded_, tokens.count, head_dim_);
+                                          tokens.values.cols(), sum_values_.data(), value_dim_,
+                                          padded_, tokens.count, value_dim_);
     else  // a lazy product allocates nothing
       sum_values() +=
           Rows(scores_.data(), padded_, columns).lazyProduct(tokens.values.topRows(tokens.count));
   }
 
-  /// Output of `row` into out[head_dim]; zero for a row that saw no token.
-  template <class Scalar>
-  void finish(Index row, Scalar* out) const {
-    const Real factor = sum_[at(row)] > 0 ? 1 / sum_[at(row)] : Real(0);
-    const Real* const sums = sum_values_.data() + row * head_dim_;
-    for (Index c = 0; c < head_dim_; ++c) out[c] = static_cast<Scalar>(sums[c] * factor);
+  /// Takes in attention over other tokens of rows [first, first + count), the sums of a row
+  /// `stride` apart.
+  void absorb(const PartialAttention& partial, Index first, Index count, Index stride) {
+    for (Index i = 0; i < count; ++i) {
+      SoftmaxSum<Real> total{max_[at(first + i)], sum_[at(first + i)]};
+      total.add({static_cast<Real>(partial.max[i]), static_cast<Real>(partial.sum[i])},
+                partial.sum_values + i * stride, value_dim_,
+                sum_values_.data() + (first + i) * value_dim_);
+      max_[at(first + i)] = total.max;
+      sum_[at(first + i)] = total.sum;
+    }
   }
 
-  /// log(sum(exp(score))) of `row`; minus infinity if it saw no token.
-  Real log_sum_exp(Index row) const { return max_[at(row)] + std::log(sum_[at(row)]); }
+  /// Output of `row` into out[value_dim], with one more score, `sink`, that has no value; zero for
+  /// a row that saw no token. Returns log(sum(exp(score))); minus infinity if there was none.
+  template <class Scalar>
+  Real finish(Index row, Real sink, Scalar* out) const {
+    const Real max = std::max(max_[at(row)], sink);
+    const Real rescale = sum_[at(row)] > 0 ? std::exp(max_[at(row)] - max) : Real(0);
+    const Real sum =
+        sum_[at(row)] * rescale + (sink > minus_infinity ? std::exp(sink - max) : Real(0));
+    const Real factor = sum > 0 ? rescale / sum : Real(0);
+    const Real* const sums = sum_values_.data() + row * value_dim_;
+    for (Index c = 0; c < value_dim_; ++c) out[c] = static_cast<Scalar>(sums[c] * factor);
+    return max + std::log(sum);
+  }
 
   Index bytes() const {
     return static_cast<Index>((queries_.size() + sum_values_.size() + scores_.size() +
@@ -95,7 +117,7 @@ class OnlineSoftmax {
   static constexpr bool single = std::is_same_v<Real, float>;
 
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-  Rows sum_values() { return {sum_values_.data(), padded_, head_dim_}; }
+  Rows sum_values() { return {sum_values_.data(), padded_, value_dim_}; }
 
   /// scores_ [at least rows, columns] of all tokens, invisible ones included. Returns the columns:
   /// in single precision they are padded to a multiple of eight.
@@ -148,11 +170,13 @@ class OnlineSoftmax {
   Index rows_ = 0;
   Index padded_ = 0;  // rows_ rounded up
   Index head_dim_ = 0;
-  std::vector<Real> queries_, sum_values_;  // [padded, head_dim]
-  std::vector<Real> scores_;                // [padded, columns]
-  std::vector<Real> keys_transposed_;       // [head_dim, columns]
-  std::vector<Real> max_, sum_;             // [rows]
-  std::vector<TokenRange> visible_;         // [rows]
+  Index value_dim_ = 0;
+  std::vector<Real> queries_;          // [padded, head_dim]
+  std::vector<Real> sum_values_;       // [padded, value_dim]
+  std::vector<Real> scores_;           // [padded, columns]
+  std::vector<Real> keys_transposed_;  // [head_dim, columns]
+  std::vector<Real> max_, sum_;        // [rows]
+  std::vector<TokenRange> visible_;    // [rows]
 };
 
 }  // namespace squat::detail

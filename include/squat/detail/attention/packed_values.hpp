@@ -73,7 +73,7 @@ class PackedValues {
 
  private:
   static constexpr Index lanes = 16, depths = 8;  // of a tile
-  static constexpr Index max_groups = simd::max_head_dim / 32;
+  static constexpr Index max_groups = max_head_dim / 32;
   static constexpr Index max_rows = 32;
 
   /// Makes operands of 8 bits, or returns false where they are too coarse: in blocks in which the

@@ -12,31 +12,31 @@ class PlainRows {
  public:
   static constexpr Index chunk = 32;
 
-  /// Takes `count` rows, row(t) [kv_heads * head_dim] of Scalar.
+  /// Takes `count` rows, row(t) [kv_heads * width] of Scalar.
   template <class Row>
-  void gather(Index count, Index head, Index head_dim, const Row& row) {
+  void gather(Index count, Index head, Index width, const Row& row) {
     count_ = count;
-    head_dim_ = head_dim;
+    width_ = width;
     for (Index t = 0; t < count; ++t) {
-      const Scalar* const from = row(t) + head * head_dim;
-      for (Index c = 0; c < head_dim; ++c) rows_[t * head_dim + c] = static_cast<float>(from[c]);
+      const Scalar* const from = row(t) + head * width;
+      for (Index c = 0; c < width; ++c) rows_[t * width + c] = static_cast<float>(from[c]);
     }
   }
 
-  /// scores[t] = row t . query [head_dim].
+  /// scores[t] = row t . query [width].
   void score(const float* query, float* scores) const {
-    kernels_.dot_rows(rows_, count_, head_dim_, query, scores);
+    kernels_.dot_rows(rows_, count_, width_, query, scores);
   }
-  /// out [head_dim] += sum_t weights[t] row t.
+  /// out [width] += sum_t weights[t] row t.
   void add(const float* weights, float* out) const {
-    kernels_.add_rows(rows_, count_, head_dim_, weights, out);
+    kernels_.add_rows(rows_, count_, width_, weights, out);
   }
 
  private:
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index count_ = 0;
-  Index head_dim_ = 0;
-  alignas(64) float rows_[chunk * simd::max_head_dim];
+  Index width_ = 0;
+  alignas(64) float rows_[chunk * max_head_dim];
 };
 
 }  // namespace squat::detail

@@ -81,7 +81,7 @@ class TokenKeyScores {
 
  private:
   static constexpr Index spare = 32;  // kernels fill whole registers
-  static constexpr Index max_groups = simd::max_head_dim / 32;
+  static constexpr Index max_groups = max_head_dim / 32;
   // Codes of a group often lie at one end of its range, and then errors of operands add up. With 16
   // bits there is no need to allow for much.
   static constexpr float fine = 0.1f;
@@ -152,12 +152,12 @@ class TokenKeyScores {
 
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index rows_ = 0;
-  alignas(64) float queries_[max_rows * simd::max_head_dim];
+  alignas(64) float queries_[max_rows * max_head_dim];
   float sums_[max_rows][max_groups];  // of a query's channels
-  alignas(64) float ones_[simd::max_head_dim];
-  alignas(64) float zeros_[simd::max_head_dim];
-  alignas(64) float whole_[simd::max_head_dim];
-  alignas(64) float remainder_[simd::max_head_dim];
+  alignas(64) float ones_[max_head_dim];
+  alignas(64) float zeros_[max_head_dim];
+  alignas(64) float whole_[max_head_dim];
+  alignas(64) float remainder_[max_head_dim];
   alignas(64) std::int16_t fixed_[simd::max_heads * simd::max_length + spare];
   alignas(64) std::int8_t operands8_[max_rows * simd::max_length + spare];
   alignas(64) std::int16_t operands16_[max_rows * simd::max_length + spare];

@@ -25,7 +25,9 @@ struct SourceScratch {
 
 // A source has `count` tokens in `slots` scores, of which the last ones may be none:
 //   score(scores)           writes the products of each row with every token
-//   visible(range)          the tokens of the source that a row sees which sees `range`
+//   visible(sight)          the tokens of the source that a row sees
+//   all_see_all()           whether all rows see all of them
+//   position(t)             of a token in its sequence
 //   has_padding, is_valid(t)
 //   read_values()           what adding values can begin with before probabilities are known
 //   add_values(scores)      adds values by probability; may spoil the scores
@@ -51,13 +53,18 @@ struct BlockSource {
     scratch.keys.score(block.key_layout(head.head), block.keys(head.head), scores[0]);
     if (next != nullptr) prefetch(next->keys(head.head), next->key_layout(head.head).bytes());
     for_full_precision(block.tokens, [&](Index index, Index slot) {
-      gather(1, [&](Index) { return layer.full_precision.keys.row(index); });
+      gather(1, layer.format.head_dim(),
+             [&](Index) { return layer.full_precision.keys.row(index); });
       for (Index i = 0; i < head.rows; ++i)
-        scratch.rows.score(head.queries + i * layer.format.head_dim, scores[i] + slot);
+        scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i] + slot);
     });
   }
 
-  TokenRange visible(const TokenRange& range) const { return range.among(first, count); }
+  TokenRange visible(const RowSight& sight) const { return sight.visible.among(first, count); }
+  bool all_see_all() const {
+    return first >= head.common.begin && first + count <= head.common.end;
+  }
+  Index position(Index slot) const { return first + slot; }
   bool is_valid(Index slot) const { return block.is_valid(slot); }
 
   void read_values() const {
@@ -66,7 +73,7 @@ struct BlockSource {
 
   void add_values(float (*scores)[simd::max_block]) const {
     for (Index begin = block.value_tokens; begin < count; begin += PlainRows<Scalar>::chunk) {
-      gather(std::min(PlainRows<Scalar>::chunk, count - begin),
+      gather(std::min(PlainRows<Scalar>::chunk, count - begin), layer.format.value_dim(),
              [&](Index t) { return layer.value(first + begin + t); });
       for (Index i = 0; i < head.rows; ++i)
         scratch.rows.add(scores[i] + begin, scratch.plain + i * scratch.stride);
@@ -75,7 +82,8 @@ struct BlockSource {
       for (Index i = 0; i < head.rows; ++i)
         std::fill(scores[i] + block.value_tokens, scores[i] + count, 0.0f);
     for_full_precision(block.value_tokens, [&](Index index, Index slot) {
-      gather(1, [&](Index) { return layer.full_precision.values.row(index); });
+      gather(1, layer.format.value_dim(),
+             [&](Index) { return layer.full_precision.values.row(index); });
       for (Index i = 0; i < head.rows; ++i) {
         scratch.rows.add(scores[i] + slot, scratch.plain + i * scratch.stride);
         scores[i][slot] = 0;  // for what the token's slot holds
@@ -88,8 +96,8 @@ struct BlockSource {
 
  private:
   template <class Row>
-  void gather(Index tokens, const Row& row) const {
-    scratch.rows.gather(tokens, head.head, layer.format.head_dim, row);
+  void gather(Index tokens, Index width, const Row& row) const {
+    scratch.rows.gather(tokens, head.head, width, row);
   }
 
   /// Calls use(index, slot) for the full-precision tokens in slots [0, end).
@@ -129,31 +137,35 @@ struct ResidualSource {
   bool has_padding = true;
 
   void score(float (*scores)[simd::max_block]) const {
-    gather([&](Index t) { return layer.key(first + t); });
+    gather(layer.format.head_dim(), [&](Index t) { return layer.key(first + t); });
     for (Index i = 0; i < head.rows; ++i)
-      scratch.rows.score(head.queries + i * layer.format.head_dim, scores[i]);
+      scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
   }
 
-  TokenRange visible(const TokenRange& range) const { return range.among(first, count); }
+  TokenRange visible(const RowSight& sight) const { return sight.visible.among(first, count); }
+  bool all_see_all() const {
+    return first >= head.common.begin && first + count <= head.common.end;
+  }
+  Index position(Index slot) const { return first + slot; }
   bool is_valid(Index slot) const { return layer.is_valid(first + slot); }
 
   void read_values() const {}
 
   void add_values(float (*scores)[simd::max_block]) const {
-    gather([&](Index t) { return layer.value(first + t); });
+    gather(layer.format.value_dim(), [&](Index t) { return layer.value(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
   }
 
  private:
   template <class Row>
-  void gather(const Row& row) const {
-    scratch.rows.gather(count, head.head, layer.format.head_dim, row);
+  void gather(Index width, const Row& row) const {
+    scratch.rows.gather(count, head.head, width, row);
   }
 };
 
-/// Full-precision tokens that are beyond the window of some row, at most PlainRows::chunk:
-/// attention sinks. A row sees those of them that it does not see where they stand.
+/// Full-precision tokens that some row sees beyond its window, at most PlainRows::chunk: attention
+/// sinks. A row sees those of them that it does not see where they stand.
 template <class Scalar>
 struct SinkSource {
   SourceScratch<Scalar>& scratch;
@@ -166,28 +178,32 @@ struct SinkSource {
   bool has_padding = false;
 
   void score(float (*scores)[simd::max_block]) const {
-    gather([&](Index t) { return layer.full_precision.keys.row(first + t); });
+    gather(layer.format.head_dim(),
+           [&](Index t) { return layer.full_precision.keys.row(first + t); });
     for (Index i = 0; i < head.rows; ++i)
-      scratch.rows.score(head.queries + i * layer.format.head_dim, scores[i]);
+      scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
   }
 
-  TokenRange visible(const TokenRange& range) const {
-    return {0, std::clamp(layer.full_precision.before(range.begin) - first, Index{0}, count)};
+  TokenRange visible(const RowSight& sight) const {
+    return {0, std::clamp(sight.sinks - first, Index{0}, count)};
   }
+  bool all_see_all() const { return false; }
+  Index position(Index slot) const { return layer.full_precision.position(first + slot); }
   bool is_valid(Index) const { return true; }
 
   void read_values() const {}
 
   void add_values(float (*scores)[simd::max_block]) const {
-    gather([&](Index t) { return layer.full_precision.values.row(first + t); });
+    gather(layer.format.value_dim(),
+           [&](Index t) { return layer.full_precision.values.row(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
   }
 
  private:
   template <class Row>
-  void gather(const Row& row) const {
-    scratch.rows.gather(count, head.head, layer.format.head_dim, row);
+  void gather(Index width, const Row& row) const {
+    scratch.rows.gather(count, head.head, width, row);
   }
 };
 

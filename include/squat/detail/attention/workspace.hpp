@@ -15,27 +15,37 @@ struct AttentionWorkspace {
 
   // Attention straight over the codes.
   std::vector<Segment> segments;
-  std::vector<float> queries;       // [kv_heads, rows, head_dim], times the softmax scale
-  std::vector<TokenRange> visible;  // [rows]
-  std::vector<float> partials;      // [tasks] of PartialAttention
-  std::vector<float> merged;        // [head_dim]
+  std::vector<float> queries;    // [kv_heads, rows, head_dim], times the softmax scale
+  std::vector<RowSight> sights;  // [rows], a row each query head of a kv head
+  std::vector<float> partials;   // [tasks] of PartialAttention
+  std::vector<float> merged;     // [value_dim]
   ScratchSet<FusedAttention<Scalar>> fused;
 
-  // Attention over dequantized tokens.
+  // Attention a tile of rows at a time.
   struct Tile {
     OnlineSoftmax<Real> softmax;
     DequantizedTokens<Real> tokens;
+    std::vector<float> partial;  // of PartialAttention
   };
   ScratchSet<Tile> tiles;
 
+  /// Writes what each row of a call sees to sights.
+  void look(const QueryRows<Scalar>& rows) {
+    const Index heads = rows.shape.heads_per_kv();
+    sights.clear();
+    sights.reserve(static_cast<std::size_t>(rows.count() * heads));
+    for (Index row = 0; row < rows.count(); ++row)
+      for (Index head = 0; head < heads; ++head)
+        sights.push_back({row, head, rows.position(row), rows.visible(row), rows.sinks(row)});
+  }
+
   Index bytes() {
-    Index sum =
-        Index{sizeof(*this)} + fused.bytes() + tiles.bytes() +
-        static_cast<Index>(
-            segments.capacity() * sizeof(Segment) + visible.capacity() * sizeof(TokenRange) +
-            (queries.capacity() + partials.capacity() + merged.capacity()) * sizeof(float));
+    Index sum = Index{sizeof(*this)} + fused.bytes() + tiles.bytes() +
+                static_cast<Index>(
+                    segments.capacity() * sizeof(Segment) + sights.capacity() * sizeof(RowSight) +
+                    (queries.capacity() + partials.capacity() + merged.capacity()) * sizeof(float));
     tiles.for_each([&](const Tile& tile) {
-      sum += tile.softmax.bytes() +
+      sum += tile.softmax.bytes() + static_cast<Index>(tile.partial.capacity() * sizeof(float)) +
              (tile.tokens.keys.size() + tile.tokens.values.size()) * Index{sizeof(Real)};
     });
     return sum;

@@ -25,11 +25,8 @@ class CacheOfLayers {
         config_(config),
         stored_config_(stored_config),
         sequences_(sequences),
-        rope_(shape.rope.pairing == RopePairing::none
-                  ? nullptr
-                  : std::make_shared<const RopeTable>(shape.rope, shape.head_dim)),
         formats_(layer_formats(shape, stored_config_)),
-        fits_(shape, config, sequences, formats_, rope_),
+        fits_(config, sequences, formats_),
         layers_(empty_layers(sequences)),
         workspaces_(std::make_unique<WorkspacePool<Scalar>>()) {}
 
@@ -40,15 +37,10 @@ class CacheOfLayers {
       for (Index sequence = 0; sequence < sequences_; ++sequence)
         require(tokens(layer, sequence).size() == 0, "calibrate: layer ", layer, " of sequence ",
                 sequence, " holds tokens");
-    const ModelShape& shape = moments.shape();
-    require(shape.layers == shape_.layers && shape.kv_heads == shape_.kv_heads &&
-                shape.head_dim == shape_.head_dim,
-            "moments are for ", shape.layers, " layers, ", shape.kv_heads, " kv heads of ",
-            shape.head_dim, "; the cache has ", shape_.layers, ", ", shape_.kv_heads, " of ",
-            shape_.head_dim);
+    moments.check_same(shape_, "the cache is", "the moments are");
     std::vector<std::vector<SecondMoment>> by_layer(static_cast<std::size_t>(shape_.layers));
     for (Index layer = 0; layer < shape_.layers; ++layer)
-      for (Index head = 0; head < shape_.kv_heads; ++head) {
+      for (Index head = 0; head < shape_.layer(layer).kv_heads; ++head) {
         require(moments.moment(layer, head).count() > 0, "moments of layer ", layer, ", kv head ",
                 head, " have no queries");
         by_layer[static_cast<std::size_t>(layer)].push_back(moments.moment(layer, head));
@@ -79,9 +71,11 @@ class CacheOfLayers {
 
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options) const {
-    Honours{true, false, true, true}.check(options, "attend");
-    checks().queries(queries, options.mask);
-    checks().output(queries, out);
+    Honours{true, false, true, true, true}.check(options, "attend");
+    const LayerStore<Scalar>& source = tokens(layer, options.sequence);
+    checks(layer).queries(queries, options.mask);
+    checks(layer).output(queries, out);
+    checks(layer).sight(queries.rows(), source.first(), source.size(), options);
     attend_checked(layer, queries, out, options);
   }
 
@@ -93,8 +87,11 @@ class CacheOfLayers {
   void attention(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
                  const Values<Scalar>& values, MutableMatrixView<Scalar> out,
                  const CallOptions& options) {
-    Honours{true, true, false, true}.check(options, "attention");
-    checks().output(queries.matrix(), out);
+    Honours{true, true, false, true, true}.check(options, "attention");
+    const LayerStore<Scalar>& target = tokens(layer, options.sequence);
+    checks(layer).output(queries.matrix(), out);
+    checks(layer).sight(queries.matrix().rows(), target.first_to_stay(),
+                        target.size() + keys.matrix().rows(), options);
     append(layer, &queries.matrix(), keys.matrix(), values.matrix(), options);
     attend_checked(layer, queries.matrix(), out, options);
     writer(layer, options.sequence).flush();
@@ -126,7 +123,6 @@ class CacheOfLayers {
     usage.bookkeeping =
         Index{sizeof(*this)} + Index{sizeof(std::unique_ptr<CacheOfLayers>)} +
         static_cast<Index>((layers_.capacity() - layers_.size()) * sizeof(LayerStore<Scalar>));
-    if (rope_) usage.bookkeeping += Index{sizeof(RopeTable)} + rope_->bytes();
     for (const LayerStore<Scalar>& layer : layers_) usage += layer.memory(counted);
     usage.bookkeeping += static_cast<Index>(formats_.capacity() * sizeof(formats_[0]));
     usage += fits_.memory(counted);
@@ -212,7 +208,7 @@ class CacheOfLayers {
     return shape;
   }
 
-  CallChecks<Scalar> checks() const { return {shape_, config_.scale_bits}; }
+  CallChecks<Scalar> checks(Index layer) const { return {shape_.layer(layer), config_.scale_bits}; }
 
   void check_sequence(const char* name, Index sequence) const {
     require(sequence >= 0 && sequence < sequences_, name, " is ", sequence,
@@ -248,7 +244,7 @@ class CacheOfLayers {
   void append(Index layer, const MatrixView<Scalar>* queries, const MatrixView<Scalar>& keys,
               const MatrixView<Scalar>& values, const CallOptions& options) {
     auto target = writer(layer, options.sequence);
-    checks().new_tokens(keys, values, queries, options.mask);
+    checks(layer).new_tokens(keys, values, queries, options.mask);
     target.append(keys, values, queries, options);
   }
 
@@ -268,23 +264,21 @@ class CacheOfLayers {
               " of sequence ", options.sequence, " has ", size, " tokens");
     }
     const Index first = options.position == -1 ? size - queries.rows() : options.position;
-    const QueryRows<Scalar> rows{queries, first, shape_.window(layer), options.mask};
-    require(rows.visible(0).begin >= source.first(), "queries begin at position ", first,
-            "; layer ", layer, " of sequence ", options.sequence,
-            " has dropped what they see: with a window of ", shape_.window(layer),
-            " they can begin at ", source.least_size() - 1, " or later");
-    const typename WorkspacePool<Scalar>::Lease workspace(*workspaces_);
     const LayerView<Scalar> view = source.view();
-    detail::attend(view, shape_, rope_.get(), config_.arithmetic, rows, out, options.log_sum_exp,
-                   *executor_, *workspace);
+    const QueryRows<Scalar> rows{queries, view, first, options};
+    require(!options.visible.empty() || rows.visible(0).begin >= source.first(),
+            "queries begin at position ", first, "; layer ", layer, " of sequence ",
+            options.sequence, " has dropped what they see: they can begin at ",
+            source.least_size() - 1, " or later");
+    const typename WorkspacePool<Scalar>::Lease workspace(*workspaces_);
+    detail::attend(rows, config_.arithmetic, out, *executor_, *workspace);
   }
 
   ModelShape shape_;
   Config config_;
   Config stored_config_;  // with the widths that result
   Index sequences_;
-  std::shared_ptr<const RopeTable> rope_;  // null where the caller applies positions
-  LayerFormats formats_;                   // per layer
+  LayerFormats formats_;  // per layer
   KeyFits<Scalar> fits_;
   std::vector<LayerStore<Scalar>> layers_;  // [layers, sequences]
   std::unique_ptr<WorkspacePool<Scalar>> workspaces_;

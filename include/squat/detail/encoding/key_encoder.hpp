@@ -84,7 +84,7 @@ class KeyEncoder {
       Encoder encoder(layout_, settings_, feedback, count);
       for (Index token = 0; token < count; ++token) {
         if (!mask[first + token]) continue;
-        Real key[512];  // the largest head_dim
+        Real key[max_head_dim];
         for (Index c = 0; c < head_dim; ++c) key[c] = static_cast<Real>(keys(first + token, c));
         if (layout_.is_rotated()) simd::rotate(key, head_dim);
         encoder.set_key(token, key);
@@ -107,7 +107,7 @@ class KeyEncoder {
     if constexpr (std::is_same_v<Scalar, float>) {
       if (!token_major && (mask.empty() || is_full(mask))) {
         Matrix<float> x(keys.cols(), keys.rows());
-        float* row[512];  // of a channel; 512 is the largest head_dim
+        float* row[max_head_dim];  // of a channel
         for (Index p = 0; p < keys.cols(); ++p) row[layout_.channel_at(p)] = x.row(p).data();
         simd::matrix_kernels().transpose(keys.data(), keys.outerStride(), keys.rows(), keys.cols(),
                                          row);

@@ -79,7 +79,7 @@ class TokenKeyEncoder {
                                ? Matrix<Real>(ahead.middleCols(begin, end - begin))
                                : Matrix<Real>(ahead.middleRows(begin, end - begin).transpose());
     for (Index token = 0; token < tokens_; ++token) {
-      CodeGrid<Real> grids[512 / 32];  // groups have at least 32 channels
+      CodeGrid<Real> grids[max_head_dim / 32];  // groups have at least 32 channels
       fit(x.row(token).data(), x.cols(), grids);
       for (Index g = group; g < end_group; ++g) {
         const CodeGrid<Real>& grid = grids[g - group];
@@ -95,7 +95,7 @@ class TokenKeyEncoder {
 
   /// Grids of the groups of x[0..count).
   void fit(const Real* x, Index count, CodeGrid<Real>* grids) const {
-    std::uint8_t codes[512];  // the largest head_dim; feedback makes others of them
+    std::uint8_t codes[max_head_dim];  // feedback makes others of them
     const GroupFormat format{layout_.bits_at(0), settings_.scale_bits, settings_.key_fit};
     const Index length = layout_.groups().group_end(0);
     if constexpr (std::is_same_v<Real, float>) {

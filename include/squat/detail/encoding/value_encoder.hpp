@@ -28,7 +28,7 @@ class ValueEncoder {
   }
 
  private:
-  static constexpr Index max_numbers = 512;  ///< the largest head_dim
+  static constexpr Index max_numbers = max_value_dim;
 
   /// As many heads as max_numbers are enough for.
   template <class RecordOf>

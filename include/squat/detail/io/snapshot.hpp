@@ -87,7 +87,7 @@ class SnapshotWriter {
  public:
   SnapshotWriter(std::ostream& out, const ModelShape& shape, const Config& config, Index sequences,
                  bool calibrated)
-      : writer_(out), width_(shape.kv_heads * shape.head_dim) {
+      : writer_(out) {
     writer_.array(SnapshotFormat::magic.data(), 8);
     writer_.array(SnapshotFormat::scalar<Scalar>().data(), 8);
     write_fields(writer_, shape, config);
@@ -117,12 +117,13 @@ class SnapshotWriter {
       if (is_new(records_, block.keys(0))) records(layer.value_layout(), block);
     }
     bits(size - packed, [&](Index token) { return layer.is_valid(packed + token); });
-    if (packed < size) writer_.array(layer.key(packed), (size - packed) * width_);
-    if (values < size) writer_.array(layer.value(values), (size - values) * width_);
+    const Index key_width = layer.format.key_width(), value_width = layer.format.value_width();
+    if (packed < size) writer_.array(layer.key(packed), (size - packed) * key_width);
+    if (values < size) writer_.array(layer.value(values), (size - values) * value_width);
     for (Index i = 0; i < full_precision; ++i) writer_.number(layer.full_precision.position(i));
     if (full_precision == 0) return;
-    writer_.array(layer.full_precision.keys.row(0), full_precision * width_);
-    writer_.array(layer.full_precision.values.row(0), full_precision * width_);
+    writer_.array(layer.full_precision.keys.row(0), full_precision * key_width);
+    writer_.array(layer.full_precision.values.row(0), full_precision * value_width);
   }
 
   /// Null stands for none.
@@ -201,7 +202,6 @@ class SnapshotWriter {
   }
 
   ByteWriter writer_;
-  Index width_;  // of a row of keys or values
   // Of this layer.
   Numbers records_;
   Numbers layouts_;

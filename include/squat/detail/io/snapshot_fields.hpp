@@ -13,16 +13,26 @@ namespace squat::detail {
 struct SnapshotField {
   std::string name;      ///< in a file
   bool is_real = false;  ///< words are float64, else signed integers
+  bool is_list = false;  ///< of any number of words
   std::vector<std::uint64_t> words;
 
   template <class Number>
   SnapshotField(const char* name, const std::vector<Number>& numbers)
-      : name(name), is_real(std::is_floating_point_v<Number>) {
+      : name(name), is_real(std::is_floating_point_v<Number>), is_list(true) {
     for (const Number number : numbers) words.push_back(word(number));
   }
   template <class Number>
   SnapshotField(const char* name, Number number)
-      : SnapshotField(name, std::vector<Number>{number}) {}
+      : SnapshotField(name, std::vector<Number>{number}) {
+    is_list = false;
+  }
+
+  /// Appends the words of another layer; a list says how many it has.
+  void append(const SnapshotField& other) {
+    const auto count = static_cast<Index>(other.words.size());
+    if (is_list) words.push_back(is_real ? word(static_cast<double>(count)) : word(count));
+    words.insert(words.end(), other.words.begin(), other.words.end());
+  }
 
   bool operator==(const SnapshotField& other) const { return words == other.words; }
 
@@ -57,14 +67,63 @@ struct SnapshotField {
 
 /// What a field is called today, for messages: a file keeps the name that its field had first.
 inline std::string current_name(const SnapshotField& field) {
-  return field.name == "config.exact_tokens" ? "config.full_precision_tokens" : field.name;
+  return field.name == "config.exact_tokens" ? "config.full_precision_tokens"
+         : field.name == "shape.windows"     ? "shape.window"
+                                             : field.name;
+}
+
+/// Fields of one layer.
+inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
+  const auto& [query_heads, kv_heads, head_dim, value_dim, softmax_scale, rope, window, chunk,
+               sink_tokens, softcap, sink_logits, alibi_slopes] = shape;
+  const auto& [pairing, dims, base, factors] = rope;
+  return {
+      {"shape.query_heads", query_heads},
+      {"shape.kv_heads", kv_heads},
+      {"shape.head_dim", head_dim},
+      {"shape.softmax_scale", softmax_scale},
+      {"shape.rope.pairing", pairing},
+      {"shape.rope.dims", dims},
+      {"shape.rope.base", base},
+      {"shape.rope.factors", factors},
+      {"shape.windows", std::vector<Index>(window > 0 ? 1 : 0, window)},
+      {"shape.value_dim", value_dim},
+      {"shape.chunk", chunk},
+      {"shape.sink_tokens", sink_tokens},
+      {"shape.softcap", softcap},
+      {"shape.sink_logits", sink_logits},
+      {"shape.alibi_slopes", alibi_slopes},
+  };
+}
+
+/// Fields of all layers: those of one where all are alike, else one after the other.
+inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape) {
+  std::vector<SnapshotField> fields = snapshot_fields(shape.layer(0));
+  std::vector<std::vector<SnapshotField>> others;
+  for (Index layer = 0; layer < shape.layers; ++layer)
+    others.push_back(snapshot_fields(shape.layer(layer)));
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    SnapshotField& field = fields[i];
+    const auto has_same = [&](const auto& other) { return other[i] == field; };
+    const bool alike = std::all_of(others.begin(), others.end(), has_same);
+    if (field.name == "shape.windows") {  // of each layer as soon as one has a window
+      if (alike && field.words.empty()) continue;
+      std::vector<Index> windows;
+      for (Index layer = 0; layer < shape.layers; ++layer)
+        windows.push_back(shape.layer(layer).window);
+      field = {"shape.windows", windows};
+    } else if (!alike) {
+      field.words.clear();
+      for (const auto& other : others) field.append(other[i]);
+    }
+  }
+  fields.insert(fields.begin(), {"shape.layers", shape.layers});
+  return fields;
 }
 
 /// All fields of a shape and a configuration, in one order. Whoever adds a field to one of them is
 /// told here by the compiler. What is stored under it must depend on the fields alone.
 inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const Config& config) {
-  const auto& [layers, query_heads, kv_heads, head_dim, softmax_scale, rope, windows] = shape;
-  const auto& [pairing, dims, base, factors] = rope;
   const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
                token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, key_scales,
                key_group_size, rotate_keys, value_bits, layer_bits, value_group_size, value_grid,
@@ -76,17 +135,8 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
     layer_key_bits.push_back(bits.keys);
     layer_value_bits.push_back(bits.values);
   }
-  return {
-      {"shape.layers", layers},
-      {"shape.query_heads", query_heads},
-      {"shape.kv_heads", kv_heads},
-      {"shape.head_dim", head_dim},
-      {"shape.softmax_scale", softmax_scale},
-      {"shape.rope.pairing", pairing},
-      {"shape.rope.dims", dims},
-      {"shape.rope.base", base},
-      {"shape.rope.factors", factors},
-      {"shape.windows", windows},
+  std::vector<SnapshotField> fields = snapshot_fields(shape);
+  const std::vector<SnapshotField> of_config = {
       {"config.backend", backend},
       {"config.quant_group_size", quant_group_size},
       {"config.residual_length", residual_length},
@@ -113,6 +163,8 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
       {"config.subspace_method", subspace_method},
       {"config.arithmetic", arithmetic},
   };
+  fields.insert(fields.end(), of_config.begin(), of_config.end());
+  return fields;
 }
 
 /// Writes the fields that are not what ModelShape{} and Config{} have: a field that a later version
@@ -151,6 +203,10 @@ inline void check_fields(ByteReader& reader, const ModelShape& shape, const Conf
     field->words.clear();
     for (Index words = reader.count(field->name.c_str(), most_words); words > 0; --words)
       field->words.push_back(reader.number());
+    const auto is_zero = [](std::uint64_t word) { return word == 0; };
+    if (field->name == "shape.windows" &&
+        std::all_of(field->words.begin(), field->words.end(), is_zero))
+      field->words.clear();
   }
   for (std::size_t i = 0; i < wanted.size(); ++i)
     require(found[i] == wanted[i], "the file has ", current_name(wanted[i]), " = ", found[i],

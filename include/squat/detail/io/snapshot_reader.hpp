@@ -1,6 +1,7 @@
 // A cache from a file, which is untrusted input.
 #pragma once
 
+#include <optional>
 #include <squat/detail/io/snapshot.hpp>
 
 namespace squat::detail {
@@ -14,13 +15,7 @@ class SnapshotReader {
   using Real = ComputeType<Scalar>;
 
   SnapshotReader(std::istream& in, const ModelShape& shape, const Config& config, Index sequences)
-      : reader_(in),
-        kv_heads_(shape.kv_heads),
-        head_dim_(shape.head_dim),
-        blank_feedback_(QuerySubspace::fit(SecondMoment(head_dim_), config.subspace_dim,
-                                           config.squat_lambda, config.normalised_lambda),
-                        config.quant_group_size),
-        largest_(largest_storable(config.scale_bits)) {
+      : reader_(in), largest_(largest_storable(config.scale_bits)) {
     SnapshotFormat::Word magic, scalar;
     reader_.array(magic.data(), 8);
     require(magic == SnapshotFormat::magic,
@@ -43,6 +38,8 @@ class SnapshotReader {
   /// `format` outlives the reading of the layer.
   void begin_layer(const LayerFormat& format) {
     format_ = &format;
+    kv_heads_ = format.kv_heads();
+    head_dim_ = format.head_dim();
     records_.clear();
     layouts_.clear();
     plans_.clear();
@@ -50,10 +47,10 @@ class SnapshotReader {
 
   /// Fills `layer`, which is empty.
   void tokens(LayerStore<Scalar>& layer) {
-    const Index width = format_->width();
+    const Index key_width = format_->key_width(), value_width = format_->value_width();
     typename LayerStore<Scalar>::Contents contents(*format_);
     const Index dropped = contents.dropped =
-        reader_.count("dropped", format_->window > 0 ? most : 0);
+        reader_.count("dropped", format_->forgets() ? most : 0);
     contents.dropped_valid = reader_.count("dropped_valid", dropped);
     const Index blocks = reader_.count("rows", most), values = reader_.count("values", most);
     const Index residual = reader_.count("residual", most);
@@ -70,8 +67,8 @@ class SnapshotReader {
       std::uint8_t* valid = contents.valid.append(count);
       for (Index i = 0; i < count; ++i) valid[i] = word >> i & 1;
     }
-    numbers(contents.keys, residual, width);
-    numbers(contents.values, packed + residual - values, width);
+    numbers(contents.keys, residual, key_width);
+    numbers(contents.values, packed + residual - values, value_width);
     const Index size = dropped + packed + residual;
     require(full_precision <= size, "the file has exact = ", full_precision, "; there are ", size,
             " tokens");
@@ -84,8 +81,8 @@ class SnapshotReader {
       *sinks.positions.append(1) = position;
       least = position + 1;
     }
-    numbers(sinks.keys, full_precision, width);
-    numbers(sinks.values, full_precision, width);
+    numbers(sinks.keys, full_precision, key_width);
+    numbers(sinks.values, full_precision, value_width);
     layer.restore(std::move(contents));
     require(size >= layer.least_size(), "the file has size = ", size, " and dropped = ", dropped,
             "; the window asks for a size of ", layer.least_size());
@@ -208,7 +205,7 @@ class SnapshotReader {
 
   Plan plan() {
     KeyLayouts layouts = this->layouts();
-    std::vector<ErrorFeedback<Real>> feedback(at(kv_heads_), blank_feedback_);
+    std::vector<ErrorFeedback<Real>> feedback(at(kv_heads_), blank_feedback());
     for (ErrorFeedback<Real>& one : feedback)
       for (Matrix<Real>* table : one.tables()) {
         reader_.array(table->data(), table->size());
@@ -216,6 +213,17 @@ class SnapshotReader {
       }
     return std::make_shared<const KeyPlan<Real>>(
         KeyPlan<Real>{std::move(layouts), std::move(feedback)});
+  }
+
+  /// Tables of the size that those of the layer have.
+  const ErrorFeedback<Real>& blank_feedback() {
+    const LayerSettings& settings = format_->settings;
+    if (!blank_feedback_ || blank_dim_ != head_dim_)
+      blank_feedback_.emplace(QuerySubspace::fit(SecondMoment(head_dim_), settings.subspace_dim,
+                                                 settings.lambda, settings.has_normalised_lambda),
+                              settings.feedback_step);
+    blank_dim_ = head_dim_;
+    return *blank_feedback_;
   }
 
   KeyStatistics statistics() {
@@ -246,13 +254,14 @@ class SnapshotReader {
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
   ByteReader reader_;
-  Index kv_heads_;
-  Index head_dim_;
-  ErrorFeedback<Real> blank_feedback_;
+  std::optional<ErrorFeedback<Real>> blank_feedback_;
+  Index blank_dim_ = 0;
   double largest_;  // magnitude of a key or value
   bool calibrated_;
   // Of this layer.
   const LayerFormat* format_ = nullptr;
+  Index kv_heads_ = 0;
+  Index head_dim_ = 0;
   std::vector<TokenBlock> records_;
   std::vector<KeyLayouts> layouts_;
   std::vector<Plan> plans_;

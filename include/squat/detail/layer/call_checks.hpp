@@ -13,6 +13,7 @@ struct Honours {
   bool fit = false;
   bool position = false;
   bool log_sum_exp = false;
+  bool sight = false;  ///< visible and tree
 
   void check(const CallOptions& options, const char* call) const {
     require(mask || options.mask.empty(), "options.mask has ", options.mask.size(), " entries; ",
@@ -24,13 +25,16 @@ struct Honours {
             call, " takes none: it must be -1");
     require(log_sum_exp || options.log_sum_exp == nullptr, "options.log_sum_exp is set; ", call,
             " computes none: it must be null");
+    require(sight || options.visible.empty(), "options.visible has ", options.visible.size(),
+            " entries; ", call, " takes none");
+    require(sight || options.tree.empty(), "options.tree is set; ", call, " takes none");
   }
 };
 
 /// Checks of what a cache is handed; each fails naming the argument, its value and what is allowed.
 template <class Scalar>
 struct CallChecks {
-  const ModelShape& shape;
+  const LayerShape& shape;
   int scale_bits;
 
   /// `queries` is null where there are none.
@@ -42,8 +46,8 @@ struct CallChecks {
     require(mask.empty() || mask.size() == keys.rows(), "options.mask has ", mask.size(),
             " entries; the update has ", keys.rows(), " tokens");
     const double limit = largest_storable(scale_bits);
-    matrix("keys", keys, shape.kv_heads, limit, mask);
-    matrix("values", values, shape.kv_heads, limit, mask);
+    matrix("keys", keys, shape.kv_heads, shape.head_dim, limit, mask);
+    matrix("values", values, shape.kv_heads, shape.value_width(), limit, mask);
     if (queries == nullptr) return;
     require(queries->rows() == keys.rows(), "queries have ", queries->rows(), " rows; keys have ",
             keys.rows());
@@ -53,12 +57,32 @@ struct CallChecks {
   void queries(const MatrixView<Scalar>& all, const Mask& mask) const {
     require(mask.empty() || mask.size() == all.rows(), "options.mask has ", mask.size(),
             " entries; queries have ", all.rows(), " rows");
-    matrix("queries", all, shape.query_heads, unlimited, mask);
+    matrix("queries", all, shape.query_heads, shape.head_dim, unlimited, mask);
+  }
+
+  /// What `rows` query rows are to see of tokens [first, size).
+  void sight(Index rows, Index first, Index size, const CallOptions& options) const {
+    const VisibleRanges& visible = options.visible;
+    require(visible.empty() || visible.size() == rows, "options.visible has ", visible.size(),
+            " entries; queries have ", rows, " rows");
+    for (Index row = 0; row < visible.size(); ++row) {
+      const TokenRange& range = visible[row];
+      require(range.begin == range.end ||
+                  (range.begin >= first && range.begin < range.end && range.end <= size),
+              "options.visible row ", row, " is [", range.begin, ", ", range.end,
+              "); it must be empty or in the tokens [", first, ", ", size, ") of the layer");
+    }
+    const TreeMask& tree = options.tree;
+    require(tree.empty() || tree.rows() == rows, "options.tree has ", tree.rows(),
+            " rows; queries have ", rows);
+    require(tree.tokens() >= 0 && tree.tokens() <= size - first, "options.tree is about ",
+            tree.tokens(), " tokens; the layer holds ", size - first);
   }
 
   void output(const MatrixView<Scalar>& queries, const MutableMatrixView<Scalar>& out) const {
-    require(out.rows() == queries.rows() && out.cols() == queries.cols(), "out is [", out.rows(),
-            ", ", out.cols(), "]; queries are [", queries.rows(), ", ", queries.cols(), "]");
+    const Index columns = shape.query_heads * shape.value_width();
+    require(out.rows() == queries.rows() && out.cols() == columns, "out is [", out.rows(), ", ",
+            out.cols(), "]; it must be [", queries.rows(), ", ", columns, "]");
   }
 
  private:
@@ -66,10 +90,10 @@ struct CallChecks {
   static constexpr double unlimited = std::numeric_limits<double>::infinity();
 
   /// Width, and every element of a valid row finite and at most `limit` in magnitude.
-  void matrix(const char* name, const MatrixView<Scalar>& all, Index heads, double limit,
-              const Mask& mask) const {
-    require(all.cols() == heads * shape.head_dim, name, " have ", all.cols(),
-            " columns; the shape asks for ", heads, " heads of ", shape.head_dim);
+  void matrix(const char* name, const MatrixView<Scalar>& all, Index heads, Index width,
+              double limit, const Mask& mask) const {
+    require(all.cols() == heads * width, name, " have ", all.cols(),
+            " columns; the shape asks for ", heads, " heads of ", width);
     const Real largest =
         static_cast<Real>(std::min(limit, static_cast<double>(std::numeric_limits<Real>::max())));
     for (Index row = 0; row < all.rows(); ++row) {

@@ -70,7 +70,7 @@ class LayerWriter {
     for (Index first = 0; first < count; first += tokens) {
       std::uint8_t counts[TokenBlock::max_tokens];
       store_.mark(first, tokens, counts);
-      for (Index head = 0; head < format.kv_heads; ++head)
+      for (Index head = 0; head < format.kv_heads(); ++head)
         statistics[at(head)].add(store_.residual_keys(first, tokens, head), Mask(counts, tokens));
     }
   }
@@ -96,7 +96,7 @@ class LayerWriter {
         store_.receive(blocks.back(), first + done, std::min(block_tokens, tokens - done),
                        counts + done);
       }
-      for (Index head = 0; head < format.kv_heads; ++head) {
+      for (Index head = 0; head < format.kv_heads(); ++head) {
         std::byte* records[Encoder::max_blocks];
         for (Index i = block; i < blocks.size(); ++i) records[i - block] = blocks[i].keys(head);
         Encoder((*plan.layouts)[at(head)], format.settings)
@@ -118,7 +118,7 @@ class LayerWriter {
       const Index here = std::min(Index{block.tokens - block.value_tokens}, count - done);
       for (Index token = 0; token < here; ++token) {
         if (block.has_full_precision && store_.value_is_in_full_precision(done + token)) continue;
-        encoder.encode(store_.residual_value(done + token), format.kv_heads,
+        encoder.encode(store_.residual_value(done + token), format.kv_heads(),
                        block.value_tokens + token, [&](Index head) { return block.values(head); });
       }
       done += here;

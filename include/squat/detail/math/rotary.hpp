@@ -75,7 +75,7 @@ class RopeWalk {
   }
 
  private:
-  static constexpr Index max_pairs = 256;
+  static constexpr Index max_pairs = max_head_dim / 2;
 
   void go_to(Index position) {
     position_ = position;

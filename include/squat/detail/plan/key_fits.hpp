@@ -3,7 +3,6 @@
 
 #include <map>
 #include <mutex>
-#include <squat/detail/math/rotary.hpp>
 #include <squat/detail/plan/key_fit.hpp>
 #include <squat/detail/records/layer_format.hpp>
 #include <squat/options.hpp>
@@ -25,25 +24,23 @@ class KeyFits {
   using OwnFits = std::vector<std::unique_ptr<Fit>>;  // [layers, sequences]; null: none
   using Lock = std::unique_lock<std::mutex>;
 
-  /// An entry of `formats` a layer. `rope` is null where the caller turns queries.
-  KeyFits(const ModelShape& shape, const Config& config, Index sequences,
-          const LayerFormats& formats, std::shared_ptr<const RopeTable> rope)
-      : shape_(shape),
-        shares_subspace_(config.shared_svd),
+  /// An entry of `formats` a layer.
+  KeyFits(const Config& config, Index sequences, const LayerFormats& formats)
+      : shares_subspace_(config.shared_svd),
         query_decay_(config.query_decay),
-        turns_queries_(rope && config.subspace_queries == SubspaceQueries::after_rope),
-        full_precision_tokens_(config.full_precision_tokens),
+        turns_queries_(config.subspace_queries == SubspaceQueries::after_rope),
         sequences_(sequences),
         formats_(formats),
-        rope_(std::move(rope)),
-        own_(static_cast<std::size_t>(shape.layers * sequences)),
-        locks_(new std::mutex[static_cast<std::size_t>(shape.layers)]) {
+        own_(formats.size() * static_cast<std::size_t>(sequences)),
+        locks_(new std::mutex[formats.size()]) {
     std::map<const LayerFormat*, Plan> plans;
     for (const auto& format : formats_) {
       Plan& plan = plans[format.get()];
       if (!plan)
-        plan = std::make_shared<const KeyPlan<Real>>(KeyPlan<Real>{
-            format->blank_key_layouts, {kv_heads(), ErrorFeedback<Real>(shape.head_dim)}});
+        plan = std::make_shared<const KeyPlan<Real>>(
+            KeyPlan<Real>{format->blank_key_layouts,
+                          {static_cast<std::size_t>(format->kv_heads()),
+                           ErrorFeedback<Real>(format->head_dim())}});
       blank_plans_.push_back(plan);
     }
   }
@@ -85,19 +82,19 @@ class KeyFits {
       const Lock lock = guard(layer);
       const Index owner = this->owner(layer, sequence);
       const Fit* const fit = tokens.has_valid ? own(layer, sequence).get() : nullptr;
-      transaction.may_join = owner == no_owner || (accumulate && !is_complete(fit)) ||
+      transaction.may_join = owner == no_owner || (accumulate && !is_complete(layer, fit)) ||
                              query_decay_ > 0 || !tokens.has_valid;
       if (queries == nullptr && fit != nullptr) return transaction;
       if (transaction.may_join && (owner == no_owner || owner == sequence)) {
-        transaction.fit = continued(fit);
-        before = gathered(*transaction.fit);
+        transaction.fit = continued(layer, fit);
+        before = gathered(layer, *transaction.fit);
       }
     }
     if (queries == nullptr) return transaction;
-    if (transaction.fit && !add_queries(*transaction.fit, tokens, *queries, options.mask))
+    if (transaction.fit && !add_queries(layer, *transaction.fit, tokens, *queries, options.mask))
       transaction.fit = nullptr;
     if (transaction.fit && before > 0 && query_decay_ == 0)
-      transaction.wants_plan = std::ilogb(gathered(*transaction.fit)) > std::ilogb(before);
+      transaction.wants_plan = std::ilogb(gathered(layer, *transaction.fit)) > std::ilogb(before);
     return transaction;
   }
 
@@ -132,10 +129,12 @@ class KeyFits {
         owner == calibration ? calibrated_[static_cast<std::size_t>(layer)] : *own(layer, owner);
     if (fit.plan) return fit.plan;
     if (!keys_leave) return blank_plan(layer);  // which packs nothing then
+    const LayerFormat& format = this->format(layer);
     std::vector<KeyStatistics> statistics = fit.statistics;
-    if (statistics.empty()) statistics.assign(kv_heads(), KeyStatistics(shape_.head_dim));
+    if (statistics.empty())
+      statistics.assign(static_cast<std::size_t>(format.kv_heads()),
+                        KeyStatistics(format.head_dim()));
     describe(statistics);
-    const LayerFormat& format = *formats_[static_cast<std::size_t>(layer)];
     fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, format.blank_key_layouts,
                                format.settings);
     fit.statistics = std::move(statistics);
@@ -191,7 +190,7 @@ class KeyFits {
   /// Bytes; `counted` says what sequences share.
   MemoryUsage memory(Counted& counted) const {
     MemoryUsage usage;
-    usage.bookkeeping = shape_.layers * Index{sizeof(std::mutex)} +
+    usage.bookkeeping = static_cast<Index>(formats_.size() * sizeof(std::mutex)) +
                         static_cast<Index>(own_.capacity() * sizeof(own_[0]) +
                                            formats_.capacity() * sizeof(formats_[0]) +
                                            blank_plans_.capacity() * sizeof(blank_plans_[0]));
@@ -212,18 +211,24 @@ class KeyFits {
   static constexpr Index enough_tokens = 1024;
 
   /// Tokens whose queries are in the moments of a fit, exact ones included.
-  Index gathered(const Fit& fit) const {
+  Index gathered(Index layer, const Fit& fit) const {
     const Index queries = fit.moments.empty() ? 0 : fit.moments.front().count();
-    return queries == 0 ? 0 : queries / shape_.heads_per_kv() + full_precision_tokens_;
+    const LayerFormat& format = this->format(layer);
+    return queries == 0
+               ? 0
+               : queries / format.shape.heads_per_kv() + format.settings.full_precision_tokens;
   }
 
   /// Whether keys keep to the plan of `fit`, null for none, whatever queries come: they were
   /// enough, or forgotten when the prompt was over. A few new ones would make a worse plan.
-  bool is_complete(const Fit* fit) const {
-    return fit != nullptr && fit->plan && (fit->moments.empty() || gathered(*fit) >= enough_tokens);
+  bool is_complete(Index layer, const Fit* fit) const {
+    return fit != nullptr && fit->plan &&
+           (fit->moments.empty() || gathered(layer, *fit) >= enough_tokens);
   }
 
-  std::size_t kv_heads() const { return static_cast<std::size_t>(shape_.kv_heads); }
+  const LayerFormat& format(Index layer) const {
+    return *formats_[static_cast<std::size_t>(layer)];
+  }
   std::size_t index(Index layer, Index sequence) const {
     return static_cast<std::size_t>(layer * sequences_ + sequence);
   }
@@ -244,21 +249,24 @@ class KeyFits {
   }
 
   /// A fit for queries to join in: a copy of `fit`, or from nothing.
-  std::unique_ptr<Fit> continued(const Fit* fit) const {
+  std::unique_ptr<Fit> continued(Index layer, const Fit* fit) const {
     auto copy = std::make_unique<Fit>();
     if (fit != nullptr) {
       copy->moments = fit->moments;
       copy->statistics = fit->statistics;
     }
-    if (copy->moments.empty()) copy->moments.assign(kv_heads(), SecondMoment(shape_.head_dim));
+    if (copy->moments.empty())
+      copy->moments.assign(static_cast<std::size_t>(format(layer).kv_heads()),
+                           SecondMoment(format(layer).head_dim()));
     return copy;
   }
 
   /// Adds the queries of new tokens to a fit; returns whether it has any now. Exact tokens do not
   /// count.
-  bool add_queries(Fit& fit, const Tokens& tokens, const MatrixView<Scalar>& queries,
+  bool add_queries(Index layer, Fit& fit, const Tokens& tokens, const MatrixView<Scalar>& queries,
                    const Mask& mask) const {
-    const Index d = shape_.head_dim;
+    const LayerFormat& format = this->format(layer);
+    const Index d = format.head_dim();
     std::vector<std::uint8_t> counts(static_cast<std::size_t>(queries.rows()));
     Index exact = tokens.full_precision_to_come, counted = 0;
     for (Index token = 0; token < queries.rows(); ++token) {
@@ -270,12 +278,13 @@ class KeyFits {
     if (query_decay_ > 0)
       for (SecondMoment& moment : fit.moments)
         moment.fade(std::pow(query_decay_, static_cast<double>(counted)));
-    for (Index head = 0; head < shape_.query_heads; ++head) {
-      SecondMoment& moment = fit.moments[static_cast<std::size_t>(head / shape_.heads_per_kv())];
+    const LayerShape& shape = format.shape;
+    for (Index head = 0; head < shape.query_heads; ++head) {
+      SecondMoment& moment = fit.moments[static_cast<std::size_t>(head / shape.heads_per_kv())];
       const auto own = queries.middleCols(head * d, d);
-      if (turns_queries_) {
+      if (turns_queries_ && format.rope) {
         Matrix<Real> rotated = own.template cast<Real>();
-        RopeWalk<Real>(*rope_).rotate(tokens.size, rotated.data(), rotated.rows(), d);
+        RopeWalk<Real>(*format.rope).rotate(tokens.size, rotated.data(), rotated.rows(), d);
         moment.add<Real>(rotated, counts);
       } else {
         moment.add<Scalar>(own, counts);
@@ -289,14 +298,11 @@ class KeyFits {
     return blank_plans_[static_cast<std::size_t>(layer)];
   }
 
-  ModelShape shape_;
   bool shares_subspace_;  // Config::shared_svd
   double query_decay_;
-  bool turns_queries_;
-  Index full_precision_tokens_;
+  bool turns_queries_;  // where the cache applies positions
   Index sequences_;
   LayerFormats formats_;  // per layer
-  std::shared_ptr<const RopeTable> rope_;
   OwnFits own_;
   std::vector<Fit> calibrated_;          // per layer, or empty
   std::unique_ptr<std::mutex[]> locks_;  // of each layer's fits

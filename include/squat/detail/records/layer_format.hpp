@@ -1,38 +1,48 @@
 // What the sequences of a layer have in common, whatever they hold.
 #pragma once
 
-#include <map>
+#include <squat/detail/math/rotary.hpp>
 #include <squat/detail/records/key_record_layout.hpp>
 #include <squat/detail/records/value_record_layout.hpp>
-#include <tuple>
 
 namespace squat::detail {
 
-/// Shapes, settings and layouts of a layer. Never changes, so that all its sequences share one.
+/// Shape, settings and layouts of a layer. Never changes, so that all its sequences share one.
 struct LayerFormat {
-  Index kv_heads;
-  Index head_dim;
-  Index window;  ///< tokens that a query sees; 0: all
+  LayerShape shape;
   LayerSettings settings;
+  std::shared_ptr<const RopeTable> rope;  ///< null where the caller applies positions
   /// Those of keys of which nothing is known. All key records of the layer have their size.
   KeyLayouts blank_key_layouts;
   ValueRecordLayout value_layout;
 
-  /// No bits in `settings` are 0.
-  LayerFormat(const ModelShape& shape, Index layer, const LayerSettings& layer_settings)
-      : kv_heads(shape.kv_heads),
-        head_dim(shape.head_dim),
-        window(shape.window(layer)),
+  /// No bits in `layer_settings` are 0.
+  LayerFormat(const LayerShape& layer_shape, const LayerSettings& layer_settings)
+      : shape(layer_shape),
         settings(layer_settings),
+        rope(shape.rope.pairing == RopePairing::none
+                 ? nullptr
+                 : std::make_shared<const RopeTable>(shape.rope, shape.head_dim)),
         blank_key_layouts(std::make_shared<const std::vector<KeyRecordLayout>>(
-            static_cast<std::size_t>(kv_heads),
-            KeyRecordLayout(head_dim, even_bits(head_dim, settings.key_bits), settings))),
-        value_layout(head_dim, settings.value_bits, settings) {}
+            static_cast<std::size_t>(shape.kv_heads),
+            KeyRecordLayout(shape.head_dim, even_bits(shape.head_dim, settings.key_bits),
+                            settings))),
+        value_layout(shape.value_width(), settings.value_bits, settings) {
+    // A block is dropped behind its window; what is seen beyond it stays.
+    settings.full_precision_tokens = std::max(settings.full_precision_tokens, shape.sink_tokens);
+  }
 
-  Index width() const { return kv_heads * head_dim; }  ///< of the keys, or values, of a token
+  Index head_dim() const { return shape.head_dim; }
+  Index value_dim() const { return value_layout.head_dim(); }
+  Index kv_heads() const { return shape.kv_heads; }
+  Index key_width() const { return kv_heads() * head_dim(); }     ///< of the keys of a token
+  Index value_width() const { return kv_heads() * value_dim(); }  ///< of the values of a token
+  /// Whether old tokens go out of sight.
+  bool forgets() const { return shape.window > 0 || shape.chunk > 0; }
   const KeyRecordLayout& blank_key_layout() const { return blank_key_layouts->front(); }
   Index bytes() const {
-    return Index{sizeof(*this)} + kv_heads * blank_key_layout().bookkeeping_bytes();
+    return Index{sizeof(*this)} + kv_heads() * blank_key_layout().bookkeeping_bytes() +
+           (rope ? Index{sizeof(RopeTable)} + rope->bytes() : 0);
   }
 };
 
@@ -42,12 +52,16 @@ using LayerFormats = std::vector<std::shared_ptr<const LayerFormat>>;
 /// No bits in `config` are 0.
 inline LayerFormats layer_formats(const ModelShape& shape, const Config& config) {
   LayerFormats formats;
-  std::map<std::tuple<double, int, Index>, std::shared_ptr<const LayerFormat>> known;
   for (Index layer = 0; layer < shape.layers; ++layer) {
     const LayerSettings settings(config, layer);
-    auto& format = known[{settings.key_bits, settings.value_bits, shape.window(layer)}];
-    if (!format) format = std::make_shared<const LayerFormat>(shape, layer, settings);
-    formats.push_back(format);
+    const auto alike = std::find_if(formats.begin(), formats.end(), [&](const auto& known) {
+      return known->settings.key_bits == settings.key_bits &&
+             known->settings.value_bits == settings.value_bits &&
+             known->shape == shape.layer(layer);
+    });
+    formats.push_back(alike != formats.end()
+                          ? *alike
+                          : std::make_shared<const LayerFormat>(shape.layer(layer), settings));
   }
   return formats;
 }

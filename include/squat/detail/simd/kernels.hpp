@@ -17,7 +17,6 @@ namespace squat::detail::simd {
 
 /// Most query heads that one kernel call serves: what fits registers beside the unpacked codes.
 inline constexpr Index max_heads = 4;
-inline constexpr Index max_head_dim = 512;
 /// Room that a row of operands needs: kernels fill whole registers, of up to 64 operands.
 inline constexpr Index max_length = max_head_dim + 64;
 /// Most tokens of a block.

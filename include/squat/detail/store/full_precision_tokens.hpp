@@ -1,6 +1,7 @@
 // Tokens that stay in full precision for good.
 #pragma once
 
+#include <squat/detail/records/layer_format.hpp>
 #include <squat/detail/store/token_buffer.hpp>
 
 namespace squat::detail {
@@ -10,7 +11,8 @@ namespace squat::detail {
 /// that can fail.
 template <class Scalar>
 struct FullPrecisionTokens {
-  explicit FullPrecisionTokens(Index width) : keys(width, 0), values(width, 0) {}
+  explicit FullPrecisionTokens(const LayerFormat& format)
+      : keys(format.key_width(), 0), values(format.value_width(), 0) {}
 
   Index size() const { return positions.size(); }
   Index position(Index i) const { return *positions.row(i); }

@@ -12,19 +12,19 @@ namespace squat::detail {
 /// Config::full_precision_tokens valid tokens are kept in full precision too, in place of what
 /// their slots hold.
 ///
-/// In a layer with a window drop_invisible() drops whole blocks, all but the newest window +
-/// residual_length tokens: so many that truncate() can take back residual_length tokens and the
-/// next query still finds all that it sees. Full-precision tokens stay.
+/// In a layer with a window or chunks drop_invisible() drops whole blocks, all but so many that
+/// truncate() can take back residual_length tokens and the next query still finds all that it sees.
+/// Full-precision tokens stay.
 template <class Scalar>
 class LayerStore {
  public:
   explicit LayerStore(std::shared_ptr<const LayerFormat> format)
       : format_(std::move(format)),
         blocks_(*format_),
-        keys_(format_->width()),
-        values_(format_->width()),
+        keys_(format_->key_width()),
+        values_(format_->value_width()),
         valid_(1),
-        full_precision_(format_->width()) {}
+        full_precision_(*format_) {}
 
   /// A copy shares what is packed; what either does later never shows on the other.
   LayerStore(const LayerStore&) = default;
@@ -35,9 +35,9 @@ class LayerStore {
   struct Contents {
     explicit Contents(const LayerFormat& format)
         : blocks(format),
-          keys(format.width()),
-          values(format.width()),
-          full_precision(format.width()) {}
+          keys(format.key_width()),
+          values(format.value_width()),
+          full_precision(format) {}
 
     Index dropped = 0, dropped_valid = 0;
     TokenBlocks blocks;
@@ -79,7 +79,11 @@ class LayerStore {
   /// Tokens before it are dropped, but for full-precision ones.
   Index first() const { return first_; }
   /// The smallest size, beside 0, at which the newest token still finds all that it sees.
-  Index least_size() const { return first_ == 0 ? 0 : first_ + format_->window; }
+  Index least_size() const {
+    if (first_ == 0) return 0;
+    const LayerShape& shape = format_->shape;
+    return shape.chunk > 0 ? round_up(first_, shape.chunk) + 1 : first_ + shape.window;
+  }
   /// Tokens that are not padding among those dropped.
   Index dropped_valid() const { return dropped_valid_; }
   bool has_valid() const { return valid_tokens_ + dropped_valid_ > 0; }
@@ -103,8 +107,8 @@ class LayerStore {
     Scalar* key = keys_.append(keys.rows());
     Scalar* value = values_.append(keys.rows());
     std::uint8_t* valid = valid_.append(keys.rows());
-    const Index width = format_->width();
-    for (Index token = 0; token < keys.rows(); ++token, key += width, value += width) {
+    const Index key_width = format_->key_width(), value_width = format_->value_width();
+    for (Index token = 0; token < keys.rows(); ++token, key += key_width, value += value_width) {
       if (mask[token] && full_precision_to_come() > 0)
         full_precision_.append(size() - keys.rows() + token, keys.row(token).data(),
                                values.row(token).data());
@@ -112,11 +116,11 @@ class LayerStore {
       valid_tokens_ += mask[token];
       // Padding may hold anything, so nothing of it is kept.
       if (mask[token]) {
-        std::copy_n(keys.row(token).data(), width, key);
-        std::copy_n(values.row(token).data(), width, value);
+        std::copy_n(keys.row(token).data(), key_width, key);
+        std::copy_n(values.row(token).data(), value_width, value);
       } else {
-        std::fill_n(key, width, Scalar(0));
-        std::fill_n(value, width, Scalar(0));
+        std::fill_n(key, key_width, Scalar(0));
+        std::fill_n(value, value_width, Scalar(0));
       }
     }
   }
@@ -135,8 +139,8 @@ class LayerStore {
   /// Residual keys of one kv head, `tokens` of them from `first` on.
   Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> residual_keys(Index first, Index tokens,
                                                                           Index head) const {
-    return {keys_.row(first) + head * format_->head_dim, tokens, format_->head_dim,
-            Eigen::OuterStride<>(format_->width())};
+    return {keys_.row(first) + head * format_->head_dim(), tokens, format_->head_dim(),
+            Eigen::OuterStride<>(format_->key_width())};
   }
   /// Residual value `i` of all kv heads.
   const Scalar* residual_value(Index i) const { return values_.row(i); }
@@ -197,11 +201,21 @@ class LayerStore {
     values_.shrink(residual);
   }
 
-  /// In a layer with a window: drops the blocks that no query to come can see, even after
+  /// Tokens from here on stay at the next flush.
+  Index first_to_stay() const {
+    if (!format_->forgets()) return 0;
+    const LayerShape& shape = format_->shape;
+    const Index newest = size() - format_->settings.residual_length;
+    const Index first = shape.window > 0
+                            ? newest - shape.window
+                            : (std::max(newest, Index{1}) - 1) / shape.chunk * shape.chunk;
+    return std::max(first, first_);
+  }
+
+  /// In a layer with a window or chunks: drops the blocks that no query to come can see, even after
   /// truncation by residual_length.
   void drop_invisible() noexcept {
-    if (format_->window == 0) return;
-    const Index kept = size() - format_->window - format_->settings.residual_length;
+    const Index kept = first_to_stay();
     Index blocks = 0;
     for (; blocks < blocks_.size() && first_ + blocks_[blocks].tokens <= kept; ++blocks) {
       const TokenBlock& block = blocks_[blocks];

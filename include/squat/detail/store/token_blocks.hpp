@@ -14,7 +14,7 @@ namespace squat::detail {
 class TokenBlocks {
  public:
   explicit TokenBlocks(const LayerFormat& format)
-      : kv_heads_(format.kv_heads),
+      : kv_heads_(format.kv_heads()),
         tokens_(format.value_layout.tokens()),
         is_per_token_(format.blank_key_layout().is_per_token()),
         key_bytes_(format.blank_key_layout().bytes()),

@@ -1,0 +1,200 @@
+// Attention of many query rows, a tile of them at a time.
+#pragma once
+
+#include <optional>
+#include <squat/detail/attention/query_rows.hpp>
+#include <squat/detail/attention/score_rule.hpp>
+#include <squat/detail/attention/workspace.hpp>
+#include <squat/detail/math/rotary.hpp>
+#include <squat/executor.hpp>
+
+namespace squat::detail {
+
+/// What LayerShape says, in the cache's compute type. A row sees what QueryRows says, and no
+/// padding; the row of a padding token is zero, and so is one that sees nothing. out: [rows,
+/// query_heads * value_dim].
+///
+/// Tokens in full precision are multiplied a block at a time with all rows of a tile. Packed ones
+/// are dequantized for that, or else taken straight over their codes, as many rows at once as
+/// FusedAttention takes. Codes cannot turn: where the layer has a rope, queries and dequantized
+/// keys turn to their positions.
+template <class Scalar>
+class TiledAttention {
+ public:
+  using Real = ComputeType<Scalar>;
+  using Workspace = AttentionWorkspace<Scalar>;
+
+  TiledAttention(const QueryRows<Scalar>& rows, bool over_codes, Workspace& workspace)
+      : layer_(rows.layer),
+        shape_(rows.shape),
+        rope_(rows.layer.format.rope.get()),
+        rows_(rows),
+        over_codes_(over_codes),
+        workspace_(workspace),
+        head_dim_(shape_.head_dim),
+        value_dim_(shape_.value_width()),
+        heads_(shape_.heads_per_kv()) {}
+
+  /// Writes to `out` and, unless it is null, to `log_sum_exp`.
+  void run(MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
+    out_ = &out;
+    log_sum_exp_ = log_sum_exp;
+    const Index concurrency = std::max(executor.concurrency(), Index{1});
+    cut_tiles(concurrency);
+    const Index tasks = shape_.kv_heads * tiles_, at_once = std::min(tasks, concurrency);
+    workspace_.tiles.reserve(at_once);
+    workspace_.tiles.for_each([&](auto& tile) {
+      tile.softmax.reserve(tile_rows_ * heads_, head_dim_, value_dim_);
+      tile.tokens.reserve(layer_.format);
+      if (over_codes_) tile.partial.resize(at(FusedAttention<Scalar>::max_rows * (stride() + 2)));
+    });
+    if (over_codes_) {
+      workspace_.fused.reserve(at_once);
+      workspace_.look(rows_);
+      simd::dot_kernels(2);
+    }
+    const std::function<void(Index)> task = [this](Index i) noexcept { run_task(i); };
+    // Errors in the choice of kernels belong to the caller's thread.
+    simd::vector_kernels();
+    simd::matrix_kernels();
+    executor.run(tasks, task);
+  }
+
+ private:
+  using Fused = FusedAttention<Scalar>;
+
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+  Index stride() const { return round_up(value_dim_, CodeTile<2>::lanes); }
+
+  /// A tile has as many rows as the second-level cache takes gladly; where nothing is dequantized
+  /// for it, it may be as small as to leave each thread one.
+  void cut_tiles(Index concurrency) {
+    tile_rows_ = std::max(std::max(Index{24576} / head_dim_, Index{256}) / heads_, Index{1});
+    if (over_codes_) {
+      const Index wanted = (concurrency + shape_.kv_heads - 1) / shape_.kv_heads;
+      const Index least = std::max(Fused::max_rows / heads_, Index{1});
+      tile_rows_ = std::min(tile_rows_, std::max((rows_.count() + wanted - 1) / wanted, least));
+    }
+    tile_rows_ = std::min(tile_rows_, rows_.count());
+    tiles_ = (rows_.count() + tile_rows_ - 1) / tile_rows_;
+  }
+
+  void run_task(Index task) const noexcept {
+    const auto tile = workspace_.tiles.borrow();
+    OnlineSoftmax<Real>& softmax = tile->softmax;
+    const Index kv_head = task / tiles_, begin = task % tiles_ * tile_rows_;
+    const Index end = std::min(begin + tile_rows_, rows_.count());
+    softmax.start((end - begin) * heads_, head_dim_, value_dim_);
+    copy_queries(kv_head, begin, end, softmax.queries().data());
+    std::optional<RopeWalk<Real>> walk;
+    if (rope_ != nullptr) {
+      walk.emplace(*rope_);
+      walk->rotate(rows_.position(begin), softmax.queries().data(), end - begin,
+                   heads_ * head_dim_);
+    }
+    const auto absorb = [&](DequantizedTokens<Real>& tokens) {
+      if (walk) walk->rotate(tokens.first, tokens.keys.data(), tokens.count, head_dim_);
+      softmax.absorb(tokens, [&](const auto& run, Index i, Real* scores) {
+        adjust(kv_head * heads_ + i % heads_, begin + i / heads_, run, scores);
+      });
+    };
+    const auto show = [&](const auto& range) {
+      for (Index i = begin; i < end; ++i)
+        std::fill_n(softmax.visible() + (i - begin) * heads_, heads_, range(i));
+    };
+    Index sinks = 0;
+    for (Index i = begin; i < end; ++i) sinks = std::max(sinks, rows_.sinks(i));
+    if (sinks > 0) {
+      show([&](Index i) {
+        const Index seen = rows_.sinks(i);
+        return TokenRange{0, seen > 0 ? layer_.full_precision.position(seen - 1) + 1 : 0};
+      });
+      for_full_precision_tokens(layer_, kv_head, sinks, tile->tokens, absorb);
+    }
+    show([&](Index i) { return rows_.visible(i); });
+    TokenRange visible = rows_.visible_to_any(begin, end);
+    if constexpr (std::is_same_v<Real, float>)
+      if (over_codes_) {
+        absorb_codes(kv_head, begin, end, visible, *tile);
+        visible.begin = std::max(visible.begin, layer_.quantized_keys);
+      }
+    if (!visible.empty()) for_dequantized_tokens(layer_, kv_head, visible, tile->tokens, absorb);
+    write(kv_head, begin, end, softmax);
+  }
+
+  /// The packed tokens of `visible` for rows [begin, end). A segment of them stays in the
+  /// second-level cache for all rows.
+  void absorb_codes(Index kv_head, Index begin, Index end, const TokenRange& visible,
+                    typename Workspace::Tile& tile) const noexcept {
+    const auto fused = workspace_.fused.borrow();
+    for_segments(layer_, visible, [&](Segment segment) {
+      segment.is_first = segment.is_last = false;  // sinks and the residual are not its affair
+      const Index rows = (end - begin) * heads_;
+      for (Index first = 0; first < rows; first += Fused::max_rows) {
+        const Index count = std::min(Fused::max_rows, rows - first);
+        const RowSight* sights = workspace_.sights.data() + begin * heads_ + first;
+        float* const sums = tile.partial.data();
+        const PartialAttention partial{sums, sums + count * stride(),
+                                       sums + count * (stride() + 1)};
+        fused->run(rows_,
+                   {kv_head, tile.softmax.queries().data() + first * head_dim_, sights,
+                    seen_by_all(sights, count), count},
+                   segment, stride(), partial);
+        tile.softmax.absorb(partial, first, count, stride());
+      }
+    });
+  }
+
+  /// Makes scores of the products of `query_head` of `row` with tokens.
+  void adjust(Index query_head, Index row, const DequantizedTokens<Real>& tokens,
+              Real* scores) const {
+    const ScoreRule rule(shape_);
+    const auto position = [&](Index t) { return tokens.first + t; };
+    if (!rule.changes_nothing())
+      rule.apply(query_head, rows_.position(row), tokens.count, position, scores);
+    if (rows_.options.tree.empty()) return;
+    for (Index t = 0; t < tokens.count; ++t)
+      if (rows_.is_hidden(row, position(t))) scores[t] = -std::numeric_limits<Real>::infinity();
+  }
+
+  void copy_queries(Index kv_head, Index begin, Index end, Real* target) const {
+    const Real scale = static_cast<Real>(shape_.scale());
+    for (Index i = begin; i < end; ++i) {
+      const Scalar* query = rows_.queries.row(i).data() + kv_head * heads_ * head_dim_;
+      for (Index c = 0; c < heads_ * head_dim_; ++c)
+        *target++ = scale * static_cast<Real>(query[c]);
+    }
+  }
+
+  void write(Index kv_head, Index begin, Index end, const OnlineSoftmax<Real>& softmax) const {
+    Index row = 0;
+    for (Index i = begin; i < end; ++i)
+      for (Index head = kv_head * heads_; head < (kv_head + 1) * heads_; ++head, ++row) {
+        Scalar* result = out_->row(i).data() + head * value_dim_;
+        const bool padding = rows_.is_padding(i);
+        const Real sink = rows_.has_sink_logit(i) ? static_cast<Real>(shape_.sink_logits[at(head)])
+                                                  : -std::numeric_limits<Real>::infinity();
+        const Real log_sum_exp = softmax.finish(row, sink, result);
+        if (padding) std::fill_n(result, value_dim_, Scalar(0));
+        if (log_sum_exp_ != nullptr)
+          log_sum_exp_[i * shape_.query_heads + head] =
+              padding ? -std::numeric_limits<float>::infinity() : static_cast<float>(log_sum_exp);
+      }
+  }
+
+  const LayerView<Scalar>& layer_;
+  const LayerShape& shape_;
+  const RopeTable* rope_;
+  const QueryRows<Scalar>& rows_;
+  bool over_codes_;
+  Workspace& workspace_;
+  Index head_dim_;
+  Index value_dim_;
+  Index heads_;  // query heads of a kv head
+  Index tile_rows_ = 0;
+  Index tiles_ = 0;
+  MutableMatrixView<Scalar>* out_ = nullptr;
+  float* log_sum_exp_ = nullptr;
+};
+
+}  // namespace squat::detail

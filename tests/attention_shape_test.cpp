@@ -1,0 +1,177 @@
+// Attention of every kind that LayerShape and CallOptions can say, against dense attention.
+#include <gtest/gtest.h>
+
+#include <squat/squat.hpp>
+#include "attended.hpp"
+#include "dense_attention.hpp"
+#include "drawn_config.hpp"
+#include "expect_error.hpp"
+#include "random_matrix.hpp"
+
+namespace squat::testing {
+namespace {
+
+/// A layer of any kind, without a rope.
+LayerShape drawn_shape(Draw& draw) {
+  LayerShape shape = draw.shape();
+  shape.value_dim = draw.of<Index>({0, 0, 8, 24, 48, 64});
+  shape.softmax_scale = draw.of({0.0, 0.3});
+  const int limit = draw.of({0, 1, 2});
+  if (limit == 1) shape.window = draw.of<Index>({1, 20, 50, 120});
+  if (limit == 2) shape.chunk = draw.of<Index>({1, 33, 64, 100});
+  shape.sink_tokens = draw.of<Index>({0, 0, 3, 40});
+  shape.softcap = draw.of({0.0, 5.0});
+  const std::size_t heads = static_cast<std::size_t>(shape.query_heads);
+  if (draw.of({true, false}))
+    for (std::size_t head = 0; head < heads; ++head)
+      shape.sink_logits.push_back(draw.of({-3.0, 0.5, 4.0}));
+  if (draw.of({true, false}))
+    for (std::size_t head = 0; head < heads; ++head)
+      shape.alibi_slopes.push_back(draw.of({0.5, 0.01, 0.1}));
+  return shape;
+}
+
+/// A conversation with a cache and what went in.
+class ShapedConversation {
+ public:
+  ShapedConversation(const LayerShape& layer, const Config& config, unsigned seed)
+      : layer_(layer),
+        cache_(model(layer), config),
+        coming_queries_(random_matrix<float>(most, layer.query_heads * layer.head_dim, seed + 1)),
+        coming_keys_(correlated_matrix<float>(most, layer.kv_heads * layer.head_dim, seed + 2)),
+        coming_values_(random_matrix<float>(most, layer.kv_heads * layer.value_width(), seed + 3)) {
+  }
+
+  Index size() const { return keys_.rows(); }
+
+  /// attention() of new tokens, the first `padding` of them padding.
+  void attention(Index tokens, Index padding, Draw& draw) {
+    const Matrix<float> queries = append(tokens, padding);
+    const Index first_held = cache_.first(0);
+    CallOptions options = sight(tokens, size(), first_held, draw);
+    options.mask = Mask(valid_.data() + size() - tokens, tokens);
+    Attended<float> actual(layer_, tokens);
+    options.log_sum_exp = actual.log_sum_exp.data();
+    const Matrix<float> keys = keys_.bottomRows(tokens), values = values_.bottomRows(tokens);
+    const Matrix<float> stored_keys = stored(keys_, cache_.keys(0)),
+                        stored_values = stored(values_, cache_.values(0));
+    cache_.attention(0, Queries(queries), Keys(keys), Values(values), actual.out, options);
+    // An earlier flush left nothing to pack: all that is new is in full precision.
+    expect(queries, stored_keys, stored_values, options, actual);
+  }
+
+  /// attend() of the newest `rows` tokens, or from `position` on.
+  void attend(Index rows, Index position, Draw& draw) {
+    const Matrix<float> queries = queries_.bottomRows(rows);
+    const Index first_held = cache_.first(0);
+    CallOptions options;
+    options.position = position;
+    if (position == -1) options = sight(rows, size(), first_held, draw);
+    Attended<float> actual(layer_, rows);
+    options.log_sum_exp = actual.log_sum_exp.data();
+    cache_.attend(0, queries, actual.out, options);
+    expect(queries, stored(keys_, cache_.keys(0)), stored(values_, cache_.values(0)), options,
+           actual);
+  }
+
+ private:
+  static constexpr Index most = 400;  // tokens
+
+  static ModelShape model(const LayerShape& layer) {
+    ModelShape shape{1, layer.query_heads, layer.kv_heads, layer.head_dim};
+    shape.by_layer.assign(1, layer);
+    return shape;
+  }
+
+  Matrix<float> append(Index tokens, Index padding) {
+    const Index now = size() + tokens;
+    queries_ = coming_queries_.topRows(now);
+    keys_ = coming_keys_.topRows(now);
+    values_ = coming_values_.topRows(now);
+    for (Index t = 0; t < tokens; ++t) valid_.push_back(t >= padding);
+    return queries_.bottomRows(tokens);
+  }
+
+  /// Nothing, ranges, or ranges and a tree.
+  CallOptions sight(Index rows, Index size, Index first_held, Draw& draw) {
+    CallOptions options;
+    if (draw.of({0, 1}) == 0) return options;
+    ranges_.clear();
+    // What a flush is about to drop cannot be asked for.
+    const Index begin = std::max(first_held, layer_.window + layer_.chunk == 0 ? 0 : size - rows);
+    for (Index row = 0; row < rows; ++row) {
+      const Index from =
+          begin + static_cast<Index>(draw.of({0.0, 0.3, 0.9}) * static_cast<double>(size - begin));
+      ranges_.push_back({from, std::min(size, from + draw.of<Index>({0, 1, 7, 60, 500}))});
+    }
+    options.visible = ranges_;
+    if (draw.of({0, 1}) == 0) return options;
+    const Index tokens = std::min(rows, size - first_held);
+    tree_.clear();
+    for (Index i = 0; i < rows * tokens; ++i) tree_.push_back(draw.of<std::uint8_t>({0, 1, 1}));
+    options.tree = TreeMask(tree_.data(), rows, tokens);
+    return options;
+  }
+
+  /// What attention sees: tokens that were dropped are seen as sinks alone, which are as they came.
+  Matrix<float> stored(Matrix<float> all, const Matrix<float>& held) const {
+    all.middleRows(cache_.first(0), held.rows()) = held;
+    return all;
+  }
+
+  void expect(const Matrix<float>& queries, const Matrix<float>& keys, const Matrix<float>& values,
+              const CallOptions& options, const Attended<float>& actual) const {
+    Matrix<double> log;
+    const Matrix<double> expected =
+        dense_attention<float>(layer_, queries, keys, values, valid_, &log, options);
+    const Matrix<double> full =
+        dense_attention<float>(layer_, queries, keys_, values_, valid_, nullptr, options);
+    const double rounding = 1e-5 * std::max(values_.template cast<double>().norm(), 1.0);
+    const bool exact = cache_.config().arithmetic == Arithmetic::dequantized;
+    const double allowed =
+        exact ? rounding : std::max(0.15 * (expected - full).norm(), 0.02 * expected.norm());
+    EXPECT_LE((actual.out.template cast<double>() - expected).norm(), allowed + rounding);
+    expect_near(actual.log_sum_exp, log, exact ? 1e-3 : 0.2);
+  }
+
+  LayerShape layer_;
+  SQuatCache<float, 8> cache_;
+  Matrix<float> coming_queries_, coming_keys_, coming_values_;
+  Matrix<float> queries_, keys_, values_;
+  std::vector<std::uint8_t> valid_;
+  std::vector<TokenRange> ranges_;
+  std::vector<std::uint8_t> tree_;
+};
+
+void converse_in_shape(unsigned seed, bool exact) {
+  Draw draw(seed);
+  const LayerShape shape = drawn_shape(draw);
+  Config config = draw.config();
+  config.arithmetic = exact ? Arithmetic::dequantized : Arithmetic::fast;
+  SCOPED_TRACE(::testing::Message()
+               << "seed " << seed << ", heads " << shape.query_heads << "/" << shape.kv_heads
+               << " of " << shape.head_dim << " and " << shape.value_dim << ", window "
+               << shape.window << ", chunk " << shape.chunk << ", sinks " << shape.sink_tokens
+               << ", cap " << shape.softcap << ", logits " << shape.sink_logits.size()
+               << ", slopes " << shape.alibi_slopes.size());
+  ShapedConversation conversation(shape, config, 1000 * seed);
+  conversation.attention(draw.of<Index>({1, 70, 150}), draw.of<Index>({0, 0, 1}), draw);
+  for (int call = 0; call < 4; ++call) {
+    conversation.attention(draw.of<Index>({1, 2, 9, 40}), 0, draw);
+    conversation.attend(1, -1, draw);
+  }
+  conversation.attend(3, conversation.size() + 5, draw);
+}
+
+TEST(AttentionShape, ExactArithmeticEqualsDenseAttention) {
+  for (unsigned seed = 0; seed < 80 && !::testing::Test::HasFailure(); ++seed)
+    converse_in_shape(seed, true);
+}
+
+TEST(AttentionShape, FastArithmeticIsWithinItsBound) {
+  for (unsigned seed = 500; seed < 580 && !::testing::Test::HasFailure(); ++seed)
+    converse_in_shape(seed, false);
+}
+
+}  // namespace
+}  // namespace squat::testing
