@@ -1,12 +1,16 @@
 // Attention of every kind that LayerShape and CallOptions can say, against dense attention.
 #include <gtest/gtest.h>
 
+#include <squat/eigen_executor.hpp>
+#include <sstream>
+
 #include <squat/squat.hpp>
 #include "attended.hpp"
 #include "dense_attention.hpp"
 #include "drawn_config.hpp"
 #include "expect_error.hpp"
 #include "random_matrix.hpp"
+#include "same_bytes.hpp"
 
 namespace squat::testing {
 namespace {
@@ -161,6 +165,135 @@ void converse_in_shape(unsigned seed, bool exact) {
     conversation.attend(1, -1, draw);
   }
   conversation.attend(3, conversation.size() + 5, draw);
+}
+
+/// Tokens of several sequences in a cache of `shape`, some of them with many.
+SQuatCache<float, 2> of_sequences(const ModelShape& shape, const Config& config, Index sequences) {
+  SQuatCache<float, 2> cache(shape, config, sequences);
+  for (Index sequence = 0; sequence < sequences; ++sequence) {
+    const unsigned seed = 10 * static_cast<unsigned>(sequence);
+    const Index tokens = sequence % 3 == 0 ? 2200 : 20 + 30 * sequence;
+    CallOptions options;
+    options.sequence = sequence;
+    cache.update(0, Queries(random_matrix<float>(tokens, 4 * 16, seed)),
+                 Keys(random_matrix<float>(tokens, 2 * 16, seed + 1)),
+                 Values(random_matrix<float>(tokens, 2 * 16, seed + 2)), options);
+    cache.flush(0, options);
+  }
+  return cache;
+}
+
+TEST(AttendSequences, IsTheSameAsOneByOne) {
+  const ModelShape model{1, 4, 2, 16};
+  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::dequantized}) {
+    Config config = Config::recommended();
+    config.arithmetic = arithmetic;
+    auto cache = of_sequences(model, config, 7);
+    Eigen::ThreadPool pool(3);
+    EigenExecutor executor(pool);
+    const Index rows_of[] = {1, 1, 9, 20, 1, 3, 40};
+    std::vector<Matrix<float>> queries, outs, sums, expected, expected_sums;
+    for (Index sequence = 0; sequence < 7; ++sequence) {
+      queries.push_back(random_matrix<float>(rows_of[sequence], 4 * 16, 99));
+      for (auto* all : {&outs, &expected}) all->emplace_back(rows_of[sequence], 4 * 16);
+      for (auto* all : {&sums, &expected_sums}) all->emplace_back(rows_of[sequence], 4);
+    }
+    std::vector<SequenceQueries<float>> calls;
+    for (std::size_t i = 0; i < 7; ++i) {
+      CallOptions options;
+      options.sequence = static_cast<Index>(i);
+      options.log_sum_exp = expected_sums[i].data();
+      cache.attend(0, queries[i], expected[i], options);
+      options.log_sum_exp = sums[i].data();
+      calls.push_back({queries[i], outs[i], options});
+    }
+    for (const bool threads : {false, true}) {
+      if (threads) cache.set_executor(executor);
+      for (auto* all : {&outs, &sums})
+        for (Matrix<float>& one : *all) one.setConstant(-7);
+      cache.attend(0, calls);
+      for (std::size_t i = 0; i < 7; ++i) {
+        EXPECT_TRUE(same_bytes<float>(outs[i], expected[i])) << "sequence " << i;
+        EXPECT_TRUE(same_bytes<float>(sums[i], expected_sums[i])) << "sequence " << i;
+      }
+    }
+  }
+}
+
+TEST(AttendSequences, NothingIsComputedWhereOneIsRefused) {
+  const ModelShape model{1, 4, 2, 16};
+  const auto cache = of_sequences(model, Config{}, 2);
+  const Matrix<float> queries = random_matrix<float>(1, 4 * 16, 1);
+  Matrix<float> out = Matrix<float>::Constant(1, 4 * 16, -7), wide(1, 5 * 16);
+  CallOptions second;
+  second.sequence = 1;
+  EXPECT_ERROR(cache.attend(0, std::vector<SequenceQueries<float>>{}), "there are no sequences");
+  EXPECT_ERROR(cache.attend(0, {{queries, out, {}}, {queries, wide, second}}), "out is [1, 80]");
+  second.sequence = 2;
+  EXPECT_ERROR(cache.attend(0, {{queries, out, {}}, {queries, out, second}}),
+               "options.sequence is 2");
+  EXPECT_TRUE((out.array() == -7).all());
+}
+
+TEST(LayersThatShare, ReadWhatAnEarlierOneHolds) {
+  ModelShape model{3, 4, 2, 16};
+  model.by_layer.assign(3, model);
+  model.by_layer[2].kv_layer = 0;
+  model.by_layer[2].window = 50;
+  model.by_layer[2].query_heads = 6;
+  SQuatCache<float, 4> cache(model, Config::recommended(4), 2);
+  ModelShape plain{1, 6, 2, 16};
+  plain.window = 50;
+  const Index tokens = 200;
+  const auto queries = random_matrix<float>(tokens, 4 * 16, 1);
+  const auto keys = random_matrix<float>(tokens, 2 * 16, 2);
+  const auto values = random_matrix<float>(tokens, 2 * 16, 3);
+  for (const Index layer : {0, 1}) {
+    cache.update(layer, Queries(queries), Keys(keys), Values(values));
+    cache.flush(layer);
+  }
+  const auto wide = random_matrix<float>(2, 6 * 16, 4);
+  Matrix<float> out(2, 6 * 16);
+  const auto expect_layer_2 = [&](Index sequence, Index size) {
+    CallOptions options;
+    options.sequence = sequence;
+    cache.attend(2, wide, out, options);
+    const Matrix<double> expected =
+        dense_attention<float>(plain, wide, cache.keys(0, {sequence}), cache.values(0, {sequence}));
+    EXPECT_LE((out.cast<double>() - expected).norm(), 0.02 * expected.norm());
+    EXPECT_EQ(cache.size(2, {sequence}), size);
+    EXPECT_TRUE(same_bytes<float>(cache.keys(2, {sequence}), cache.keys(0, {sequence})));
+  };
+  expect_layer_2(0, tokens);
+  cache.fork(0, 1);
+  cache.truncate(150);
+  expect_layer_2(0, 150);
+  expect_layer_2(1, tokens);
+  std::stringstream file;
+  cache.save(file);
+  SQuatCache<float, 4> loaded(model, Config::recommended(4), 2);
+  loaded.load(file);
+  EXPECT_TRUE(same_bytes<float>(loaded.keys(2), cache.keys(2)));
+  EXPECT_ERROR(
+      cache.update(2, Queries(random_matrix<float>(200, 6 * 16, 5)), Keys(keys), Values(values)),
+      "layer 2 reads the keys and values of layer 0");
+  EXPECT_ERROR(cache.flush(2), "layer 2 reads");
+
+  const auto check_with = [&](auto change) {
+    ModelShape wrong = model;
+    change(wrong);
+    SQuatCache<float, 4> refused(wrong);
+  };
+  EXPECT_ERROR(check_with([](auto& s) { s.by_layer[1].kv_layer = 2; }), "by_layer[1].kv_layer is 2",
+               "an earlier layer");
+  EXPECT_ERROR(check_with([](auto& s) { s.by_layer[2].head_dim = 24; }), "the same kv_heads");
+  EXPECT_ERROR(check_with([](auto& s) { s.by_layer[0].window = 20; }),
+               "forgets what the layer sees", "window is 50, and 20 there");
+  EXPECT_ERROR(check_with([](auto& s) {
+                 s.by_layer.clear();
+                 s.kv_layer = 0;
+               }),
+               "shape.kv_layer is 0", "must be -1");
 }
 
 TEST(AttentionShape, ExactArithmeticEqualsDenseAttention) {

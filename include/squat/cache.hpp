@@ -13,6 +13,7 @@
 #include <squat/executor.hpp>
 #include <squat/memory.hpp>
 #include <squat/options.hpp>
+#include <vector>
 
 namespace squat {
 
@@ -24,6 +25,14 @@ template <class Scalar>
 class CacheOfLayers;
 
 }  // namespace detail
+
+/// One of several sequences in a call of SQuatCache::attend: what a call about it alone takes.
+template <class Scalar>
+struct SequenceQueries {
+  MatrixView<Scalar> queries;     ///< [rows, query_heads * head_dim]
+  MutableMatrixView<Scalar> out;  ///< [rows, query_heads * value_dim]
+  CallOptions options = {};       ///< with the sequence
+};
 
 /// The keys and values of every layer of a transformer, quantized as SQuat does (arXiv 2503.24358).
 ///
@@ -93,10 +102,14 @@ class SQuatCache {
   /// the layer's window or chunk leaves, or what options.visible and options.tree say. Quantized
   /// tokens count as dequantized, the residual as it is. queries: [rows, query_heads * head_dim];
   /// out: [rows, query_heads * value_dim]. The row of a padding token is zero, and so is one that
-  /// sees nothing. The cache knows its own padding: options.mask [rows] allows those queries to hold
-  /// anything. Honours options.mask, position, log_sum_exp, visible and tree.
+  /// sees nothing. The cache knows its own padding: options.mask [rows] allows those queries to
+  /// hold anything. Honours options.mask, position, log_sum_exp, visible and tree.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const;
+
+  /// attend() of several sequences as one list of tasks, in which short ones leave no thread
+  /// without work: the decoding step of a batch. The same bytes as one by one.
+  void attend(Index layer, const std::vector<SequenceQueries<Scalar>>& sequences) const;
 
   /// Quantizes what the residual of the layer no longer has to hold, and drops what its window has
   /// left behind. Honours options.sequence alone.
@@ -136,8 +149,9 @@ class SQuatCache {
   ///
   /// Fails if a layer has fewer tokens, or if it has dropped what the newest remaining token sees:
   /// `size` must be 0, or where first(layer) > 0 at least first(layer) + the layer's window, or one
-  /// more than the first chunk behind first(layer) begins at. A layer can always be cut back by residual_length from the longest that it has been at a flush()
-  /// or update(). What remains is visible as if the others had never come.
+  /// more than the first chunk behind first(layer) begins at. A layer can always be cut back by
+  /// residual_length from the longest that it has been at a flush() or update(). What remains is
+  /// visible as if the others had never come.
   void truncate(Index size, const CallOptions& options = {});
 
   /// Makes sequence `to` a copy of sequence `from` in every layer, in place of whatever it held:

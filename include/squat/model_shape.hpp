@@ -56,6 +56,9 @@ struct LayerShape {
   /// query's own token is in the cache, so that parts of one sequence have it once. Empty: none.
   std::vector<double> sink_logits = {};
   std::vector<double> alibi_slopes = {};  ///< per query head (MPT, BLOOM); empty: none
+  /// An earlier layer whose keys and values this one reads, in place of any of its own (Gemma 3n);
+  /// -1: its own. Queries of this layer do not shape the metric.
+  Index kv_layer = -1;
 
   Index heads_per_kv() const { return query_heads / kv_heads; }
   Index value_width() const { return value_dim == 0 ? head_dim : value_dim; }
@@ -97,7 +100,7 @@ inline bool operator==(const LayerShape& a, const LayerShape& b) {
   const auto fields = [](const LayerShape& shape) {
     return std::tie(shape.query_heads, shape.kv_heads, shape.head_dim, shape.value_dim,
                     shape.softmax_scale, shape.rope, shape.window, shape.chunk, shape.sink_tokens,
-                    shape.softcap, shape.sink_logits, shape.alibi_slopes);
+                    shape.softcap, shape.sink_logits, shape.alibi_slopes, shape.kv_layer);
   };
   return fields(a) == fields(b);
 }
@@ -165,12 +168,33 @@ inline void check(const LayerShape& shape, const std::string& name = "shape.") {
 
 inline void check(const ModelShape& shape) {
   require(shape.layers >= 1, "shape.layers is ", shape.layers, "; it must be at least 1");
-  if (shape.by_layer.empty()) return check(static_cast<const LayerShape&>(shape));
+  if (shape.by_layer.empty()) {
+    require(shape.kv_layer == -1, "shape.kv_layer is ", shape.kv_layer,
+            "; it must be -1: what all layers have in common cannot be another layer");
+    return check(static_cast<const LayerShape&>(shape));
+  }
   require(static_cast<Index>(shape.by_layer.size()) == shape.layers, "shape.by_layer has ",
           shape.by_layer.size(), " entries; it must have one for each of the ", shape.layers,
           " layers, or none");
-  for (Index layer = 0; layer < shape.layers; ++layer)
-    check(shape.layer(layer), "shape.by_layer[" + std::to_string(layer) + "].");
+  for (Index layer = 0; layer < shape.layers; ++layer) {
+    const std::string name = "shape.by_layer[" + std::to_string(layer) + "].";
+    const LayerShape& own = shape.layer(layer);
+    check(own, name);
+    if (own.kv_layer == -1) continue;
+    require(own.kv_layer >= 0 && own.kv_layer < layer && shape.layer(own.kv_layer).kv_layer == -1,
+            name, "kv_layer is ", own.kv_layer,
+            "; it must be an earlier layer with keys and values of its own, or -1");
+    const LayerShape& read = shape.layer(own.kv_layer);
+    require(own.kv_heads == read.kv_heads && own.head_dim == read.head_dim &&
+                own.value_width() == read.value_width() && own.rope == read.rope &&
+                own.sink_tokens == read.sink_tokens,
+            name, "kv_layer is ", own.kv_layer,
+            "; that layer must have the same kv_heads, head_dim, value_dim, rope and sink_tokens");
+    require((read.window == 0 || (own.window > 0 && own.window <= read.window)) &&
+                (read.chunk == 0 || own.chunk == read.chunk),
+            name, "kv_layer is ", own.kv_layer, ", which forgets what the layer sees: window is ",
+            own.window, ", and ", read.window, " there; chunk ", own.chunk, ", and ", read.chunk);
+  }
 }
 
 }  // namespace detail

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <mutex>
-#include <squat/squat.hpp>
 #include <squat/llama_cpp/batch_rows.hpp>
 #include <squat/llama_cpp/cells.hpp>
 #include <squat/llama_cpp/model_attention.hpp>
 #include <squat/llama_cpp/thread_team.hpp>
+#include <squat/squat.hpp>
 
 namespace squat::llama_cpp {
 

@@ -1,28 +1,80 @@
-// Attention over a layer.
+// Attention of one call.
 #pragma once
 
 #include <squat/detail/attention/decode_attention.hpp>
 #include <squat/detail/attention/tiled_attention.hpp>
+#include <squat/executor.hpp>
+#include <variant>
 
 namespace squat::detail {
 
-/// Attention straight over the codes where `arithmetic` is fast, or over dequantized tokens. Codes
-/// cannot turn: in a layer with a rope the keys of every call are dequantized.
+/// Attention of query rows of one or several sequences of a layer, as one list of tasks. All memory
+/// is taken before tasks run, and kept for the next call.
 template <class Scalar>
-void attend(const QueryRows<Scalar>& rows, Arithmetic arithmetic, MutableMatrixView<Scalar>& out,
-            Executor& executor, AttentionWorkspace<Scalar>& workspace) {
-  const bool over_codes = arithmetic == Arithmetic::fast && rows.layer.format.rope == nullptr &&
-                          !std::is_same_v<Scalar, double>;
-  // More rows are enough for tasks of their own, and their tokens in full precision for products of
-  // matrices.
-  constexpr Index few = 8;
-  const bool are_few = rows.count() <= few &&
-                       rows.count() * rows.shape.heads_per_kv() <= FusedAttention<Scalar>::max_rows;
-  float* const log_sum_exp = rows.options.log_sum_exp;
-  if (over_codes && are_few)
-    DecodeAttention<Scalar>(rows, workspace).run(out, log_sum_exp, executor);
-  else
-    TiledAttention<Scalar>(rows, over_codes, workspace).run(out, log_sum_exp, executor);
-}
+class AttentionCall {
+ public:
+  /// Begins a call.
+  void clear() {
+    works_.clear();
+    first_task_.assign(1, 0);
+  }
+
+  /// Attention of `rows` into `out`, both of which outlive run(): straight over the codes where
+  /// `arithmetic` is fast, or over dequantized tokens. Codes cannot turn: in a layer with a rope
+  /// the keys of every call are dequantized.
+  void add(const QueryRows<Scalar>& rows, Arithmetic arithmetic, MutableMatrixView<Scalar>& out) {
+    const bool over_codes = arithmetic == Arithmetic::fast && rows.layer.format.rope == nullptr &&
+                            !std::is_same_v<Scalar, double>;
+    // More rows are enough for tasks of their own, and their tokens in full precision for products
+    // of matrices.
+    constexpr Index few = 8;
+    const bool are_few = rows.count() <= few && rows.count() * rows.shape.heads_per_kv() <=
+                                                    FusedAttention<Scalar>::max_rows;
+    if (memory_.size() == works_.size()) memory_.push_back(std::make_unique<SequenceMemory>());
+    SequenceMemory& memory = *memory_[works_.size()];
+    if (over_codes && are_few)
+      works_.emplace_back(std::in_place_type<DecodeAttention<Scalar>>, rows, out, memory, scratch_);
+    else
+      works_.emplace_back(std::in_place_type<TiledAttention<Scalar>>, rows, over_codes, out, memory,
+                          scratch_);
+    const auto tasks = [](const auto& work) { return work.tasks(); };
+    first_task_.push_back(first_task_.back() + std::visit(tasks, works_.back()));
+  }
+
+  void run(Executor& executor) {
+    const Index tasks = first_task_.back();
+    const Index at_once = std::min(tasks, std::max(executor.concurrency(), Index{1}));
+    for (Work& work : works_) std::visit([&](auto& one) { one.reserve(at_once); }, work);
+    // Errors in the choice of kernels belong to the caller's thread.
+    simd::vector_kernels();
+    simd::dot_kernels(2);
+    simd::matrix_kernels();
+    const std::function<void(Index)> task = [this](Index i) noexcept { run_task(i); };
+    executor.run(tasks, task);
+    for (const Work& work : works_) std::visit([](const auto& one) { one.finish(); }, work);
+  }
+
+  Index bytes() const {
+    Index sum = Index{sizeof(*this)} + scratch_.bytes() +
+                static_cast<Index>(works_.capacity() * sizeof(Work) +
+                                   first_task_.capacity() * sizeof(Index));
+    for (const auto& memory : memory_) sum += memory->bytes();
+    return sum;
+  }
+
+ private:
+  using Work = std::variant<DecodeAttention<Scalar>, TiledAttention<Scalar>>;
+
+  void run_task(Index task) const noexcept {
+    const auto next = std::upper_bound(first_task_.begin(), first_task_.end(), task);
+    const auto index = static_cast<std::size_t>(next - first_task_.begin() - 1);
+    std::visit([&](const auto& one) { one.run_task(task - first_task_[index]); }, works_[index]);
+  }
+
+  std::vector<Work> works_;  // one each sequence
+  std::vector<Index> first_task_ = {0};
+  std::vector<std::unique_ptr<SequenceMemory>> memory_;
+  TaskMemory<Scalar> scratch_;
+};
 
 }  // namespace squat::detail

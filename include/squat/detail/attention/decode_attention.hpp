@@ -14,47 +14,54 @@ namespace squat::detail {
 template <class Scalar>
 class DecodeAttention {
  public:
-  using Workspace = AttentionWorkspace<Scalar>;
-
-  DecodeAttention(const QueryRows<Scalar>& rows, Workspace& workspace)
+  /// All outlive it.
+  DecodeAttention(const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out,
+                  SequenceMemory& memory, TaskMemory<Scalar>& scratch)
       : layer_(rows.layer),
         query_rows_(rows),
-        workspace_(workspace),
+        out_(out),
+        memory_(memory),
+        scratch_(scratch),
         kv_heads_(rows.shape.kv_heads),
         heads_(rows.shape.heads_per_kv()),
         head_dim_(rows.shape.head_dim),
         value_dim_(rows.shape.value_width()),
         stride_(round_up(value_dim_, CodeTile<2>::lanes)),
         rows_(rows.count() * heads_) {
-    workspace_.segments.clear();
+    memory_.segments.clear();
     for_segments(layer_, rows.visible_to_any(0, rows.count()),
-                 [&](const Segment& segment) { workspace_.segments.push_back(segment); });
+                 [&](const Segment& segment) { memory_.segments.push_back(segment); });
     copy_queries(rows.shape.scale());
-    workspace_.look(rows);
-    common_ = seen_by_all(workspace_.sights.data(), rows_);
-    workspace_.partials.resize(at(tasks() * rows_ * (stride_ + 2)));
-    workspace_.merged.resize(at(value_dim_));
+    memory_.look(rows);
+    common_ = seen_by_all(memory_.sights.data(), rows_);
+    memory_.partials.resize(at(tasks() * rows_ * (stride_ + 2)));
+    memory_.merged.resize(at(value_dim_));
   }
 
-  void run(MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
-    workspace_.fused.reserve(std::min(tasks(), std::max(executor.concurrency(), Index{1})));
-    const std::function<void(Index)> task = [this](Index i) noexcept { run_task(i); };
-    // Errors in the choice of kernels belong to the caller's thread.
-    simd::vector_kernels();
-    simd::dot_kernels(2);
-    simd::matrix_kernels();
-    executor.run(tasks(), task);
-    merge(out, log_sum_exp);
+  Index tasks() const { return kv_heads_ * segments(); }
+
+  /// Makes room for so many tasks at the same time.
+  void reserve(Index at_once) { scratch_.fused.reserve(at_once); }
+
+  void run_task(Index task) const noexcept {
+    const Index head = task / segments(), segment = task % segments();
+    const auto fused = scratch_.fused.borrow();
+    fused->run(query_rows_,
+               {head, memory_.queries.data() + head * rows_ * head_dim_, memory_.sights.data(),
+                common_, rows_},
+               memory_.segments[at(segment)], stride_, partial(task));
   }
+
+  /// Writes the result, once all tasks have run.
+  void finish() const { merge(query_rows_.options.log_sum_exp); }
 
  private:
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-  Index tasks() const { return kv_heads_ * segments(); }
-  Index segments() const { return static_cast<Index>(workspace_.segments.size()); }
+  Index segments() const { return static_cast<Index>(memory_.segments.size()); }
 
   void copy_queries(double scale) {
-    workspace_.queries.resize(at(kv_heads_ * rows_ * head_dim_));
-    float* query = workspace_.queries.data();
+    memory_.queries.resize(at(kv_heads_ * rows_ * head_dim_));
+    float* query = memory_.queries.data();
     for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
       for (Index i = 0; i < query_rows_.count(); ++i)
         for (Index c = 0; c < heads_ * head_dim_; ++c)
@@ -64,38 +71,29 @@ class DecodeAttention {
   }
 
   PartialAttention partial(Index task) const {
-    float* begin = workspace_.partials.data() + task * rows_ * (stride_ + 2);
+    float* begin = memory_.partials.data() + task * rows_ * (stride_ + 2);
     return {begin, begin + rows_ * stride_, begin + rows_ * (stride_ + 1)};
   }
 
-  void run_task(Index task) const noexcept {
-    const Index head = task / segments(), segment = task % segments();
-    const auto fused = workspace_.fused.borrow();
-    fused->run(query_rows_,
-               {head, workspace_.queries.data() + head * rows_ * head_dim_,
-                workspace_.sights.data(), common_, rows_},
-               workspace_.segments[at(segment)], stride_, partial(task));
-  }
-
-  void merge(MutableMatrixView<Scalar>& out, float* log_sum_exp) const {
+  void merge(float* log_sum_exp) const {
     for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
       for (Index i = 0; i < rows_; ++i) {
         const Index token = i / heads_, query_head = kv_head * heads_ + i % heads_;
-        Scalar* result = out.row(token).data() + query_head * value_dim_;
+        Scalar* result = out_.row(token).data() + query_head * value_dim_;
         const Index first = kv_head * segments();
         SoftmaxSum<float> total;
-        std::fill_n(workspace_.merged.data(), value_dim_, 0.0f);
+        std::fill_n(memory_.merged.data(), value_dim_, 0.0f);
         if (!query_rows_.is_padding(token)) {
           for (Index s = 0; s < segments(); ++s) {
             const PartialAttention part = partial(first + s);
             total.add({part.max[i], part.sum[i]}, part.sum_values + i * stride_, value_dim_,
-                      workspace_.merged.data());
+                      memory_.merged.data());
           }
           if (query_rows_.has_sink_logit(token))
             total.add_sink(static_cast<float>(query_rows_.shape.sink_logits[at(query_head)]),
-                           value_dim_, workspace_.merged.data());
+                           value_dim_, memory_.merged.data());
         }
-        total.write(workspace_.merged.data(), value_dim_, result);
+        total.write(memory_.merged.data(), value_dim_, result);
         if (log_sum_exp != nullptr)
           log_sum_exp[token * kv_heads_ * heads_ + query_head] = total.log_sum_exp();
       }
@@ -103,7 +101,9 @@ class DecodeAttention {
 
   const LayerView<Scalar>& layer_;
   const QueryRows<Scalar>& query_rows_;
-  Workspace& workspace_;
+  MutableMatrixView<Scalar>& out_;
+  SequenceMemory& memory_;
+  TaskMemory<Scalar>& scratch_;
   Index kv_heads_;
   Index heads_;  // query heads of a kv head
   Index head_dim_;

@@ -13,7 +13,7 @@ struct QueryRows {
   const LayerView<Scalar>& layer;
   Index first_position;
   const CallOptions& options;
-  const LayerShape& shape = layer.format.shape;
+  const LayerShape& shape;
 
   Index count() const { return queries.rows(); }
   Index position(Index row) const { return first_position + row; }

@@ -22,65 +22,50 @@ template <class Scalar>
 class TiledAttention {
  public:
   using Real = ComputeType<Scalar>;
-  using Workspace = AttentionWorkspace<Scalar>;
 
-  TiledAttention(const QueryRows<Scalar>& rows, bool over_codes, Workspace& workspace)
+  /// All outlive it.
+  TiledAttention(const QueryRows<Scalar>& rows, bool over_codes, MutableMatrixView<Scalar>& out,
+                 SequenceMemory& memory, TaskMemory<Scalar>& scratch)
       : layer_(rows.layer),
         shape_(rows.shape),
         rope_(rows.layer.format.rope.get()),
         rows_(rows),
         over_codes_(over_codes),
-        workspace_(workspace),
+        out_(out),
+        memory_(memory),
+        scratch_(scratch),
         head_dim_(shape_.head_dim),
         value_dim_(shape_.value_width()),
-        heads_(shape_.heads_per_kv()) {}
-
-  /// Writes to `out` and, unless it is null, to `log_sum_exp`.
-  void run(MutableMatrixView<Scalar>& out, float* log_sum_exp, Executor& executor) {
-    out_ = &out;
-    log_sum_exp_ = log_sum_exp;
-    const Index concurrency = std::max(executor.concurrency(), Index{1});
-    cut_tiles(concurrency);
-    const Index tasks = shape_.kv_heads * tiles_, at_once = std::min(tasks, concurrency);
-    workspace_.tiles.reserve(at_once);
-    workspace_.tiles.for_each([&](auto& tile) {
-      tile.softmax.reserve(tile_rows_ * heads_, head_dim_, value_dim_);
-      tile.tokens.reserve(layer_.format);
-      if (over_codes_) tile.partial.resize(at(FusedAttention<Scalar>::max_rows * (stride() + 2)));
-    });
-    if (over_codes_) {
-      workspace_.fused.reserve(at_once);
-      workspace_.look(rows_);
-      simd::dot_kernels(2);
-    }
-    const std::function<void(Index)> task = [this](Index i) noexcept { run_task(i); };
-    // Errors in the choice of kernels belong to the caller's thread.
-    simd::vector_kernels();
-    simd::matrix_kernels();
-    executor.run(tasks, task);
-  }
-
- private:
-  using Fused = FusedAttention<Scalar>;
-
-  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-  Index stride() const { return round_up(value_dim_, CodeTile<2>::lanes); }
-
-  /// A tile has as many rows as the second-level cache takes gladly; where nothing is dequantized
-  /// for it, it may be as small as to leave each thread one.
-  void cut_tiles(Index concurrency) {
+        heads_(shape_.heads_per_kv()) {
+    // As many rows as the second-level cache takes gladly. Where nothing is dequantized for a tile,
+    // few rows are cut too, for threads to share. Folding takes four rows at once: which ones must
+    // not depend on tiles.
     tile_rows_ = std::max(std::max(Index{24576} / head_dim_, Index{256}) / heads_, Index{1});
-    if (over_codes_) {
-      const Index wanted = (concurrency + shape_.kv_heads - 1) / shape_.kv_heads;
-      const Index least = std::max(Fused::max_rows / heads_, Index{1});
-      tile_rows_ = std::min(tile_rows_, std::max((rows_.count() + wanted - 1) / wanted, least));
-    }
+    if (over_codes_)
+      tile_rows_ = std::min(
+          round_up(tile_rows_, simd::max_heads),
+          round_up(std::max((rows_.count() + 7) / 8, Fused::max_rows / heads_), simd::max_heads));
     tile_rows_ = std::min(tile_rows_, rows_.count());
     tiles_ = (rows_.count() + tile_rows_ - 1) / tile_rows_;
+    if (over_codes_) memory_.look(rows_);
+  }
+
+  Index tasks() const { return shape_.kv_heads * tiles_; }
+
+  /// Makes room for so many tasks at the same time.
+  void reserve(Index at_once) {
+    scratch_.tiles.reserve(at_once);
+    scratch_.tiles.for_each([&](auto& tile) {
+      tile.softmax.reserve(tile_rows_ * heads_, head_dim_, value_dim_);
+      tile.tokens.reserve(layer_.format);
+      const std::size_t numbers = at(Fused::max_rows * (stride() + 2));
+      if (over_codes_ && tile.partial.size() < numbers) tile.partial.resize(numbers);
+    });
+    if (over_codes_) scratch_.fused.reserve(at_once);
   }
 
   void run_task(Index task) const noexcept {
-    const auto tile = workspace_.tiles.borrow();
+    const auto tile = scratch_.tiles.borrow();
     OnlineSoftmax<Real>& softmax = tile->softmax;
     const Index kv_head = task / tiles_, begin = task % tiles_ * tile_rows_;
     const Index end = std::min(begin + tile_rows_, rows_.count());
@@ -122,17 +107,26 @@ class TiledAttention {
     write(kv_head, begin, end, softmax);
   }
 
+  void finish() const {}
+
+ private:
+  using Fused = FusedAttention<Scalar>;
+  using Tile = typename TaskMemory<Scalar>::Tile;
+
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+  Index stride() const { return round_up(value_dim_, CodeTile<2>::lanes); }
+
   /// The packed tokens of `visible` for rows [begin, end). A segment of them stays in the
   /// second-level cache for all rows.
   void absorb_codes(Index kv_head, Index begin, Index end, const TokenRange& visible,
-                    typename Workspace::Tile& tile) const noexcept {
-    const auto fused = workspace_.fused.borrow();
+                    Tile& tile) const noexcept {
+    const auto fused = scratch_.fused.borrow();
     for_segments(layer_, visible, [&](Segment segment) {
       segment.is_first = segment.is_last = false;  // sinks and the residual are not its affair
       const Index rows = (end - begin) * heads_;
       for (Index first = 0; first < rows; first += Fused::max_rows) {
         const Index count = std::min(Fused::max_rows, rows - first);
-        const RowSight* sights = workspace_.sights.data() + begin * heads_ + first;
+        const RowSight* sights = memory_.sights.data() + begin * heads_ + first;
         float* const sums = tile.partial.data();
         const PartialAttention partial{sums, sums + count * stride(),
                                        sums + count * (stride() + 1)};
@@ -167,18 +161,19 @@ class TiledAttention {
   }
 
   void write(Index kv_head, Index begin, Index end, const OnlineSoftmax<Real>& softmax) const {
+    float* const log_sum_exp = rows_.options.log_sum_exp;
     Index row = 0;
     for (Index i = begin; i < end; ++i)
       for (Index head = kv_head * heads_; head < (kv_head + 1) * heads_; ++head, ++row) {
-        Scalar* result = out_->row(i).data() + head * value_dim_;
+        Scalar* result = out_.row(i).data() + head * value_dim_;
         const bool padding = rows_.is_padding(i);
         const Real sink = rows_.has_sink_logit(i) ? static_cast<Real>(shape_.sink_logits[at(head)])
                                                   : -std::numeric_limits<Real>::infinity();
-        const Real log_sum_exp = softmax.finish(row, sink, result);
+        const Real sum = softmax.finish(row, sink, result);
         if (padding) std::fill_n(result, value_dim_, Scalar(0));
-        if (log_sum_exp_ != nullptr)
-          log_sum_exp_[i * shape_.query_heads + head] =
-              padding ? -std::numeric_limits<float>::infinity() : static_cast<float>(log_sum_exp);
+        if (log_sum_exp != nullptr)
+          log_sum_exp[i * shape_.query_heads + head] =
+              padding ? -std::numeric_limits<float>::infinity() : static_cast<float>(sum);
       }
   }
 
@@ -187,14 +182,14 @@ class TiledAttention {
   const RopeTable* rope_;
   const QueryRows<Scalar>& rows_;
   bool over_codes_;
-  Workspace& workspace_;
+  MutableMatrixView<Scalar>& out_;
+  SequenceMemory& memory_;
+  TaskMemory<Scalar>& scratch_;
   Index head_dim_;
   Index value_dim_;
   Index heads_;  // query heads of a kv head
   Index tile_rows_ = 0;
   Index tiles_ = 0;
-  MutableMatrixView<Scalar>* out_ = nullptr;
-  float* log_sum_exp_ = nullptr;
 };
 
 }  // namespace squat::detail

@@ -85,6 +85,12 @@ void SQuatCache<Scalar, KeyBits, ValueBits>::attend(Index layer, MatrixView<Scal
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
+void SQuatCache<Scalar, KeyBits, ValueBits>::attend(
+    Index layer, const std::vector<SequenceQueries<Scalar>>& sequences) const {
+  cache_->attend(layer, sequences);
+}
+
+template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::flush(Index layer, const CallOptions& options) {
   cache_->flush(layer, options);
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <memory>
+#include <squat/cache.hpp>
 #include <squat/detail/attention/attention.hpp>
+#include <squat/detail/attention/workspace_pool.hpp>
 #include <squat/detail/io/cache_file.hpp>
 #include <squat/detail/layer/call_checks.hpp>
 #include <squat/detail/layer/layer_writer.hpp>
@@ -28,7 +30,7 @@ class CacheOfLayers {
         formats_(layer_formats(shape, stored_config_)),
         fits_(config, sequences, formats_),
         layers_(empty_layers(sequences)),
-        workspaces_(std::make_unique<WorkspacePool<Scalar>>()) {}
+        workspaces_(std::make_unique<Workspaces>()) {}
 
   void set_executor(Executor& executor) { executor_ = &executor; }
 
@@ -41,8 +43,8 @@ class CacheOfLayers {
     std::vector<std::vector<SecondMoment>> by_layer(static_cast<std::size_t>(shape_.layers));
     for (Index layer = 0; layer < shape_.layers; ++layer)
       for (Index head = 0; head < shape_.layer(layer).kv_heads; ++head) {
-        require(moments.moment(layer, head).count() > 0, "moments of layer ", layer, ", kv head ",
-                head, " have no queries");
+        require(moments.moment(layer, head).count() > 0 || shape_.layer(layer).kv_layer != -1,
+                "moments of layer ", layer, ", kv head ", head, " have no queries");
         by_layer[static_cast<std::size_t>(layer)].push_back(moments.moment(layer, head));
       }
     fits_.calibrate(std::move(by_layer));
@@ -77,6 +79,30 @@ class CacheOfLayers {
     checks(layer).output(queries, out);
     checks(layer).sight(queries.rows(), source.first(), source.size(), options);
     attend_checked(layer, queries, out, options);
+  }
+
+  void attend(Index layer, const std::vector<SequenceQueries<Scalar>>& sequences) const {
+    require(!sequences.empty(), "attend: there are no sequences");
+    std::vector<LayerView<Scalar>> views;
+    std::vector<QueryRows<Scalar>> rows;
+    std::vector<MutableMatrixView<Scalar>> outs;
+    views.reserve(sequences.size());
+    rows.reserve(sequences.size());
+    for (const SequenceQueries<Scalar>& one : sequences) {
+      Honours{true, false, true, true, true}.check(one.options, "attend");
+      const LayerStore<Scalar>& source = tokens(layer, one.options.sequence);
+      checks(layer).queries(one.queries, one.options.mask);
+      checks(layer).output(one.queries, one.out);
+      checks(layer).sight(one.queries.rows(), source.first(), source.size(), one.options);
+      views.push_back(source.view());
+      rows.push_back(checked_rows(layer, source, views.back(), one.queries, one.options));
+      outs.push_back(one.out);
+    }
+    const typename Workspaces::Lease lease(*workspaces_);
+    AttentionCall<Scalar>& call = *lease;
+    call.clear();
+    for (std::size_t i = 0; i < rows.size(); ++i) call.add(rows[i], config_.arithmetic, outs[i]);
+    call.run(*executor_);
   }
 
   void flush(Index layer, const CallOptions& options) {
@@ -141,7 +167,7 @@ class CacheOfLayers {
               " sees: it must be 0, or at least ", target.least_size());
     }
     for (Index layer = 0; layer < shape_.layers; ++layer)
-      tokens(layer, options.sequence).truncate(size);
+      if (shape_.layer(layer).kv_layer == -1) own_tokens(layer, options.sequence).truncate(size);
   }
 
   void fork(Index from, Index to) {
@@ -153,17 +179,17 @@ class CacheOfLayers {
     copies.reserve(static_cast<std::size_t>(shape_.layers));
     fits.reserve(static_cast<std::size_t>(shape_.layers));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      copies.push_back(tokens(layer, from));
+      copies.push_back(own_tokens(layer, from));
       fits.push_back(fits_.copy(layer, from));
     }
     for (Index layer = 0; layer < shape_.layers; ++layer) {
-      tokens(layer, to) = std::move(copies[static_cast<std::size_t>(layer)]);
+      own_tokens(layer, to) = std::move(copies[static_cast<std::size_t>(layer)]);
       fits_.take_copy(layer, to, std::move(fits[static_cast<std::size_t>(layer)]));
     }
   }
 
   void clear() {
-    auto workspaces = std::make_unique<WorkspacePool<Scalar>>();
+    auto workspaces = std::make_unique<Workspaces>();
     layers_ = empty_layers(sequences_);
     fits_.clear();
     workspaces_ = std::move(workspaces);
@@ -191,7 +217,7 @@ class CacheOfLayers {
       file.fits[layer] = std::make_unique<KeyFit<Real>>(std::move(file.calibrated[layer]));
     for (Index layer = 0; layer < shape_.layers; ++layer) {
       const auto at = static_cast<std::size_t>(layer);
-      tokens(layer, sequence) = std::move(file.layers[at]);
+      own_tokens(layer, sequence) = std::move(file.layers[at]);
       fits_.replace(layer, sequence, std::move(file.fits[at]));
     }
   }
@@ -221,11 +247,15 @@ class CacheOfLayers {
     check_sequence("options.sequence", sequence);
     return static_cast<std::size_t>(layer * sequences_ + sequence);
   }
-  LayerStore<Scalar>& tokens(Index layer, Index sequence) {
+  /// Of the layer itself.
+  LayerStore<Scalar>& own_tokens(Index layer, Index sequence) {
     return layers_[index(layer, sequence)];
   }
+  /// Of the layer that `layer` reads.
   const LayerStore<Scalar>& tokens(Index layer, Index sequence) const {
-    return layers_[index(layer, sequence)];
+    const std::size_t own = index(layer, sequence);
+    const Index read = shape_.layer(layer).kv_layer;
+    return layers_[read == -1 ? own : index(read, sequence)];
   }
 
   std::vector<LayerStore<Scalar>> empty_layers(Index sequences) const {
@@ -237,7 +267,11 @@ class CacheOfLayers {
   }
 
   LayerWriter<Scalar> writer(Index layer, Index sequence) {
-    return {tokens(layer, sequence), fits_, layer, sequence};
+    LayerStore<Scalar>& store = own_tokens(layer, sequence);
+    require(shape_.layer(layer).kv_layer == -1, "layer ", layer,
+            " reads the keys and values of layer ", shape_.layer(layer).kv_layer,
+            ": it takes none of its own");
+    return {store, fits_, layer, sequence};
   }
 
   /// update(); `queries` is null where there are none.
@@ -252,6 +286,19 @@ class CacheOfLayers {
   void attend_checked(Index layer, const MatrixView<Scalar>& queries,
                       MutableMatrixView<Scalar>& out, const CallOptions& options) const {
     const LayerStore<Scalar>& source = tokens(layer, options.sequence);
+    const LayerView<Scalar> view = source.view();
+    const QueryRows<Scalar> rows = checked_rows(layer, source, view, queries, options);
+    const typename Workspaces::Lease lease(*workspaces_);
+    AttentionCall<Scalar>& call = *lease;
+    call.clear();
+    call.add(rows, config_.arithmetic, out);
+    call.run(*executor_);
+  }
+
+  /// The rows of `queries`, once it is clear that the layer holds what they see. All outlive them.
+  QueryRows<Scalar> checked_rows(Index layer, const LayerStore<Scalar>& source,
+                                 const LayerView<Scalar>& view, const MatrixView<Scalar>& queries,
+                                 const CallOptions& options) const {
     const Index size = source.size();
     constexpr Index last_position = Index{1} << 48;
     require(options.position >= -1 && options.position <= last_position, "options.position is ",
@@ -264,15 +311,15 @@ class CacheOfLayers {
               " of sequence ", options.sequence, " has ", size, " tokens");
     }
     const Index first = options.position == -1 ? size - queries.rows() : options.position;
-    const LayerView<Scalar> view = source.view();
-    const QueryRows<Scalar> rows{queries, view, first, options};
+    const QueryRows<Scalar> rows{queries, view, first, options, shape_.layer(layer)};
     require(!options.visible.empty() || rows.visible(0).begin >= source.first(),
             "queries begin at position ", first, "; layer ", layer, " of sequence ",
             options.sequence, " has dropped what they see: they can begin at ",
             source.least_size() - 1, " or later");
-    const typename WorkspacePool<Scalar>::Lease workspace(*workspaces_);
-    detail::attend(rows, config_.arithmetic, out, *executor_, *workspace);
+    return rows;
   }
+
+  using Workspaces = WorkspacePool<AttentionCall<Scalar>>;
 
   ModelShape shape_;
   Config config_;
@@ -281,7 +328,7 @@ class CacheOfLayers {
   LayerFormats formats_;  // per layer
   KeyFits<Scalar> fits_;
   std::vector<LayerStore<Scalar>> layers_;  // [layers, sequences]
-  std::unique_ptr<WorkspacePool<Scalar>> workspaces_;
+  std::unique_ptr<Workspaces> workspaces_;
   Executor* executor_ = &serial();
 };
 

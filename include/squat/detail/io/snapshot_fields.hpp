@@ -75,7 +75,7 @@ inline std::string current_name(const SnapshotField& field) {
 /// Fields of one layer.
 inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
   const auto& [query_heads, kv_heads, head_dim, value_dim, softmax_scale, rope, window, chunk,
-               sink_tokens, softcap, sink_logits, alibi_slopes] = shape;
+               sink_tokens, softcap, sink_logits, alibi_slopes, kv_layer] = shape;
   const auto& [pairing, dims, base, factors] = rope;
   return {
       {"shape.query_heads", query_heads},
@@ -93,6 +93,7 @@ inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
       {"shape.softcap", softcap},
       {"shape.sink_logits", sink_logits},
       {"shape.alibi_slopes", alibi_slopes},
+      {"shape.kv_layer", kv_layer},
   };
 }
 
