@@ -92,6 +92,44 @@ ReportTable decode_table(const AttentionShape& shape, int threads, const std::st
   return timed(std::move(head), contestants, options.rounds);
 }
 
+/// Several rows at once: a second turn, a piece of a prompt, drafts.
+ReportTable rows_table(const AttentionShape& shape, const std::string& title,
+                       const Options& options) {
+  auto data = std::make_shared<AttentionData>(shape);
+  TableHead head;
+  head.kind = "rows";
+  head.title = title;
+  head.unit = "ns per row, cached token and layer";
+  head.units = static_cast<double>(shape.tokens) * shape.query_rows;
+  head.base = "ggml f16";
+  head.threads = 1;
+  return timed(std::move(head),
+               {ggml_contestant(data, GGML_TYPE_F16, CacheLayout::heads_outermost, 0, 1),
+                squat_contestant(data, Setting::published(2), 0, 1),
+                squat_contestant(data, Setting::recommended("2.5"), 0, 1)},
+               std::max(1, options.rounds / 3));
+}
+
+/// A token of each sequence of a batch.
+ReportTable sequences_table(const AttentionShape& shape, int sequences, const std::string& title,
+                            const Options& options) {
+  auto data = std::make_shared<AttentionData>(shape);
+  constexpr int threads = 2;
+  const Setting setting = Setting::recommended("2.5");
+  TableHead head;
+  head.kind = "sequences";
+  head.title = title;
+  head.unit = "ns per cached token and layer";
+  head.units = static_cast<double>(shape.tokens) * sequences;
+  head.base = "ggml f16";
+  head.threads = threads;
+  return timed(std::move(head),
+               {ggml_sequences_contestant(data, sequences, threads),
+                squat_sequences_contestant(data, setting, sequences, false, threads),
+                squat_sequences_contestant(data, setting, sequences, true, threads)},
+               std::max(1, options.rounds / 3));
+}
+
 ReportTable prompt_table(const AttentionShape& shape, int threads, const std::string& title,
                          const Options& options) {
   auto data = std::make_shared<AttentionData>(shape);
@@ -168,6 +206,19 @@ void run(const Options& options) {
   if (const std::string title = "Prompt: " + prompt.name(); wanted(title))
     for (int threads : {1, 2})
       tables.push_back(prompt_table(prompt, threads, title, options).json());
+
+  for (const int tokens : {4096, 16384})
+    for (const int rows : {1, 8, 9, 32, 64, 256, 512}) {
+      const AttentionShape shape{32, 8, 128, tokens, rows};
+      const std::string title = "Rows: " + std::to_string(rows) + " of " + shape.name();
+      if (wanted(title)) tables.push_back(rows_table(shape, title, options).json());
+    }
+  for (const int tokens : {512, 4096, 16384})
+    for (const int sequences : {1, 8, 32}) {
+      const AttentionShape shape{32, 8, 128, tokens};
+      const std::string title = "Sequences: " + std::to_string(sequences) + " of " + shape.name();
+      if (wanted(title)) tables.push_back(sequences_table(shape, sequences, title, options).json());
+    }
 
   const AttentionShape encode{32, 8, 128, 512, 512};
   if (const std::string title = "Encoding: " + encode.name(); wanted(title))

@@ -136,35 +136,93 @@ void fill(Cache& cache, const AttentionData& data) {
   }
 }
 
-/// squat's attention of one new token; layers in turn exceed `cache_bytes`. They are sequences of a
-/// cache of one layer, since a sequence can be loaded where quantizing every layer would take long.
+/// A cache of one layer that holds the tokens of `data`.
+inline squat::SQuatCache<float, 2> filled_cache(const AttentionData& data, const Setting& setting) {
+  squat::SQuatCache<float, 2> filled(model_shape(data.shape), setting.config);
+  fill(filled, data);
+  return filled;
+}
+
+/// A cache of one layer and some sequences that all hold what `filled` does: they can be loaded,
+/// where quantizing every one would take long.
+inline std::shared_ptr<ThreadedCache> sequences_like(const squat::SQuatCache<float, 2>& filled,
+                                                     const AttentionShape& shape,
+                                                     const Setting& setting, int threads,
+                                                     int sequences) {
+  std::stringstream file;
+  filled.save(file);
+  auto threaded = std::make_shared<ThreadedCache>(shape, setting.config, threads, sequences);
+  for (int sequence = 0; sequence < sequences; ++sequence) {
+    file.seekg(0);
+    threaded->cache.load(file, sequence);
+  }
+  return threaded;
+}
+
+/// squat's attention of the newest tokens. Where there is one, layers in turn exceed `cache_bytes`;
+/// they are sequences.
 inline Contestant squat_contestant(const SharedData& data, const Setting& setting,
                                    double cache_bytes, int threads) {
   const AttentionShape& shape = data->shape;
-  squat::SQuatCache<float, 2> filled(model_shape(shape), setting.config);
-  fill(filled, *data);
-  const double bytes = read_bytes(filled.memory());
-  const int layers = layers_exceeding(cache_bytes, bytes);
-  std::stringstream file;
-  filled.save(file);
-  auto threaded = std::make_shared<ThreadedCache>(shape, setting.config, threads, layers);
-  for (int layer = 0; layer < layers; ++layer) {
-    file.seekg(0);
-    threaded->cache.load(file, layer);
-  }
-
+  const auto filled = filled_cache(*data, setting);
   Contestant contestant;
   contestant.name = setting.name;
-  contestant.bytes = bytes;
-  contestant.layers = layers;
+  contestant.bytes = read_bytes(filled.memory());
+  contestant.layers = shape.query_rows > 1 ? 1 : layers_exceeding(cache_bytes, contestant.bytes);
+  auto threaded = sequences_like(filled, shape, setting, threads, contestant.layers);
   contestant.run = [data, threaded](int layer) {
-    const auto width = static_cast<Eigen::Index>(data->shape.query_width());
-    Eigen::Map<squat::Matrix<float>> out(data->out.data(), 1, width);
+    const AttentionShape& of = data->shape;
+    Eigen::Map<squat::Matrix<float>> out(data->out.data(), of.query_rows,
+                                         static_cast<Eigen::Index>(of.query_width()));
     squat::CallOptions options;
     options.sequence = layer;
-    threaded->cache.attend(0, rows_of(data->queries, data->shape.query_width(), 0, 1), out,
+    threaded->cache.attend(0, rows_of(data->queries, of.query_width(), 0, of.query_rows), out,
                            options);
   };
+  return contestant;
+}
+
+/// squat's attention of one new token of each of some sequences, in one call or one by one.
+inline Contestant squat_sequences_contestant(const SharedData& data, const Setting& setting,
+                                             int sequences, bool in_one_call, int threads) {
+  const AttentionShape& shape = data->shape;
+  const auto filled = filled_cache(*data, setting);
+  auto threaded = sequences_like(filled, shape, setting, threads, sequences);
+  Contestant contestant;
+  contestant.name = setting.name + (in_one_call ? ", one call" : ", one by one");
+  contestant.bytes = read_bytes(filled.memory()) * sequences;
+  contestant.run = [=](int) {
+    const auto queries = rows_of(data->queries, data->shape.query_width(), 0, 1);
+    Eigen::Map<squat::Matrix<float>> out(data->out.data(), 1, queries.cols());
+    std::vector<squat::SequenceQueries<float>> calls;
+    for (int sequence = 0; sequence < sequences; ++sequence) {
+      squat::CallOptions options;
+      options.sequence = sequence;
+      if (in_one_call)
+        calls.push_back({queries, out, options});
+      else
+        threaded->cache.attend(0, queries, out, options);
+    }
+    if (in_one_call) threaded->cache.attend(0, calls);
+  };
+  return contestant;
+}
+
+/// ggml's flash attention of one new token of each of some sequences, one by one.
+inline Contestant ggml_sequences_contestant(const SharedData& data, int sequences, int threads) {
+  Contestant contestant =
+      ggml_contestant(data, GGML_TYPE_F16, CacheLayout::heads_outermost, 0, threads);
+  auto attention = std::make_shared<GgmlAttention>(data->shape, CacheLayout::heads_outermost,
+                                                   GGML_TYPE_F16, GGML_TYPE_F16, data->keys.data(),
+                                                   data->values.data(), sequences, threads);
+  contestant.bytes *= sequences;
+  contestant.layers = 1;
+  contestant.run = [=](int) {
+    for (int sequence = 0; sequence < sequences; ++sequence)
+      attention->run(sequence, data->queries.data(), data->out.data());
+  };
+  contestant.prepare = [attention] { attention->resume(); };
+  contestant.finish = [attention] { attention->pause(); };
   return contestant;
 }
 

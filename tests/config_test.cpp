@@ -137,8 +137,10 @@ TEST(ModelShape, RefusesWhatIsNotAllowed) {
   EXPECT_ERROR(check_with([](auto& s) { s.softcap = -1; }), "shape.softcap is -1", "positive");
   EXPECT_ERROR(check_with([](auto& s) { s.sink_logits = {1}; }), "shape.sink_logits has 1 entries",
                "2 query heads");
-  EXPECT_ERROR(check_with([&](auto& s) { s.alibi_slopes = {1, nan}; }), "shape.alibi_slopes holds",
-               "nan", "finite");
+  EXPECT_ERROR(check_with([&](auto& s) {
+                 s.alibi_slopes = {1, nan};
+               }),
+               "shape.alibi_slopes holds", "nan", "finite");
 }
 
 TEST(ModelShape, TakesEveryMultipleOf8) {

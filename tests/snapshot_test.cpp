@@ -106,8 +106,7 @@ void expect_that_twins_agree(unsigned seed) {
     shape.rope.factors.assign(
         static_cast<std::size_t>(shape.rope.dims == 0 ? shape.head_dim : shape.rope.dims) / 2, 1.5);
   config.shared_svd = draw.of({true, false});
-  if (draw.of({0, 1}) == 1)
-    shape.window = draw.of<Index>({1, 20, 60});
+  if (draw.of({0, 1}) == 1) shape.window = draw.of<Index>({1, 20, 60});
   if (shape.layers == 2 && draw.of({0, 1}) == 1) config.layer_bits = {{2, 3}, {0, 1}};
   const Index sequences = draw.of<Index>({1, 1, 3});
   SCOPED_TRACE(::testing::Message() << "seed " << seed);

@@ -32,8 +32,10 @@ void load(LlamaContext& context, std::istream& in, llama_seq_id sequence) {
 /// Whether a partial state is asked for where there is none: it holds what a sequence cannot be cut
 /// back to, which only windows bring about. With them it is the whole state of the sequence.
 bool is_empty(const LlamaContext& context, llama_state_seq_flags flags) {
-  return (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) != 0 &&
-         context.cache().shape().by_layer.empty();
+  const squat::ModelShape& shape = context.cache().shape();
+  for (squat::Index layer = 0; layer < shape.layers; ++layer)
+    if (shape.layer(layer).window > 0) return false;
+  return (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) != 0;
 }
 
 size_t state_size(const LlamaContext& context, llama_seq_id sequence) {

@@ -40,7 +40,7 @@ enum class SubspaceQueries {
   before_rope,  ///< as they come
 };
 
-/// How attention over packed codes computes.
+/// How attention over packed codes computes, whatever the number of rows.
 enum class Arithmetic {
   /// Integer products of codes and rounded operands, which lose about a tenth of what the codes
   /// lose. A cache of doubles computes as with `dequantized` all the same.

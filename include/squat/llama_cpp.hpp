@@ -28,9 +28,10 @@ namespace squat {
 /// attention operator becomes a custom one, so that ggml's threads run squat's attention in its
 /// place. llama.cpp's own cells hold a batch, and are empty before the next one.
 ///
-/// Serves decoders with plain causal attention, and sliding windows of Gemma 3. What it cannot
-/// compute it refuses when the context is made, or before a batch is computed, with a squat::Error
-/// that says why.
+/// Serves decoders with causal attention: capped scores, learned sinks, ALiBi, latent attention,
+/// sliding windows of Gemma 2 and 3 and gpt-oss, heads and widths by layer. What it cannot compute
+/// it refuses when the context is made, or before a batch is computed, with a squat::Error that
+/// says why.
 class LlamaContext {
  public:
   /// Makes the context. `params.n_ctx` is how many tokens the cache may hold. Calls `llama` where a
@@ -87,7 +88,12 @@ class LlamaContext {
   /// Bytes that the tokens of all sequences would take in llama.cpp's cells of half precision.
   Index bytes_in_f16() const {
     const ModelShape& shape = cache_->shape();
-    return sequences_->total() * shape.layers * shape.kv_heads * shape.head_dim * 2 * 2;
+    Index numbers = 0;  // a token
+    for (Index layer = 0; layer < shape.layers; ++layer) {
+      const LayerShape& one = shape.layer(layer);
+      numbers += one.kv_heads * (one.head_dim + one.value_width());
+    }
+    return sequences_->total() * numbers * 2;
   }
 
   /// llama_decode: computes a batch, each token of which goes on with its sequence, and returns

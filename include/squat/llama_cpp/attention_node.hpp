@@ -16,8 +16,9 @@ namespace squat::llama_cpp {
 struct AttentionNode {
   const ggml_tensor* queries;  ///< [head_dim, rows, query heads], float
   const ggml_tensor* keys;     ///< [head_dim, cells, kv heads], a view of all cells of the layer
-  const ggml_tensor* values;   ///< [head_dim, cells, kv heads]
-  const ggml_tensor* mask;     ///< [cells, rows], half: 0 or minus infinity; may be null
+  const ggml_tensor* values;   ///< [value_dim, cells, kv heads]
+  const ggml_tensor* mask;     ///< [cells, rows], half: 0 (with ALiBi minus the distance)
+                               ///< or minus infinity; may be null
   const ggml_tensor* sinks;    ///< [query heads]; null unless the model learned some
   float scale;
   float max_bias;

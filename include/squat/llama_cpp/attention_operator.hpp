@@ -87,8 +87,8 @@ class AttentionOperator {
         if (work_.size() < sequences_.size()) work_.resize(sequences_.size());
       }
       if (attention.mask != checked_mask_) {
-        const Index window = cache_.shape().layer(static_cast<Index>(layer)).window;
-        check_mask(*attention.mask, batch_, begin, end, window);
+        const LayerShape& shape = cache_.shape().layer(static_cast<Index>(layer));
+        check_mask(*attention.mask, batch_, begin, end, shape.window, !shape.alibi_slopes.empty());
         checked_mask_ = attention.mask;
       }
       // A metric that sequences share is that of the first one: they go in turn.
@@ -115,8 +115,9 @@ class AttentionOperator {
     const SequenceRows& sequence = sequences_[index];
     Work& work = work_[index];
     const auto rows = static_cast<Index>(sequence.rows.size());
-    const ModelShape& shape = cache_.shape();
+    const LayerShape& shape = cache_.shape().layer(static_cast<Index>(layer));
     const Index query_width = shape.query_heads * shape.head_dim;
+    const Index out_width = shape.query_heads * shape.value_width();
     gather_cells(*attention.keys, sequence, begin, work.keys);
     gather_cells(*attention.values, sequence, begin, work.values);
 
@@ -132,13 +133,13 @@ class AttentionOperator {
       const auto row = static_cast<std::size_t>(sequence.rows.front());
       const ConstRows from(row_of(queries, 1, row), rows, query_width,
                            Eigen::OuterStride<>(stride_of(queries, 1)));
-      Rows to(row_of(node, 2, row), rows, query_width, Eigen::OuterStride<>(stride_of(node, 2)));
+      Rows to(row_of(node, 2, row), rows, out_width, Eigen::OuterStride<>(stride_of(node, 2)));
       cache_.attention(static_cast<Index>(layer), squat::Queries(from), squat::Keys(work.keys),
                        squat::Values(work.values), to, options);
       return;
     }
     work.queries.resize(rows, query_width);
-    work.out.resize(rows, query_width);
+    work.out.resize(rows, out_width);
     for (Index r = 0; r < rows; ++r)
       for (Index head = 0; head < shape.query_heads; ++head)
         for (Index c = 0; c < shape.head_dim; ++c)
@@ -151,7 +152,7 @@ class AttentionOperator {
     cache_.attention(static_cast<Index>(layer), squat::Queries(work.queries),
                      squat::Keys(work.keys), squat::Values(work.values), work.out, options);
     for (Index r = 0; r < rows; ++r)
-      std::copy_n(work.out.row(r).data(), query_width,
+      std::copy_n(work.out.row(r).data(), out_width,
                   row_of(node, 2, static_cast<std::size_t>(sequence.rows[r])));
   }
 
@@ -171,7 +172,7 @@ class AttentionOperator {
     return static_cast<Index>(tensor.nb[dimension] / sizeof(float));
   }
 
-  /// The new keys or values of a sequence [tokens, kv_heads * head_dim], from their cells.
+  /// The new keys or values of a sequence [tokens, kv_heads * width of a head], from their cells.
   static void gather_cells(const ggml_tensor& view, const SequenceRows& sequence, Index begin,
                            Matrix<float>& out) {
     out.resize(static_cast<Index>(sequence.rows.size()), view.ne[0] * view.ne[2]);

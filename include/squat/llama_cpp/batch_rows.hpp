@@ -43,9 +43,10 @@ inline std::vector<SequenceRows> rows_by_sequence(const std::vector<BatchToken>&
 
 /// Fails unless `mask` [cells, rows] shows each of the tokens [begin, end) of a batch exactly what
 /// a cache shows it of the batch: earlier tokens of its sequence, itself included, as many as
-/// `window` says (0: all). So nothing is computed that the model means differently.
+/// `window` says (0: all), with minus their distance where `has_distances`. So nothing is computed
+/// that the model means differently.
 inline void check_mask(const ggml_tensor& mask, const std::vector<BatchToken>& batch, Index begin,
-                       Index end, Index window) {
+                       Index end, Index window, bool has_distances) {
   constexpr std::uint16_t shown = 0x0000, hidden = 0xfc00;  // 0 and minus infinity
   require(mask.type == GGML_TYPE_F16 && mask.ne[0] >= end && mask.ne[1] >= end - begin,
           "the attention mask is ", ggml_type_name(mask.type), " [", mask.ne[0], ", ", mask.ne[1],
@@ -56,15 +57,21 @@ inline void check_mask(const ggml_tensor& mask, const std::vector<BatchToken>& b
         static_cast<const char*>(mask.data) + static_cast<std::size_t>(i - begin) * mask.nb[1]);
     for (Index cell = 0; cell < mask.ne[0]; ++cell) {
       bool is_shown = false;
+      Index distance = 0;
       if (cell <= i) {
         const BatchToken& other = batch[static_cast<std::size_t>(cell)];
         is_shown = other.sequence == own.sequence &&
                    (window == 0 || own.position - other.position < window);
+        if (is_shown && has_distances) distance = own.position - other.position;
       }
-      require(row[cell] == (is_shown ? shown : hidden), "the attention mask ",
-              is_shown ? "hides" : "shows", " token ", cell, " of the batch ",
-              is_shown ? "from" : "to", " token ", i, "; a cache ", is_shown ? "shows" : "hides",
-              " it (masks must be causal, without biases)");
+      const std::uint16_t expected = !is_shown ? hidden
+                                     : distance == 0
+                                         ? shown
+                                         : ggml_fp32_to_fp16(static_cast<float>(-distance));
+      require(row[cell] == expected, "the attention mask ", is_shown ? "hides" : "shows", " token ",
+              cell, " of the batch ", is_shown ? "from" : "to", " token ", i, "; a cache ",
+              is_shown ? "shows" : "hides",
+              " it (masks must be causal, without biases but for ALiBi)");
     }
   }
 }

@@ -3,7 +3,10 @@
 
 #include <llama.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <map>
 #include <squat/config.hpp>
 #include <squat/llama_cpp/attention_node.hpp>
 #include <string>
@@ -30,9 +33,10 @@ inline std::string architecture_metadata(const llama_model* model, const std::st
 
 /// One layer that keeps keys and values, in the order in which the graph computes them.
 struct AttentionLayer {
-  const ggml_tensor* key_cells;    ///< [kv heads * head_dim, cells]
-  const ggml_tensor* value_cells;  ///< [kv heads * head_dim, cells]
-  const ggml_tensor* mask;         ///< the same for layers that see the same tokens
+  const ggml_tensor* key_cells;  ///< [kv heads * head_dim, cells]
+  const ggml_tensor*
+      value_cells;          ///< [kv heads * value_dim, cells]; of latent attention: key_cells
+  const ggml_tensor* mask;  ///< the same for layers that see the same tokens
 };
 
 /// What a graph of one token says of the attention of a model. Gathers its nodes, then checks.
@@ -54,38 +58,59 @@ class ModelAttention {
     require(layers == llama_model_n_layer(model), "the model's graph has ", layers,
             " attention operators that keep keys and values; its ", llama_model_n_layer(model),
             " layers should have one each");
-    const AttentionNode& first = nodes_.front();
-    for (std::size_t layer = 0; layer < nodes_.size(); ++layer) check(nodes_[layer], layer);
-    ModelShape shape{layers, first.queries->ne[2], first.keys->ne[2], first.keys->ne[0]};
-    shape.softmax_scale = static_cast<double>(first.scale);
     const std::vector<Index> windows = this->windows(model);
-    if (!windows.empty()) shape.by_layer.assign(windows.size(), shape);
-    for (std::size_t layer = 0; layer < windows.size(); ++layer)
-      shape.by_layer[layer].window = windows[layer];
+    std::vector<LayerShape> by_layer;
+    for (std::size_t layer = 0; layer < nodes_.size(); ++layer) {
+      check(nodes_[layer], layer);
+      by_layer.push_back(shape_of(nodes_[layer], windows[layer]));
+    }
+    const LayerShape& first = by_layer.front();
+    ModelShape shape{layers, first.query_heads, first.kv_heads, first.head_dim};
+    static_cast<LayerShape&>(shape) = first;
+    const auto is_first = [&](const LayerShape& one) { return one == first; };
+    if (!std::all_of(by_layer.begin(), by_layer.end(), is_first))
+      shape.by_layer = std::move(by_layer);
     squat::detail::check(shape);
     return shape;
   }
 
  private:
+  static LayerShape shape_of(const AttentionNode& node, Index window) {
+    LayerShape shape;
+    shape.query_heads = node.queries->ne[2];
+    shape.kv_heads = node.keys->ne[2];
+    shape.head_dim = node.keys->ne[0];
+    shape.value_dim = node.values->ne[0];
+    shape.softmax_scale = static_cast<double>(node.scale);
+    shape.softcap = static_cast<double>(node.soft_cap);
+    shape.window = window;
+    if (node.max_bias > 0)
+      shape.alibi_slopes = alibi_slopes(shape.query_heads, static_cast<double>(node.max_bias));
+    for (Index head = 0; node.sinks != nullptr && head < shape.query_heads; ++head)
+      shape.sink_logits.push_back(
+          static_cast<double>(static_cast<const float*>(node.sinks->data)[head]));
+    return shape;
+  }
+
+  /// Of each query head, as ggml_flash_attn_ext takes them from max_bias (Press et al. 2022).
+  static std::vector<double> alibi_slopes(Index heads, double max_bias) {
+    const double power = std::exp2(std::floor(std::log2(static_cast<double>(heads))));
+    std::vector<double> slopes;
+    for (Index i = 0; i < heads; ++i) {
+      const double head = static_cast<double>(i);
+      slopes.push_back(head < power
+                           ? std::exp2(-max_bias / power * (head + 1))
+                           : std::exp2(-max_bias / (2 * power) * (2 * (head - power) + 1)));
+    }
+    return slopes;
+  }
+
   void check(const AttentionNode& node, std::size_t layer) const {
-    const AttentionNode& first = nodes_.front();
     const std::string where = "layer " + std::to_string(layer) + " of the model ";
-    require(node.soft_cap == 0, where, "caps its attention scores (at ", node.soft_cap,
-            "); a cache does not");
-    require(node.max_bias == 0, where, "has ALiBi (max_bias ", node.max_bias,
-            "); a cache has no bias by position");
-    require(node.sinks == nullptr, where, "has learned attention sinks; a cache has none");
     require(node.mask != nullptr, where, "has no attention mask; a cache is causal");
-    require(node.keys->ne[0] == node.values->ne[0], where, "has keys of ", node.keys->ne[0],
-            " channels and values of ", node.values->ne[0], "; they must be alike");
-    require(node.queries->ne[0] == first.queries->ne[0] &&
-                node.queries->ne[2] == first.queries->ne[2] &&
-                node.keys->ne[2] == first.keys->ne[2],
-            where, "has ", node.queries->ne[2], " query heads and ", node.keys->ne[2],
-            " kv heads of ", node.queries->ne[0], "; layer 0 has ", first.queries->ne[2], " and ",
-            first.keys->ne[2], " of ", first.queries->ne[0], ": they must be alike");
-    require(node.scale == first.scale, where, "scales its scores by ", node.scale, "; layer 0 by ",
-            first.scale, ": they must be alike");
+    require(
+        node.sinks == nullptr || (node.sinks->type == GGML_TYPE_F32 && is_in_memory(node.sinks)),
+        where, "has learned attention sinks that are not f32 in the memory of the processor");
     require(node.keys->ne[3] == 1, where, "keeps sequences apart in ", node.keys->ne[3],
             " streams; it must keep them in one");
     require(node.queries->type == GGML_TYPE_F32 && node.keys->type == GGML_TYPE_F16 &&
@@ -95,11 +120,10 @@ class ModelAttention {
             "; they must be f32, f16 and f16");
     for (const ggml_tensor* view : {node.keys, node.values}) {
       const ggml_tensor* cells = AttentionNode::cells(view);
-      require(cells->buffer != nullptr && ggml_backend_buffer_is_host(cells->buffer), where,
-              "keeps its keys and values in ",
+      require(is_in_memory(cells), where, "keeps its keys and values in ",
               cells->buffer == nullptr ? "no buffer" : ggml_backend_buffer_name(cells->buffer),
               "; they must be in the memory of the processor (no GPU layers)");
-      require(view->nb[2] == view->ne[0] * ggml_type_size(view->type), where,
+      require(view->ne[2] == 1 || view->nb[2] == view->ne[0] * ggml_type_size(view->type), where,
               "does not keep the heads of a token side by side");
     }
     for (std::size_t other = 0; other < layer; ++other)
@@ -107,7 +131,11 @@ class ModelAttention {
               "reads the keys and values of layer ", other, "; each layer must have its own");
   }
 
-  /// Per layer, of a model with windows; else empty.
+  static bool is_in_memory(const ggml_tensor* tensor) {
+    return tensor->buffer != nullptr && ggml_backend_buffer_is_host(tensor->buffer);
+  }
+
+  /// Per layer; 0: none.
   std::vector<Index> windows(const llama_model* model) const {
     const Index window = llama_model_n_swa(model);
     if (window == 0) {
@@ -115,15 +143,16 @@ class ModelAttention {
         require(node.mask == nodes_.front().mask,
                 "layers of the model have different attention masks, and its metadata has no "
                 "sliding window");
-      return {};
+      return std::vector<Index>(nodes_.size(), 0);
     }
     // Masks show which layers are alike, but not what they hide in a text longer than a batch.
-    require(architecture(model) == "gemma3", "the model (", architecture(model),
-            ") has sliding windows of ", window,
-            " tokens; those of architecture gemma3 are the only ones that a cache knows");
+    const std::map<std::string, Index> periods = {{"gemma2", 2}, {"gemma3", 6}, {"gpt-oss", 2}};
+    const auto known = periods.find(architecture(model));
+    require(known != periods.end(), "the model (", architecture(model), ") has sliding windows of ",
+            window, " tokens; a cache knows those of gemma2, gemma3 and gpt-oss");
     const std::string period_key = "attention.sliding_window_pattern";
     const std::string period_text = architecture_metadata(model, period_key);
-    const Index period = period_text.empty() ? 6 : std::atoi(period_text.c_str());
+    const Index period = period_text.empty() ? known->second : std::atoi(period_text.c_str());
     require(period >= 1, architecture(model), ".", period_key, " is ", period_text,
             "; it must be at least 1");
     std::vector<Index> windows;
