@@ -59,9 +59,10 @@ class ShapedConversation {
     const Matrix<float> keys = keys_.bottomRows(tokens), values = values_.bottomRows(tokens);
     const Matrix<float> stored_keys = stored(keys_, cache_.keys(0)),
                         stored_values = stored(values_, cache_.values(0));
+    Matrix<float> received = want_received(options, draw);
     cache_.attention(0, Queries(queries), Keys(keys), Values(values), actual.out, options);
     // An earlier flush left nothing to pack: all that is new is in full precision.
-    expect(queries, stored_keys, stored_values, options, actual);
+    expect(queries, stored_keys, stored_values, options, actual, received);
   }
 
   /// attend() of the newest `rows` tokens, or from `position` on.
@@ -73,9 +74,10 @@ class ShapedConversation {
     if (position == -1) options = sight(rows, size(), first_held, draw);
     Attended<float> actual(layer_, rows);
     options.log_sum_exp = actual.log_sum_exp.data();
+    Matrix<float> received = want_received(options, draw);
     cache_.attend(0, queries, actual.out, options);
     expect(queries, stored(keys_, cache_.keys(0)), stored(values_, cache_.values(0)), options,
-           actual);
+           actual, received);
   }
 
  private:
@@ -117,6 +119,15 @@ class ShapedConversation {
     return options;
   }
 
+  /// Asks for what tokens receive, or not.
+  Matrix<float> want_received(CallOptions& options, Draw& draw) const {
+    Matrix<float> received;
+    if (draw.of({0, 1}) == 0) return received;
+    received.setConstant(layer_.kv_heads, size(), -7);
+    options.received = received.data();
+    return received;
+  }
+
   /// What attention sees: tokens that were dropped are seen as sinks alone, which are as they came.
   Matrix<float> stored(Matrix<float> all, const Matrix<float>& held) const {
     all.middleRows(cache_.first(0), held.rows()) = held;
@@ -124,10 +135,11 @@ class ShapedConversation {
   }
 
   void expect(const Matrix<float>& queries, const Matrix<float>& keys, const Matrix<float>& values,
-              const CallOptions& options, const Attended<float>& actual) const {
-    Matrix<double> log;
-    const Matrix<double> expected =
-        dense_attention<float>(layer_, queries, keys, values, valid_, &log, options);
+              const CallOptions& options, const Attended<float>& actual,
+              const Matrix<float>& received) const {
+    Matrix<double> log, expected_received;
+    const Matrix<double> expected = dense_attention<float>(layer_, queries, keys, values, valid_,
+                                                           &log, options, &expected_received);
     const Matrix<double> full =
         dense_attention<float>(layer_, queries, keys_, values_, valid_, nullptr, options);
     const double rounding = 1e-5 * std::max(values_.template cast<double>().norm(), 1.0);
@@ -136,6 +148,9 @@ class ShapedConversation {
         exact ? rounding : std::max(0.15 * (expected - full).norm(), 0.02 * expected.norm());
     EXPECT_LE((actual.out.template cast<double>() - expected).norm(), allowed + rounding);
     expect_near(actual.log_sum_exp, log, exact ? 1e-3 : 0.2);
+    if (received.size() == 0) return;
+    EXPECT_LE((received.cast<double>() - expected_received).norm(),
+              (exact ? 1e-3 : 0.1) * (1 + expected_received.norm()));
   }
 
   LayerShape layer_;

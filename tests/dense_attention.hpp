@@ -53,18 +53,21 @@ class Sight {
 /// value_dim] of queries [rows, query_heads * head_dim], which belong to the newest tokens unless
 /// options.position says otherwise. Padding (`valid`, one byte a token; empty: there is none) gets
 /// no attention, and its own rows are zero. log_sum_exp, if given, becomes log(sum(exp(score)))
-/// [rows, query_heads], minus infinity for padding.
+/// [rows, query_heads], minus infinity for padding; received, the probabilities that each token got
+/// [kv_heads, tokens].
 template <class Scalar>
 Matrix<double> dense_attention(const LayerShape& shape, const Matrix<Scalar>& queries,
                                const Matrix<Scalar>& keys, const Matrix<Scalar>& values,
                                const std::vector<std::uint8_t>& valid = {},
                                Matrix<double>* log_sum_exp = nullptr,
-                               const CallOptions& options = {}) {
+                               const CallOptions& options = {},
+                               Matrix<double>* received = nullptr) {
   const Index d = shape.head_dim, width = shape.value_dim == 0 ? d : shape.value_dim;
   const double scale =
       shape.softmax_scale > 0 ? shape.softmax_scale : 1 / std::sqrt(static_cast<double>(d));
   const Index size = keys.rows();
   const Sight sight(shape, options, size, valid);
+  if (received != nullptr) received->setZero(shape.kv_heads, size);
   const Index first = options.position == -1 ? size - queries.rows() : options.position;
   Matrix<double> out = Matrix<double>::Zero(queries.rows(), shape.query_heads * width);
   constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
@@ -98,6 +101,8 @@ Matrix<double> dense_attention(const LayerShape& shape, const Matrix<Scalar>& qu
       const double highest = p.maxCoeff(), sum = (p - highest).exp().sum();
       p = (p - highest).exp() / sum;
       if (log_sum_exp != nullptr) (*log_sum_exp)(row, head) = highest + std::log(sum);
+      for (std::size_t i = 0; received != nullptr && i < seen.size(); ++i)
+        (*received)(kv_head, seen[i]) += p[static_cast<Index>(i)];
       for (std::size_t i = 0; i < seen.size(); ++i)
         out.row(row).segment(head * width, width) += p[static_cast<Index>(i)] * v.row(seen[i]);
     }

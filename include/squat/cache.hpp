@@ -103,7 +103,7 @@ class SQuatCache {
   /// tokens count as dequantized, the residual as it is. queries: [rows, query_heads * head_dim];
   /// out: [rows, query_heads * value_dim]. The row of a padding token is zero, and so is one that
   /// sees nothing. The cache knows its own padding: options.mask [rows] allows those queries to
-  /// hold anything. Honours options.mask, position, log_sum_exp, visible and tree.
+  /// hold anything. Honours options.mask, position, log_sum_exp, visible, tree and received.
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options = {}) const;
 
@@ -116,7 +116,7 @@ class SQuatCache {
   void flush(Index layer, const CallOptions& options = {});
 
   /// update, attend and flush: what an engine calls for each layer and each run of new tokens.
-  /// Honours options.mask, fit, log_sum_exp, visible and tree, the last two about tokens with the
+  /// Honours options.mask, fit, log_sum_exp, visible, tree and received, the last three with the
   /// new ones.
   void attention(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
                  const Values<Scalar>& values, MutableMatrixView<Scalar> out,

@@ -107,6 +107,11 @@ struct CallOptions {
   VisibleRanges visible = {};
   /// attend and attention: one row a query row, over the newest tokens alone.
   TreeMask tree = {};
+  /// attend and attention write here, if it is not null, how much attention each token got: the sum
+  /// of its probabilities over all rows and query heads of a kv head [kv_heads, size of the layer],
+  /// as eviction by score wants it (H2O, SnapKV). Tokens that are dropped get 0. Keys are read a
+  /// second time for it.
+  float* received = nullptr;
 };
 
 }  // namespace squat

@@ -16,6 +16,7 @@ class AttentionCall {
   /// Begins a call.
   void clear() {
     works_.clear();
+    weighers_.clear();
     first_task_.assign(1, 0);
   }
 
@@ -32,11 +33,20 @@ class AttentionCall {
                                                     FusedAttention<Scalar>::max_rows;
     if (memory_.size() == works_.size()) memory_.push_back(std::make_unique<SequenceMemory>());
     SequenceMemory& memory = *memory_[works_.size()];
+    float* log_sum_exp = rows.options.log_sum_exp;
+    if (rows.options.received != nullptr) {
+      if (log_sum_exp == nullptr) {
+        memory.log_sum_exp.resize(static_cast<std::size_t>(rows.count() * rows.shape.query_heads));
+        log_sum_exp = memory.log_sum_exp.data();
+      }
+      weighers_.emplace_back(rows, false, out, log_sum_exp, memory, scratch_);
+    }
     if (over_codes && are_few)
-      works_.emplace_back(std::in_place_type<DecodeAttention<Scalar>>, rows, out, memory, scratch_);
+      works_.emplace_back(std::in_place_type<DecodeAttention<Scalar>>, rows, out, log_sum_exp,
+                          memory, scratch_);
     else
-      works_.emplace_back(std::in_place_type<TiledAttention<Scalar>>, rows, over_codes, out, memory,
-                          scratch_);
+      works_.emplace_back(std::in_place_type<TiledAttention<Scalar>>, rows, over_codes, out,
+                          log_sum_exp, memory, scratch_);
     const auto tasks = [](const auto& work) { return work.tasks(); };
     first_task_.push_back(first_task_.back() + std::visit(tasks, works_.back()));
   }
@@ -45,6 +55,7 @@ class AttentionCall {
     const Index tasks = first_task_.back();
     const Index at_once = std::min(tasks, std::max(executor.concurrency(), Index{1}));
     for (Work& work : works_) std::visit([&](auto& one) { one.reserve(at_once); }, work);
+    for (TiledAttention<Scalar>& one : weighers_) one.reserve(at_once);
     // Errors in the choice of kernels belong to the caller's thread.
     simd::vector_kernels();
     simd::dot_kernels(2);
@@ -52,11 +63,13 @@ class AttentionCall {
     const std::function<void(Index)> task = [this](Index i) noexcept { run_task(i); };
     executor.run(tasks, task);
     for (const Work& work : works_) std::visit([](const auto& one) { one.finish(); }, work);
+    if (!weighers_.empty()) weigh(executor);
   }
 
   Index bytes() const {
     Index sum = Index{sizeof(*this)} + scratch_.bytes() +
                 static_cast<Index>(works_.capacity() * sizeof(Work) +
+                                   weighers_.capacity() * sizeof(TiledAttention<Scalar>) +
                                    first_task_.capacity() * sizeof(Index));
     for (const auto& memory : memory_) sum += memory->bytes();
     return sum;
@@ -71,7 +84,17 @@ class AttentionCall {
     std::visit([&](const auto& one) { one.run_task(task - first_task_[index]); }, works_[index]);
   }
 
-  std::vector<Work> works_;  // one each sequence
+  /// All sequences are of one layer, and so have as many kv heads.
+  void weigh(Executor& executor) const {
+    const Index kv_heads = weighers_.front().kv_heads();
+    const std::function<void(Index)> task = [&](Index i) noexcept {
+      weighers_[static_cast<std::size_t>(i / kv_heads)].weigh(i % kv_heads);
+    };
+    executor.run(static_cast<Index>(weighers_.size()) * kv_heads, task);
+  }
+
+  std::vector<Work> works_;                       // one each sequence
+  std::vector<TiledAttention<Scalar>> weighers_;  // of those that want CallOptions::received
   std::vector<Index> first_task_ = {0};
   std::vector<std::unique_ptr<SequenceMemory>> memory_;
   TaskMemory<Scalar> scratch_;

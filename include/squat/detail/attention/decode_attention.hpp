@@ -15,11 +15,12 @@ template <class Scalar>
 class DecodeAttention {
  public:
   /// All outlive it.
-  DecodeAttention(const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out,
+  DecodeAttention(const QueryRows<Scalar>& rows, MutableMatrixView<Scalar>& out, float* log_sum_exp,
                   SequenceMemory& memory, TaskMemory<Scalar>& scratch)
       : layer_(rows.layer),
         query_rows_(rows),
         out_(out),
+        log_sum_exp_(log_sum_exp),
         memory_(memory),
         scratch_(scratch),
         kv_heads_(rows.shape.kv_heads),
@@ -53,7 +54,7 @@ class DecodeAttention {
   }
 
   /// Writes the result, once all tasks have run.
-  void finish() const { merge(query_rows_.options.log_sum_exp); }
+  void finish() const { merge(); }
 
  private:
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
@@ -75,7 +76,7 @@ class DecodeAttention {
     return {begin, begin + rows_ * stride_, begin + rows_ * (stride_ + 1)};
   }
 
-  void merge(float* log_sum_exp) const {
+  void merge() const {
     for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
       for (Index i = 0; i < rows_; ++i) {
         const Index token = i / heads_, query_head = kv_head * heads_ + i % heads_;
@@ -94,14 +95,15 @@ class DecodeAttention {
                            value_dim_, memory_.merged.data());
         }
         total.write(memory_.merged.data(), value_dim_, result);
-        if (log_sum_exp != nullptr)
-          log_sum_exp[token * kv_heads_ * heads_ + query_head] = total.log_sum_exp();
+        if (log_sum_exp_ != nullptr)
+          log_sum_exp_[token * kv_heads_ * heads_ + query_head] = total.log_sum_exp();
       }
   }
 
   const LayerView<Scalar>& layer_;
   const QueryRows<Scalar>& query_rows_;
   MutableMatrixView<Scalar>& out_;
+  float* log_sum_exp_;  // or null
   SequenceMemory& memory_;
   TaskMemory<Scalar>& scratch_;
   Index kv_heads_;

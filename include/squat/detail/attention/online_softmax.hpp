@@ -49,6 +49,9 @@ class OnlineSoftmax {
   /// What each row sees of tokens that come next [rows].
   TokenRange* visible() { return visible_.data(); }
 
+  /// Room for a number a row, until something is absorbed [rows].
+  Real* sums() { return sum_.data(); }
+
   /// Takes in tokens. adjust(tokens, row, scores) makes scores of the products of a row.
   template <class Adjust>
   void absorb(const DequantizedTokens<Real>& tokens, const Adjust& adjust) {
@@ -74,6 +77,22 @@ class OnlineSoftmax {
     else  // a lazy product allocates nothing
       sum_values() +=
           Rows(scores_.data(), padded_, columns).lazyProduct(tokens.values.topRows(tokens.count));
+  }
+
+  /// Adds the probabilities that rows give to tokens to received[t], t < tokens.count, where the
+  /// log_sum_exp [rows] of all their scores is known; it is minus infinity for rows that give none.
+  template <class Adjust>
+  void weigh(const DequantizedTokens<Real>& tokens, const Adjust& adjust, const Real* log_sum_exp,
+             float* received) {
+    const Index columns = score(tokens);
+    for (Index row = 0; row < rows_; ++row) {
+      if (log_sum_exp[row] == minus_infinity) continue;
+      Real* score = scores_.data() + row * columns;
+      adjust(tokens, row, score);
+      mask_scores(tokens, visible_[at(row)], columns, score);
+      for (Index t = 0; t < tokens.count; ++t)
+        received[t] += static_cast<float>(std::exp(score[t] - log_sum_exp[row]));
+    }
   }
 
   /// Takes in attention over other tokens of rows [first, first + count), the sums of a row

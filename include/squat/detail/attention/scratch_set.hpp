@@ -19,7 +19,7 @@ class ScratchSet {
   }
   /// All objects, while none is lent.
   template <class Use>
-  void for_each(const Use& use) {
+  void for_each(const Use& use) const {
     for (const auto& slot : slots_) use(slot->object);
   }
   Index bytes() const { return static_cast<Index>(slots_.size() * sizeof(Slot)); }

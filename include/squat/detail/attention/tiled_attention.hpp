@@ -10,9 +10,9 @@
 
 namespace squat::detail {
 
-/// What LayerShape says, in the cache's compute type. A row sees what QueryRows says, and no
-/// padding; the row of a padding token is zero, and so is one that sees nothing. out: [rows,
-/// query_heads * value_dim].
+/// What LayerShape says, in the cache's compute type, into `out` and, unless it is null,
+/// `log_sum_exp`. A row sees what QueryRows says, and no padding; the row of a padding token is
+/// zero, and so is one that sees nothing. out: [rows, query_heads * value_dim].
 ///
 /// Tokens in full precision are multiplied a block at a time with all rows of a tile. Packed ones
 /// are dequantized for that, or else taken straight over their codes, as many rows at once as
@@ -25,13 +25,14 @@ class TiledAttention {
 
   /// All outlive it.
   TiledAttention(const QueryRows<Scalar>& rows, bool over_codes, MutableMatrixView<Scalar>& out,
-                 SequenceMemory& memory, TaskMemory<Scalar>& scratch)
+                 float* log_sum_exp, SequenceMemory& memory, TaskMemory<Scalar>& scratch)
       : layer_(rows.layer),
         shape_(rows.shape),
         rope_(rows.layer.format.rope.get()),
         rows_(rows),
         over_codes_(over_codes),
         out_(out),
+        log_sum_exp_(log_sum_exp),
         memory_(memory),
         scratch_(scratch),
         head_dim_(shape_.head_dim),
@@ -50,6 +51,7 @@ class TiledAttention {
     if (over_codes_) memory_.look(rows_);
   }
 
+  Index kv_heads() const { return shape_.kv_heads; }
   Index tasks() const { return shape_.kv_heads * tiles_; }
 
   /// Makes room for so many tasks at the same time.
@@ -66,45 +68,37 @@ class TiledAttention {
 
   void run_task(Index task) const noexcept {
     const auto tile = scratch_.tiles.borrow();
-    OnlineSoftmax<Real>& softmax = tile->softmax;
     const Index kv_head = task / tiles_, begin = task % tiles_ * tile_rows_;
     const Index end = std::min(begin + tile_rows_, rows_.count());
-    softmax.start((end - begin) * heads_, head_dim_, value_dim_);
-    copy_queries(kv_head, begin, end, softmax.queries().data());
-    std::optional<RopeWalk<Real>> walk;
-    if (rope_ != nullptr) {
-      walk.emplace(*rope_);
-      walk->rotate(rows_.position(begin), softmax.queries().data(), end - begin,
-                   heads_ * head_dim_);
-    }
-    const auto absorb = [&](DequantizedTokens<Real>& tokens) {
-      if (walk) walk->rotate(tokens.first, tokens.keys.data(), tokens.count, head_dim_);
-      softmax.absorb(tokens, [&](const auto& run, Index i, Real* scores) {
-        adjust(kv_head * heads_ + i % heads_, begin + i / heads_, run, scores);
-      });
-    };
-    const auto show = [&](const auto& range) {
-      for (Index i = begin; i < end; ++i)
-        std::fill_n(softmax.visible() + (i - begin) * heads_, heads_, range(i));
-    };
-    Index sinks = 0;
-    for (Index i = begin; i < end; ++i) sinks = std::max(sinks, rows_.sinks(i));
-    if (sinks > 0) {
-      show([&](Index i) {
-        const Index seen = rows_.sinks(i);
-        return TokenRange{0, seen > 0 ? layer_.full_precision.position(seen - 1) + 1 : 0};
-      });
-      for_full_precision_tokens(layer_, kv_head, sinks, tile->tokens, absorb);
-    }
-    show([&](Index i) { return rows_.visible(i); });
-    TokenRange visible = rows_.visible_to_any(begin, end);
+    start(kv_head, begin, end, *tile);
+    Index first = 0;
     if constexpr (std::is_same_v<Real, float>)
       if (over_codes_) {
-        absorb_codes(kv_head, begin, end, visible, *tile);
-        visible.begin = std::max(visible.begin, layer_.quantized_keys);
+        absorb_codes(kv_head, begin, end, *tile);
+        first = layer_.quantized_keys;
       }
-    if (!visible.empty()) for_dequantized_tokens(layer_, kv_head, visible, tile->tokens, absorb);
-    write(kv_head, begin, end, softmax);
+    for_tokens(kv_head, begin, end, first, *tile, [&](const auto& tokens, const auto& adjust) {
+      tile->softmax.absorb(tokens, adjust);
+    });
+    write(kv_head, begin, end, tile->softmax);
+  }
+
+  /// Writes options.received of a kv head, once the log-sum-exp of all rows is known.
+  void weigh(Index kv_head) const noexcept {
+    float* const received = rows_.options.received + kv_head * layer_.size();
+    std::fill_n(received, layer_.size(), 0.0f);
+    const auto tile = scratch_.tiles.borrow();
+    for (Index begin = 0; begin < rows_.count(); begin += tile_rows_) {
+      const Index end = std::min(begin + tile_rows_, rows_.count());
+      start(kv_head, begin, end, *tile);
+      Real* const sums = tile->softmax.sums();
+      for (Index i = 0; i < (end - begin) * heads_; ++i)
+        sums[i] = static_cast<Real>(log_sum_exp_[(begin + i / heads_) * shape_.query_heads +
+                                                 kv_head * heads_ + i % heads_]);
+      for_tokens(kv_head, begin, end, 0, *tile, [&](const auto& tokens, const auto& adjust) {
+        tile->softmax.weigh(tokens, adjust, sums, received + tokens.first);
+      });
+    }
   }
 
   void finish() const {}
@@ -116,12 +110,52 @@ class TiledAttention {
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
   Index stride() const { return round_up(value_dim_, CodeTile<2>::lanes); }
 
-  /// The packed tokens of `visible` for rows [begin, end). A segment of them stays in the
-  /// second-level cache for all rows.
-  void absorb_codes(Index kv_head, Index begin, Index end, const TokenRange& visible,
-                    Tile& tile) const noexcept {
+  /// Begins with rows [begin, end).
+  void start(Index kv_head, Index begin, Index end, Tile& tile) const {
+    tile.softmax.start((end - begin) * heads_, head_dim_, value_dim_);
+    copy_queries(kv_head, begin, end, tile.softmax.queries().data());
+    if (rope_ != nullptr)
+      RopeWalk<Real>(*rope_).rotate(rows_.position(begin), tile.softmax.queries().data(),
+                                    end - begin, heads_ * head_dim_);
+  }
+
+  /// Calls use(tokens, adjust), as OnlineSoftmax takes them, for all tokens from `first` on that
+  /// rows [begin, end) see, and for attention sinks.
+  template <class Use>
+  void for_tokens(Index kv_head, Index begin, Index end, Index first, Tile& tile,
+                  const Use& use) const {
+    std::optional<RopeWalk<Real>> walk;
+    if (rope_ != nullptr) walk.emplace(*rope_);
+    const auto visit = [&](DequantizedTokens<Real>& tokens) {
+      if (walk) walk->rotate(tokens.first, tokens.keys.data(), tokens.count, head_dim_);
+      use(tokens, [&](const auto& run, Index i, Real* scores) {
+        adjust(kv_head * heads_ + i % heads_, begin + i / heads_, run, scores);
+      });
+    };
+    const auto show = [&](const auto& range) {
+      for (Index i = begin; i < end; ++i)
+        std::fill_n(tile.softmax.visible() + (i - begin) * heads_, heads_, range(i));
+    };
+    Index sinks = 0;
+    for (Index i = begin; i < end; ++i) sinks = std::max(sinks, rows_.sinks(i));
+    if (sinks > 0) {
+      show([&](Index i) {
+        const Index seen = rows_.sinks(i);
+        return TokenRange{0, seen > 0 ? layer_.full_precision.position(seen - 1) + 1 : 0};
+      });
+      for_full_precision_tokens(layer_, kv_head, sinks, tile.tokens, visit);
+    }
+    show([&](Index i) { return rows_.visible(i); });
+    TokenRange visible = rows_.visible_to_any(begin, end);
+    visible.begin = std::max(visible.begin, first);
+    if (!visible.empty()) for_dequantized_tokens(layer_, kv_head, visible, tile.tokens, visit);
+  }
+
+  /// The packed tokens that rows [begin, end) see. A segment of them stays in the second-level
+  /// cache for all rows.
+  void absorb_codes(Index kv_head, Index begin, Index end, Tile& tile) const noexcept {
     const auto fused = scratch_.fused.borrow();
-    for_segments(layer_, visible, [&](Segment segment) {
+    for_segments(layer_, rows_.visible_to_any(begin, end), [&](Segment segment) {
       segment.is_first = segment.is_last = false;  // sinks and the residual are not its affair
       const Index rows = (end - begin) * heads_;
       for (Index first = 0; first < rows; first += Fused::max_rows) {
@@ -161,7 +195,6 @@ class TiledAttention {
   }
 
   void write(Index kv_head, Index begin, Index end, const OnlineSoftmax<Real>& softmax) const {
-    float* const log_sum_exp = rows_.options.log_sum_exp;
     Index row = 0;
     for (Index i = begin; i < end; ++i)
       for (Index head = kv_head * heads_; head < (kv_head + 1) * heads_; ++head, ++row) {
@@ -171,8 +204,8 @@ class TiledAttention {
                                                   : -std::numeric_limits<Real>::infinity();
         const Real sum = softmax.finish(row, sink, result);
         if (padding) std::fill_n(result, value_dim_, Scalar(0));
-        if (log_sum_exp != nullptr)
-          log_sum_exp[i * shape_.query_heads + head] =
+        if (log_sum_exp_ != nullptr)
+          log_sum_exp_[i * shape_.query_heads + head] =
               padding ? -std::numeric_limits<float>::infinity() : static_cast<float>(sum);
       }
   }
@@ -183,6 +216,7 @@ class TiledAttention {
   const QueryRows<Scalar>& rows_;
   bool over_codes_;
   MutableMatrixView<Scalar>& out_;
+  float* log_sum_exp_;
   SequenceMemory& memory_;
   TaskMemory<Scalar>& scratch_;
   Index head_dim_;

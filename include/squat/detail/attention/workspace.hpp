@@ -10,10 +10,11 @@ namespace squat::detail {
 /// What belongs to one sequence of a call.
 struct SequenceMemory {
   std::vector<Segment> segments;
-  std::vector<float> queries;    // [kv_heads, rows, head_dim], times the softmax scale
-  std::vector<RowSight> sights;  // [rows], a row each query head of a kv head
-  std::vector<float> partials;   // [tasks] of PartialAttention
-  std::vector<float> merged;     // [value_dim]
+  std::vector<float> queries;      // [kv_heads, rows, head_dim], times the softmax scale
+  std::vector<RowSight> sights;    // [rows], a row each query head of a kv head
+  std::vector<float> partials;     // [tasks] of PartialAttention
+  std::vector<float> merged;       // [value_dim]
+  std::vector<float> log_sum_exp;  // [rows, query_heads], where the caller takes none
 
   /// Writes what each row sees to sights.
   template <class Scalar>
@@ -27,10 +28,11 @@ struct SequenceMemory {
   }
 
   Index bytes() const {
-    return Index{sizeof(*this)} +
-           static_cast<Index>(
-               segments.capacity() * sizeof(Segment) + sights.capacity() * sizeof(RowSight) +
-               (queries.capacity() + partials.capacity() + merged.capacity()) * sizeof(float));
+    return Index{sizeof(*this)} + static_cast<Index>(segments.capacity() * sizeof(Segment) +
+                                                     sights.capacity() * sizeof(RowSight) +
+                                                     (queries.capacity() + partials.capacity() +
+                                                      merged.capacity() + log_sum_exp.capacity()) *
+                                                         sizeof(float));
   }
 };
 

@@ -13,7 +13,7 @@ struct Honours {
   bool fit = false;
   bool position = false;
   bool log_sum_exp = false;
-  bool sight = false;  ///< visible and tree
+  bool sight = false;  ///< visible, tree and received
 
   void check(const CallOptions& options, const char* call) const {
     require(mask || options.mask.empty(), "options.mask has ", options.mask.size(), " entries; ",
@@ -28,6 +28,8 @@ struct Honours {
     require(sight || options.visible.empty(), "options.visible has ", options.visible.size(),
             " entries; ", call, " takes none");
     require(sight || options.tree.empty(), "options.tree is set; ", call, " takes none");
+    require(sight || options.received == nullptr, "options.received is set; ", call,
+            " computes none: it must be null");
   }
 };
 
