@@ -250,6 +250,39 @@ TEST(AttendSequences, NothingIsComputedWhereOneIsRefused) {
   EXPECT_TRUE((out.array() == -7).all());
 }
 
+// Each logit joins once, in the part that holds the query's own token; distances go on.
+TEST(SinkLogits, CountOnceInPartsOfASequence) {
+  ModelShape model{1, 4, 2, 16};
+  model.sink_logits = {1, -2, 3, 0.5};
+  model.alibi_slopes = {0.5, 0.1, 0.02, 0.01};
+  const auto queries = random_matrix<float>(150, 4 * 16, 1);
+  const auto keys = random_matrix<float>(150, 2 * 16, 2);
+  const auto values = random_matrix<float>(150, 2 * 16, 3);
+  Config config;
+  config.residual_length = 256;  // nothing is quantized
+  SQuatCache<float, 4> older(model, config), newer(model, config);
+  older.update(0, Queries(queries.topRows(100)), Keys(keys.topRows(100)),
+               Values(values.topRows(100)));
+  newer.update(0, Queries(queries.bottomRows(50)), Keys(keys.bottomRows(50)),
+               Values(values.bottomRows(50)));
+  const Matrix<float> rows = queries.bottomRows(3);
+  MergedAttention<float> merged(model, 3);
+  for (const auto& [cache, position] : {std::pair{&older, Index{147}}, {&newer, Index{-1}}}) {
+    Attended<float> part(model, 3);
+    CallOptions options;
+    options.position = position;
+    options.log_sum_exp = part.log_sum_exp.data();
+    cache->attend(0, rows, part.out, options);
+    merged.add(part.out, part.log_sum_exp);
+  }
+  Attended<float> all(model, 3);
+  merged.write(all.out, all.log_sum_exp.data());
+  Matrix<double> log;
+  const Matrix<double> expected = dense_attention<float>(model, rows, keys, values, {}, &log);
+  expect_near(all.out, expected, 1e-4);
+  expect_near(all.log_sum_exp, log, 1e-4);
+}
+
 TEST(LayersThatShare, ReadWhatAnEarlierOneHolds) {
   ModelShape model{3, 4, 2, 16};
   model.by_layer.assign(3, model);

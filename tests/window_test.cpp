@@ -7,6 +7,7 @@
 
 #include "attended.hpp"
 #include "dense_attention.hpp"
+#include "drawn_config.hpp"
 #include "expect_error.hpp"
 #include "rotated.hpp"
 #include "small_cache.hpp"
@@ -213,6 +214,38 @@ TEST(Window, EqualsDenseAttentionWithOtherSettings) {
       converse<float>(with_window(50, 3), per_token, padded);
     }
   }
+}
+
+/// How far attention with a window is off plain dense attention over what went in, relative.
+double error_of_storage(const Config& config, bool all_in_residual) {
+  ModelShape model{1, 4, 2, 64};
+  model.window = 70;
+  const Index tokens = all_in_residual ? config.residual_length - 1 : 300;
+  const auto keys = random_matrix<float>(tokens, 2 * 64, 1);
+  const auto values = random_matrix<float>(tokens, 2 * 64, 2);
+  const auto queries = random_matrix<float>(tokens, 4 * 64, 3);
+  SQuatCache<float, 8> cache(model, config);
+  cache.update(0, Queries(queries), Keys(keys), Values(values));
+  cache.flush(0);
+  const Rows newest = queries.bottomRows(1);
+  Rows out(1, 4 * 64);
+  cache.attend(0, newest, out);
+  const Matrix<double> expected = dense_attention<float>(model, newest, keys, values);
+  return (out.cast<double>() - expected).norm() / expected.norm();
+}
+
+TEST(Window, StorageNeverChangesWhatAQuerySees) {
+  for (unsigned seed = 0; seed < 15; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Config config = Draw(seed).config();
+    config.arithmetic = Arithmetic::dequantized;
+    config.key_bits = config.value_bits = 8;
+    EXPECT_LE(error_of_storage(config, false), 1e-2);
+    config.scale_bits = 32;
+    config.residual_length = 256;
+    EXPECT_LE(error_of_storage(config, true), 1e-4);
+  }
+  EXPECT_LE(error_of_storage(Config::recommended(8), false), 1e-2);
 }
 
 TEST(Window, HoldsNoMoreThanItsTokens) {
