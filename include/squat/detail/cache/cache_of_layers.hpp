@@ -5,6 +5,7 @@
 #include <squat/cache.hpp>
 #include <squat/detail/attention/attention.hpp>
 #include <squat/detail/attention/workspace_pool.hpp>
+#include <squat/detail/cache/checked_rows.hpp>
 #include <squat/detail/io/cache_file.hpp>
 #include <squat/detail/layer/call_checks.hpp>
 #include <squat/detail/layer/layer_writer.hpp>
@@ -95,7 +96,7 @@ class CacheOfLayers {
       checks(layer).output(one.queries, one.out);
       checks(layer).sight(one.queries.rows(), source.first(), source.size(), one.options);
       views.push_back(source.view());
-      rows.push_back(checked_rows(layer, source, views.back(), one.queries, one.options));
+      rows.push_back(checked_rows(shape_, layer, source, views.back(), one.queries, one.options));
       outs.push_back(one.out);
     }
     const typename Workspaces::Lease lease(*workspaces_);
@@ -287,36 +288,12 @@ class CacheOfLayers {
                       MutableMatrixView<Scalar>& out, const CallOptions& options) const {
     const LayerStore<Scalar>& source = tokens(layer, options.sequence);
     const LayerView<Scalar> view = source.view();
-    const QueryRows<Scalar> rows = checked_rows(layer, source, view, queries, options);
+    const QueryRows<Scalar> rows = checked_rows(shape_, layer, source, view, queries, options);
     const typename Workspaces::Lease lease(*workspaces_);
     AttentionCall<Scalar>& call = *lease;
     call.clear();
     call.add(rows, config_.arithmetic, out);
     call.run(*executor_);
-  }
-
-  /// The rows of `queries`, once it is clear that the layer holds what they see. All outlive them.
-  QueryRows<Scalar> checked_rows(Index layer, const LayerStore<Scalar>& source,
-                                 const LayerView<Scalar>& view, const MatrixView<Scalar>& queries,
-                                 const CallOptions& options) const {
-    const Index size = source.size();
-    constexpr Index last_position = Index{1} << 48;
-    require(options.position >= -1 && options.position <= last_position, "options.position is ",
-            options.position, "; it must be 0 to ", last_position,
-            ", or -1 for the newest tokens'");
-    require(queries.rows() >= 1, "queries have no rows");
-    if (options.position == -1) {
-      require(size > 0, "attend: layer ", layer, " of sequence ", options.sequence, " is empty");
-      require(queries.rows() <= size, "queries have ", queries.rows(), " rows; layer ", layer,
-              " of sequence ", options.sequence, " has ", size, " tokens");
-    }
-    const Index first = options.position == -1 ? size - queries.rows() : options.position;
-    const QueryRows<Scalar> rows{queries, view, first, options, shape_.layer(layer)};
-    require(!options.visible.empty() || rows.visible(0).begin >= source.first(),
-            "queries begin at position ", first, "; layer ", layer, " of sequence ",
-            options.sequence, " has dropped what they see: they can begin at ",
-            source.least_size() - 1, " or later");
-    return rows;
   }
 
   using Workspaces = WorkspacePool<AttentionCall<Scalar>>;
