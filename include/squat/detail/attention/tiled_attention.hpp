@@ -45,7 +45,7 @@ class TiledAttention {
     if (over_codes_)
       tile_rows_ = std::min(
           round_up(tile_rows_, simd::max_heads),
-          round_up(std::max((rows_.count() + 7) / 8, Fused::max_rows / heads_), simd::max_heads));
+          round_up(std::max((rows_.count() + 3) / 4, Fused::max_rows / heads_), simd::max_heads));
     tile_rows_ = std::min(tile_rows_, rows_.count());
     tiles_ = (rows_.count() + tile_rows_ - 1) / tile_rows_;
     if (over_codes_) memory_.look(rows_);
