@@ -1,6 +1,7 @@
 // Attention of every kind that LayerShape and CallOptions can say, against dense attention.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <squat/eigen_executor.hpp>
 #include <sstream>
 
@@ -11,6 +12,7 @@
 #include "expect_error.hpp"
 #include "random_matrix.hpp"
 #include "same_bytes.hpp"
+#include "token_history.hpp"
 
 namespace squat::testing {
 namespace {
@@ -41,24 +43,25 @@ class ShapedConversation {
   ShapedConversation(const LayerShape& layer, const Config& config, unsigned seed)
       : layer_(layer),
         cache_(model(layer), config),
-        coming_queries_(random_matrix<float>(most, layer.query_heads * layer.head_dim, seed + 1)),
-        coming_keys_(correlated_matrix<float>(most, layer.kv_heads * layer.head_dim, seed + 2)),
-        coming_values_(random_matrix<float>(most, layer.kv_heads * layer.value_width(), seed + 3)) {
-  }
+        coming_{random_matrix<float>(most, layer.query_heads * layer.head_dim, seed + 1),
+                correlated_matrix<float>(most, layer.kv_heads * layer.head_dim, seed + 2),
+                random_matrix<float>(most, layer.kv_heads * layer.value_width(), seed + 3)},
+        history_(layer) {}
 
-  Index size() const { return keys_.rows(); }
+  Index size() const { return history_.size(); }
 
   /// attention() of new tokens, the first `padding` of them padding.
   void attention(Index tokens, Index padding, Draw& draw) {
     const Matrix<float> queries = append(tokens, padding);
     const Index first_held = cache_.first(0);
     CallOptions options = sight(tokens, size(), first_held, draw);
-    options.mask = Mask(valid_.data() + size() - tokens, tokens);
+    options.mask = history_.newest_mask(tokens);
     Attended<float> actual(layer_, tokens);
     options.log_sum_exp = actual.log_sum_exp.data();
-    const Matrix<float> keys = keys_.bottomRows(tokens), values = values_.bottomRows(tokens);
-    const Matrix<float> stored_keys = stored(keys_, cache_.keys(0)),
-                        stored_values = stored(values_, cache_.values(0));
+    const Matrix<float> keys = history_.keys.bottomRows(tokens),
+                        values = history_.values.bottomRows(tokens);
+    const Matrix<float> stored_keys = stored(history_.keys, cache_.keys(0)),
+                        stored_values = stored(history_.values, cache_.values(0));
     Matrix<float> received = want_received(options, draw);
     cache_.attention(0, Queries(queries), Keys(keys), Values(values), actual.out, options);
     // An earlier flush left nothing to pack: all that is new is in full precision.
@@ -67,7 +70,7 @@ class ShapedConversation {
 
   /// attend() of the newest `rows` tokens, or from `position` on.
   void attend(Index rows, Index position, Draw& draw) {
-    const Matrix<float> queries = queries_.bottomRows(rows);
+    const Matrix<float> queries = history_.queries.bottomRows(rows);
     const Index first_held = cache_.first(0);
     CallOptions options;
     options.position = position;
@@ -76,8 +79,8 @@ class ShapedConversation {
     options.log_sum_exp = actual.log_sum_exp.data();
     Matrix<float> received = want_received(options, draw);
     cache_.attend(0, queries, actual.out, options);
-    expect(queries, stored(keys_, cache_.keys(0)), stored(values_, cache_.values(0)), options,
-           actual, received);
+    expect(queries, stored(history_.keys, cache_.keys(0)),
+           stored(history_.values, cache_.values(0)), options, actual, received);
   }
 
  private:
@@ -90,12 +93,13 @@ class ShapedConversation {
   }
 
   Matrix<float> append(Index tokens, Index padding) {
-    const Index now = size() + tokens;
-    queries_ = coming_queries_.topRows(now);
-    keys_ = coming_keys_.topRows(now);
-    values_ = coming_values_.topRows(now);
-    for (Index t = 0; t < tokens; ++t) valid_.push_back(t >= padding);
-    return queries_.bottomRows(tokens);
+    std::vector<std::uint8_t> mask(static_cast<std::size_t>(tokens), 1);
+    std::fill_n(mask.begin(), padding, std::uint8_t{0});
+    const Index old = size();
+    auto coming = coming_.begin();
+    history_.append(mask,
+                    [&](Index) -> Matrix<float> { return (coming++)->middleRows(old, tokens); });
+    return history_.queries.bottomRows(tokens);
   }
 
   /// Nothing, ranges, or ranges and a tree.
@@ -138,11 +142,11 @@ class ShapedConversation {
               const CallOptions& options, const Attended<float>& actual,
               const Matrix<float>& received) const {
     Matrix<double> log, expected_received;
-    const Matrix<double> expected = dense_attention<float>(layer_, queries, keys, values, valid_,
-                                                           &log, options, &expected_received);
-    const Matrix<double> full =
-        dense_attention<float>(layer_, queries, keys_, values_, valid_, nullptr, options);
-    const double rounding = 1e-5 * std::max(values_.template cast<double>().norm(), 1.0);
+    const Matrix<double> expected = dense_attention<float>(
+        layer_, queries, keys, values, history_.valid, &log, options, &expected_received);
+    const Matrix<double> full = dense_attention<float>(
+        layer_, queries, history_.keys, history_.values, history_.valid, nullptr, options);
+    const double rounding = 1e-5 * std::max(history_.values.template cast<double>().norm(), 1.0);
     const bool exact = cache_.config().arithmetic == Arithmetic::dequantized;
     const double allowed =
         exact ? rounding : std::max(0.15 * (expected - full).norm(), 0.02 * expected.norm());
@@ -155,9 +159,8 @@ class ShapedConversation {
 
   LayerShape layer_;
   SQuatCache<float, 8> cache_;
-  Matrix<float> coming_queries_, coming_keys_, coming_values_;
-  Matrix<float> queries_, keys_, values_;
-  std::vector<std::uint8_t> valid_;
+  std::array<Matrix<float>, 3> coming_;  // queries, keys and values
+  TokenHistory<float> history_;
   std::vector<TokenRange> ranges_;
   std::vector<std::uint8_t> tree_;
 };

@@ -7,6 +7,7 @@
 
 #include "dense_attention.hpp"
 #include "random_matrix.hpp"
+#include "token_history.hpp"
 
 namespace squat::testing {
 namespace {
@@ -47,46 +48,34 @@ class Conversation {
   using Scalar = typename Kind::Element;
 
   Conversation(const ModelShape& shape, const Config& config)
-      : cache(shape, config), shape_(shape) {
-    const Index width = shape.kv_heads * shape.head_dim;
-    keys_.resize(0, width);
-    values_.resize(0, width);
-  }
+      : cache(shape, config), shape_(shape), history_(shape) {}
 
   /// New tokens after `padding` padded ones, through attention(). Compares what attends with dense
   /// attention over what the cache held at that time.
   void say(Index tokens, Index padding = 0) {
-    SCOPED_TRACE(std::to_string(tokens) + " tokens after " + std::to_string(keys_.rows()));
-    const Index d = shape_.head_dim, old = keys_.rows();
-    const auto make = [&](Index heads) {
-      return random_matrix<Scalar>(tokens, heads * d, ++seed_);
-    };
-    const Matrix<Scalar> q = make(shape_.query_heads);
-    keys_.conservativeResize(old + tokens, Eigen::NoChange);
-    values_.conservativeResize(old + tokens, Eigen::NoChange);
-    keys_.bottomRows(tokens) = make(shape_.kv_heads);
-    values_.bottomRows(tokens) = make(shape_.kv_heads);
+    const Index old = history_.size();
+    SCOPED_TRACE(std::to_string(tokens) + " tokens after " + std::to_string(old));
     std::vector<std::uint8_t> mask(static_cast<std::size_t>(tokens), 1);
     std::fill_n(mask.begin(), padding, std::uint8_t{0});
-    valid_.insert(valid_.end(), mask.begin(), mask.end());
+    history_.append(mask,
+                    [&](Index columns) { return random_matrix<Scalar>(tokens, columns, ++seed_); });
+    const Matrix<Scalar> q = history_.queries.bottomRows(tokens);
 
     CallOptions options;
-    options.mask = mask;
+    options.mask = history_.newest_mask(tokens);
     Matrix<Scalar> out = Matrix<Scalar>::Constant(tokens, q.cols(), Scalar(7));
-    cache.attention(0, Queries(q), Keys(keys_.bottomRows(tokens)),
-                    Values(values_.bottomRows(tokens)), out, options);
-    if (old == 0) expect_near(out, dense_attention<Scalar>(shape_, q, keys_, values_, valid_), 0);
-    last_queries_ = q;
+    cache.attention(0, Queries(q), Keys(history_.keys.bottomRows(tokens)),
+                    Values(history_.values.bottomRows(tokens)), out, options);
+    if (old == 0) expect_near(out, dense(q, history_.keys, history_.values), 0);
   }
 
   /// attend() of the newest `rows` tokens, as the cache is now.
   void expect_attention(Index rows) {
-    SCOPED_TRACE(std::to_string(rows) + " rows of " + std::to_string(keys_.rows()) + " tokens");
-    const Matrix<Scalar> q = last_queries_.bottomRows(rows);
+    SCOPED_TRACE(std::to_string(rows) + " rows of " + std::to_string(history_.size()) + " tokens");
+    const Matrix<Scalar> q = history_.queries.bottomRows(rows);
     Matrix<double> expected_log;
-    const auto expected =
-        dense_attention<Scalar>(shape_, q, cache.keys(0), cache.values(0), valid_, &expected_log);
-    const auto original = dense_attention<Scalar>(shape_, q, keys_, values_, valid_);
+    const auto expected = dense(q, cache.keys(0), cache.values(0), &expected_log);
+    const auto original = dense(q, history_.keys, history_.values);
     Matrix<Scalar> out = Matrix<Scalar>::Constant(rows, q.cols(), Scalar(7));
     Matrix<float> log_sum_exp = Matrix<float>::Constant(rows, shape_.query_heads, 7);
     CallOptions options;
@@ -106,6 +95,11 @@ class Conversation {
   typename Kind::Cache cache;
 
  private:
+  Matrix<double> dense(const Matrix<Scalar>& queries, const Matrix<Scalar>& keys,
+                       const Matrix<Scalar>& values, Matrix<double>* log = nullptr) const {
+    return dense_attention<Scalar>(shape_, queries, keys, values, history_.valid, log);
+  }
+
   /// Every element within the tolerance, or the whole within `distance`.
   static void expect_near(const Matrix<Scalar>& out, const Matrix<double>& expected,
                           double distance) {
@@ -116,8 +110,7 @@ class Conversation {
   }
 
   ModelShape shape_;
-  Matrix<Scalar> keys_, values_, last_queries_;
-  std::vector<std::uint8_t> valid_;
+  TokenHistory<Scalar> history_;
   unsigned seed_ = 1;
 };
 

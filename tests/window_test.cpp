@@ -11,6 +11,7 @@
 #include "expect_error.hpp"
 #include "rotated.hpp"
 #include "small_cache.hpp"
+#include "token_history.hpp"
 
 namespace squat::testing {
 namespace {
@@ -27,29 +28,25 @@ template <class Scalar>
 class Twins {
  public:
   Twins(const ModelShape& model, const Config& config)
-      : cache(model, config), twin(unlimited(model), config), model_(model), config_(config) {
-    const Index width = model.kv_heads * model.head_dim;
-    keys_.resize(0, width);
-    values_.resize(0, width);
-    queries_.resize(0, model.query_heads * model.head_dim);
-  }
+      : cache(model, config),
+        twin(unlimited(model), config),
+        model_(model),
+        config_(config),
+        history_(model) {}
 
   /// New tokens, a few of them padding if `padded`.
   void update(Index tokens, bool padded = false) {
-    const Index d = model_.head_dim, old = keys_.rows();
-    for (auto [matrix, heads] :
-         {std::pair{&queries_, model_.query_heads}, std::pair{&keys_, model_.kv_heads},
-          std::pair{&values_, model_.kv_heads}}) {
-      matrix->conservativeResize(old + tokens, Eigen::NoChange);
-      matrix->bottomRows(tokens) = correlated_matrix<Scalar>(tokens, heads * d, ++seed_);
-    }
-    for (Index t = 0; t < tokens; ++t)
-      valid_.push_back(!(padded && ((old + t) % 11 == 3 || old + t < 2)));
+    std::vector<std::uint8_t> mask;
+    for (Index t = size(); t < size() + tokens; ++t)
+      mask.push_back(!(padded && (t % 11 == 3 || t < 2)));
+    history_.append(
+        mask, [&](Index columns) { return correlated_matrix<Scalar>(tokens, columns, ++seed_); });
     CallOptions options;
-    options.mask = Mask(valid_.data() + old, tokens);
+    options.mask = history_.newest_mask(tokens);
     for (auto* one : {&cache, &twin})
-      one->update(0, Queries(queries_.bottomRows(tokens)), Keys(keys_.bottomRows(tokens)),
-                  Values(values_.bottomRows(tokens)), options);
+      one->update(0, Queries(history_.queries.bottomRows(tokens)),
+                  Keys(history_.keys.bottomRows(tokens)),
+                  Values(history_.values.bottomRows(tokens)), options);
   }
 
   void flush() {
@@ -60,12 +57,10 @@ class Twins {
   void truncate(Index size) {
     cache.truncate(size);
     twin.truncate(size);
-    for (auto* matrix : {&queries_, &keys_, &values_})
-      matrix->conservativeResize(size, Eigen::NoChange);
-    valid_.resize(static_cast<std::size_t>(size));
+    history_.truncate(size);
   }
 
-  Index size() const { return keys_.rows(); }
+  Index size() const { return history_.size(); }
   /// To what truncate() can cut, beside nothing.
   Index least_size() const { return cache.first(0) == 0 ? 0 : cache.first(0) + model_.window; }
   /// How many of the newest rows can attend.
@@ -84,7 +79,7 @@ class Twins {
   void expect_attention(Index rows, Index position = -1) const {
     SCOPED_TRACE(std::to_string(rows) + " rows of " + std::to_string(size()) + ", first " +
                  std::to_string(cache.first(0)) + ", position " + std::to_string(position));
-    const Matrix<Scalar> queries = queries_.bottomRows(rows);
+    const Matrix<Scalar> queries = history_.queries.bottomRows(rows);
     const Matrix<Scalar> held_keys = twin.keys(0), held_values = twin.values(0);
     const Index first = position == -1 ? size() - rows : position;
     Matrix<double> expected = Matrix<double>::Zero(rows, queries.cols()), original = expected;
@@ -101,7 +96,7 @@ class Twins {
       };
       Matrix<double> log;
       expected.row(i) = dense(held_keys, held_values, &log);
-      original.row(i) = dense(keys_, values_, nullptr);
+      original.row(i) = dense(history_.keys, history_.values, nullptr);
       expected_log.row(i) = log;
     }
 
@@ -128,12 +123,12 @@ class Twins {
 
   /// Which tokens a query at `position` sees.
   std::vector<std::uint8_t> seen_from(Index position) const {
-    std::vector<std::uint8_t> seen(valid_.size(), 0);
+    std::vector<std::uint8_t> seen(history_.valid.size(), 0);
     Index sinks = model_.sink_tokens;
     for (Index t = 0; t < std::min(size(), position + 1); ++t) {
       const std::size_t i = static_cast<std::size_t>(t);
-      const bool is_sink = valid_[i] && sinks-- > 0;
-      seen[i] = valid_[i] && (is_sink || t > position - model_.window);
+      const bool is_sink = history_.valid[i] && sinks-- > 0;
+      seen[i] = history_.valid[i] && (is_sink || t > position - model_.window);
     }
     return seen;
   }
@@ -146,8 +141,7 @@ class Twins {
 
   ModelShape model_;
   Config config_;
-  Matrix<Scalar> queries_, keys_, values_;
-  std::vector<std::uint8_t> valid_;
+  TokenHistory<Scalar> history_;
   unsigned seed_ = 0;
 };
 
