@@ -1,9 +1,9 @@
 // The cache that an inference engine holds: what it offers.
 //
 // This header declares; squat.hpp defines too. A source that includes this one alone compiles in a
-// fraction of the time, and needs another source that instantiates the caches which it uses:
+// fraction of the time. It needs another source that includes squat.hpp and instantiates the
+// caches:
 //
-//     #include <squat/squat.hpp>
 //     template class squat::SQuatCache<float, 2>;
 #pragma once
 

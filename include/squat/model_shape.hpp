@@ -75,11 +75,10 @@ struct LayerShape {
 ///     shape.by_layer[1].window = 512;
 struct ModelShape : LayerShape {
   ModelShape() = default;
-  ModelShape(Index layer_count, Index query_head_count, Index kv_head_count, Index dim)
-      : layers(layer_count) {
-    query_heads = query_head_count;
-    kv_heads = kv_head_count;
-    head_dim = dim;
+  ModelShape(Index layers, Index query_heads, Index kv_heads, Index head_dim) : layers(layers) {
+    this->query_heads = query_heads;
+    this->kv_heads = kv_heads;
+    this->head_dim = head_dim;
   }
 
   Index layers = 0;
