@@ -325,6 +325,12 @@ TEST(LayersThatShare, ReadWhatAnEarlierOneHolds) {
   SQuatCache<float, 4> loaded(model, Config::recommended(4), 2);
   loaded.load(file);
   EXPECT_TRUE(same_bytes<float>(loaded.keys(2), cache.keys(2)));
+  ModelShape apart = model;
+  apart.by_layer[2].kv_layer = -1;
+  SQuatCache<float, 4> others(apart, Config::recommended(4), 2);
+  file.clear();
+  file.seekg(0);
+  EXPECT_ERROR(others.load(file), "shape.kv_layer = -1, -1, 0", "the cache has -1");
   EXPECT_ERROR(
       cache.update(2, Queries(random_matrix<float>(200, 6 * 16, 5)), Keys(keys), Values(values)),
       "layer 2 reads the keys and values of layer 0");
