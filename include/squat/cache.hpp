@@ -144,8 +144,9 @@ class SQuatCache {
 
   /// Keeps the first `size` tokens of options.sequence in every layer, as speculative decoding
   /// does. What is quantized stays as it is: a block cut short keeps the codes of its first tokens,
-  /// and tokens that follow begin a new block. Exact tokens, padding and the fit of the metric are
-  /// those of the tokens that stay; without any valid token the next queries fit it anew.
+  /// and tokens that follow begin a new block. Full-precision tokens, padding and the fit of the
+  /// metric are those of the tokens that stay; without any valid token the next queries fit it
+  /// anew.
   ///
   /// Fails if a layer has fewer tokens, or if it has dropped what the newest remaining token sees:
   /// `size` must be 0, or where first(layer) > 0 at least first(layer) + the layer's window, or one
@@ -156,8 +157,8 @@ class SQuatCache {
 
   /// Makes sequence `to` a copy of sequence `from` in every layer, in place of whatever it held:
   /// for a prefix that several continuations have in common, for beams, for parallel samples. What
-  /// is quantized is shared, at the cost of a few bytes a block; residual and exact tokens are
-  /// copied. Neither sequence ever shows what happens to the other. With shared_svd the
+  /// is quantized is shared, at the cost of a few bytes a block; residual and full-precision tokens
+  /// are copied. Neither sequence ever shows what happens to the other. With shared_svd the
   /// subspace of a layer stays with the sequence that fitted it; without, `to` goes on under a copy
   /// of that of `from`. When memory runs out (std::bad_alloc) `to` is as it was.
   void fork(Index from, Index to);
