@@ -16,17 +16,21 @@ struct SoftmaxSum {
   Real max = minus_infinity;  ///< largest score, or log-sum-exp; minus infinity: no token
   Real sum = 0;               ///< of exp(score - max)
 
+  /// Puts what was summed under `max` under `score`, where that is larger.
+  void raise(Real score, Index value_dim, Real* values) {
+    if (!(score > max)) return;
+    const Real rescale = std::exp(max - score);
+    sum *= rescale;
+    for (Index c = 0; c < value_dim; ++c) values[c] *= rescale;
+    max = score;
+  }
+
   /// Adds `part`, whose tokens are others and whose sum of exp(score - part.max) * value is
   /// `part_values` [value_dim], to this one, whose `values` [value_dim] are zero at first.
   template <class Scalar>
   void add(const SoftmaxSum& part, const Scalar* part_values, Index value_dim, Real* values) {
     if (part.max == minus_infinity) return;  // it may hold anything
-    if (part.max > max) {
-      const Real rescale = std::exp(max - part.max);
-      sum *= rescale;
-      for (Index c = 0; c < value_dim; ++c) values[c] *= rescale;
-      max = part.max;
-    }
+    raise(part.max, value_dim, values);
     const Real weight = std::exp(part.max - max);
     sum += weight * part.sum;
     for (Index c = 0; c < value_dim; ++c) values[c] += weight * static_cast<Real>(part_values[c]);
@@ -34,12 +38,7 @@ struct SoftmaxSum {
 
   /// Adds a score that has no value: LayerShape::sink_logits.
   void add_sink(Real logit, Index value_dim, Real* values) {
-    if (logit > max) {
-      const Real rescale = std::exp(max - logit);
-      sum *= rescale;
-      for (Index c = 0; c < value_dim; ++c) values[c] *= rescale;
-      max = logit;
-    }
+    raise(logit, value_dim, values);
     sum += std::exp(logit - max);
   }
 

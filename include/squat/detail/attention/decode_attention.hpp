@@ -54,29 +54,7 @@ class DecodeAttention {
   }
 
   /// Writes the result, once all tasks have run.
-  void finish() const { merge(); }
-
- private:
-  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-  Index segments() const { return static_cast<Index>(memory_.segments.size()); }
-
-  void copy_queries(double scale) {
-    memory_.queries.resize(at(kv_heads_ * rows_ * head_dim_));
-    float* query = memory_.queries.data();
-    for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
-      for (Index i = 0; i < query_rows_.count(); ++i)
-        for (Index c = 0; c < heads_ * head_dim_; ++c)
-          *query++ = static_cast<float>(
-              scale * static_cast<double>(static_cast<ComputeType<Scalar>>(
-                          query_rows_.queries(i, kv_head * heads_ * head_dim_ + c))));
-  }
-
-  PartialAttention partial(Index task) const {
-    float* begin = memory_.partials.data() + task * rows_ * (stride_ + 2);
-    return {begin, begin + rows_ * stride_, begin + rows_ * (stride_ + 1)};
-  }
-
-  void merge() const {
+  void finish() const {
     for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
       for (Index i = 0; i < rows_; ++i) {
         const Index token = i / heads_, query_head = kv_head * heads_ + i % heads_;
@@ -98,6 +76,26 @@ class DecodeAttention {
         if (log_sum_exp_ != nullptr)
           log_sum_exp_[token * kv_heads_ * heads_ + query_head] = total.log_sum_exp();
       }
+  }
+
+ private:
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+  Index segments() const { return static_cast<Index>(memory_.segments.size()); }
+
+  void copy_queries(double scale) {
+    memory_.queries.resize(at(kv_heads_ * rows_ * head_dim_));
+    float* query = memory_.queries.data();
+    for (Index kv_head = 0; kv_head < kv_heads_; ++kv_head)
+      for (Index i = 0; i < query_rows_.count(); ++i)
+        for (Index c = 0; c < heads_ * head_dim_; ++c)
+          *query++ = static_cast<float>(
+              scale * static_cast<double>(static_cast<ComputeType<Scalar>>(
+                          query_rows_.queries(i, kv_head * heads_ * head_dim_ + c))));
+  }
+
+  PartialAttention partial(Index task) const {
+    float* begin = memory_.partials.data() + task * rows_ * (stride_ + 2);
+    return {begin, begin + rows_ * stride_, begin + rows_ * (stride_ + 1)};
   }
 
   const LayerView<Scalar>& layer_;

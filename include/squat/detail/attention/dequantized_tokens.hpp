@@ -25,16 +25,20 @@ struct DequantizedTokens {
   bool has_padding = false;
 };
 
+/// The part of kv head `head` in a row of all kv heads, into `out` [width of a head].
+template <class Scalar, class Out>
+void copy_head(const Scalar* row, Index head, Out& out) {
+  for (Index c = 0; c < out.cols(); ++c)
+    out(c) = static_cast<typename Out::Scalar>(row[head * out.cols() + c]);
+}
+
 /// Calls visit(tokens), which may spoil them, for runs of tokens of kv head `head` that together
 /// hold those of `range`. `tokens` has been reserved.
 template <class Scalar, class Visit>
 void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const TokenRange& range,
                             DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
-  using Real = ComputeType<Scalar>;
   const ValueRecordLayout& value_layout = layer.value_layout();
-  const auto copy = [&](const Scalar* row, auto&& out) {
-    for (Index c = 0; c < out.cols(); ++c) out(c) = static_cast<Real>(row[head * out.cols() + c]);
-  };
+  const auto copy = [&](const Scalar* row, auto&& out) { copy_head(row, head, out); };
 
   const FullPrecisionTokens<Scalar>& full_precision = layer.full_precision;
   const auto place = layer.place(range.begin);
@@ -77,11 +81,8 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
 template <class Scalar, class Visit>
 void for_full_precision_tokens(const LayerView<Scalar>& layer, Index head, Index count,
                                DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
-  using Real = ComputeType<Scalar>;
   const FullPrecisionTokens<Scalar>& all = layer.full_precision;
-  const auto copy = [&](const Scalar* row, auto&& out) {
-    for (Index c = 0; c < out.cols(); ++c) out(c) = static_cast<Real>(row[head * out.cols() + c]);
-  };
+  const auto copy = [&](const Scalar* row, auto&& out) { copy_head(row, head, out); };
   tokens.has_padding = false;
   std::fill_n(tokens.valid, tokens.capacity, std::uint8_t{1});
   for (Index i = 0; i < count; i += tokens.count) {

@@ -74,11 +74,7 @@ class CacheOfLayers {
 
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options) const {
-    Honours{true, false, true, true, true}.check(options, "attend");
-    const LayerStore<Scalar>& source = tokens(layer, options.sequence);
-    checks(layer).queries(queries, options.mask);
-    checks(layer).output(queries, out);
-    checks(layer).sight(queries.rows(), source.first(), source.size(), options);
+    check_attend(layer, queries, out, options);
     attend_checked(layer, queries, out, options);
   }
 
@@ -90,11 +86,8 @@ class CacheOfLayers {
     views.reserve(sequences.size());
     rows.reserve(sequences.size());
     for (const SequenceQueries<Scalar>& one : sequences) {
-      Honours{true, false, true, true, true}.check(one.options, "attend");
+      check_attend(layer, one.queries, one.out, one.options);
       const LayerStore<Scalar>& source = tokens(layer, one.options.sequence);
-      checks(layer).queries(one.queries, one.options.mask);
-      checks(layer).output(one.queries, one.out);
-      checks(layer).sight(one.queries.rows(), source.first(), source.size(), one.options);
       views.push_back(source.view());
       rows.push_back(checked_rows(shape_, layer, source, views.back(), one.queries, one.options));
       outs.push_back(one.out);
@@ -281,6 +274,15 @@ class CacheOfLayers {
     auto target = writer(layer, options.sequence);
     checks(layer).new_tokens(keys, values, queries, options.mask);
     target.append(keys, values, queries, options);
+  }
+
+  void check_attend(Index layer, const MatrixView<Scalar>& queries,
+                    const MutableMatrixView<Scalar>& out, const CallOptions& options) const {
+    Honours{true, false, true, true, true}.check(options, "attend");
+    const LayerStore<Scalar>& source = tokens(layer, options.sequence);
+    checks(layer).queries(queries, options.mask);
+    checks(layer).output(queries, out);
+    checks(layer).sight(queries.rows(), source.first(), source.size(), options);
   }
 
   /// attend() of queries and out whose numbers and shapes are checked.
