@@ -12,14 +12,15 @@ namespace squat::testing {
 /// Which tokens queries of a call see, as LayerShape and CallOptions document it.
 class Sight {
  public:
-  /// Of `size` tokens, of which `valid` says which are not padding; empty: all are.
+  /// Of `size` tokens, of which `valid` says which are not padding; empty: all are. `rank` says how
+  /// many valid ones came before each; empty: none was erased.
   Sight(const LayerShape& shape, const CallOptions& options, Index size,
-        const std::vector<std::uint8_t>& valid)
+        const std::vector<std::uint8_t>& valid, const std::vector<Index>& rank)
       : shape_(shape), options_(options), size_(size) {
     Index before = 0;
     for (std::size_t t = 0; t < static_cast<std::size_t>(size); ++t) {
       valid_.push_back(valid.empty() || valid[t] != 0);
-      valid_before_.push_back(before);
+      valid_before_.push_back(rank.empty() ? before : rank[t]);
       before += valid_.back();
     }
   }
@@ -54,19 +55,19 @@ class Sight {
 /// options.position says otherwise. Padding (`valid`, one byte a token; empty: there is none) gets
 /// no attention, and its own rows are zero. log_sum_exp, if given, becomes log(sum(exp(score)))
 /// [rows, query_heads], minus infinity for padding; received, the probabilities that each token got
-/// [kv_heads, tokens].
+/// [kv_heads, tokens]. `rank`: how many valid tokens came before each; empty: none was erased.
 template <class Scalar>
 Matrix<double> dense_attention(const LayerShape& shape, const Matrix<Scalar>& queries,
                                const Matrix<Scalar>& keys, const Matrix<Scalar>& values,
                                const std::vector<std::uint8_t>& valid = {},
                                Matrix<double>* log_sum_exp = nullptr,
-                               const CallOptions& options = {},
-                               Matrix<double>* received = nullptr) {
+                               const CallOptions& options = {}, Matrix<double>* received = nullptr,
+                               const std::vector<Index>& rank = {}) {
   const Index d = shape.head_dim, width = shape.value_dim == 0 ? d : shape.value_dim;
   const double scale =
       shape.softmax_scale > 0 ? shape.softmax_scale : 1 / std::sqrt(static_cast<double>(d));
   const Index size = keys.rows();
-  const Sight sight(shape, options, size, valid);
+  const Sight sight(shape, options, size, valid, rank);
   if (received != nullptr) received->setZero(shape.kv_heads, size);
   const Index first = options.position == -1 ? size - queries.rows() : options.position;
   Matrix<double> out = Matrix<double>::Zero(queries.rows(), shape.query_heads * width);

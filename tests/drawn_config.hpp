@@ -56,7 +56,8 @@ class Draw {
     Rope rope;
     rope.pairing =
         of({RopePairing::none, RopePairing::none, RopePairing::halves, RopePairing::interleaved});
-    rope.dims = of<Index>({0, 2, 6, 8});
+    rope.first = of<Index>({0, 0, 2});
+    rope.dims = of<Index>({0, 2, 6});
     rope.base = of({10000.0, 500.0});
     return rope;
   }

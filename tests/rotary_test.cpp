@@ -103,7 +103,11 @@ TEST(Rotary, RefusesWhatIsNotAllowed) {
                "rope.pairing is 3", "none (0), halves (1) or interleaved (2)");
   for (const Index dims : {-2, 7, 18})
     EXPECT_ERROR(check_with([&](Rope& r) { r.dims = dims; }), "rope.dims is",
-                 std::to_string(dims).c_str(), "even and at most head_dim (16)");
+                 std::to_string(dims).c_str(), "even and at most head_dim - first (16)");
+  for (const Index first : {-2, 3, 16})
+    EXPECT_ERROR(check_with([&](Rope& r) { r.first = first; }), "rope.first is",
+                 std::to_string(first).c_str(), "even and below head_dim (16)");
+  EXPECT_ERROR(check_with([](Rope& r) { r.first = 4, r.dims = 14; }), "head_dim - first (12)");
   for (const double base : {0.0, -1.0, std::numeric_limits<double>::infinity()})
     EXPECT_ERROR(check_with([&](Rope& r) { r.base = base; }), "rope.base is", "positive");
   EXPECT_ERROR(check_with([](Rope& r) { r.factors = {1, 1}; }), "rope.factors has 2", "8 pairs");

@@ -190,8 +190,13 @@ void llama_memory_seq_add(llama_memory_t memory, llama_seq_id sequence, llama_po
                           llama_pos end, llama_pos delta) {
   LlamaContext* own = find(memory);
   if (own == nullptr) return SQUAT_NEXT(llama_memory_seq_add)(memory, sequence, begin, end, delta);
-  if (delta != 0)
-    break_off(*own, sequence, "llama_memory_seq_add: a SQuat cache cannot move positions");
+  try {
+    if (delta != 0)
+      for_sequences(*own, sequence,
+                    [&](llama_seq_id s) { own->sequences().shift(s, begin, end, delta); });
+  } catch (const std::exception& error) {
+    break_off(*own, sequence, std::string("llama_memory_seq_add: ") + error.what());
+  }
 }
 
 void llama_memory_seq_div(llama_memory_t memory, llama_seq_id sequence, llama_pos begin,
@@ -200,7 +205,7 @@ void llama_memory_seq_div(llama_memory_t memory, llama_seq_id sequence, llama_po
   if (own == nullptr)
     return SQUAT_NEXT(llama_memory_seq_div)(memory, sequence, begin, end, divisor);
   if (divisor != 1)
-    break_off(*own, sequence, "llama_memory_seq_div: a SQuat cache cannot move positions");
+    break_off(*own, sequence, "llama_memory_seq_div: a SQuat cache cannot divide positions");
 }
 
 llama_pos llama_memory_seq_pos_min(llama_memory_t memory, llama_seq_id sequence) {
@@ -216,7 +221,8 @@ llama_pos llama_memory_seq_pos_max(llama_memory_t memory, llama_seq_id sequence)
 }
 
 bool llama_memory_can_shift(llama_memory_t memory) {
-  return find(memory) == nullptr && SQUAT_NEXT(llama_memory_can_shift)(memory);
+  const LlamaContext* own = find(memory);
+  return own == nullptr ? SQUAT_NEXT(llama_memory_can_shift)(memory) : own->sequences().can_shift();
 }
 
 }  // extern "C"

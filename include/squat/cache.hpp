@@ -155,6 +155,24 @@ class SQuatCache {
   /// visible as if the others had never come.
   void truncate(Index size, const CallOptions& options = {});
 
+  /// Takes the tokens at positions of `range` out of options.sequence in every layer, for good: a
+  /// context that is full makes room, an editor takes back, eviction by score (H2O, SnapKV). The
+  /// others keep their positions, codes and what they are quantized under; shift() closes the gap.
+  /// A range that reaches to the end is truncate(). Full-precision tokens and sinks that are taken
+  /// out are not made up for. When it fails, std::bad_alloc included, the cache is as it was.
+  void erase(const TokenRange& range, const CallOptions& options = {});
+
+  /// Moves the tokens at positions of `range` by `delta` positions in every layer of
+  /// options.sequence, as if they had been there from the beginning but for what their keys and
+  /// values know of tokens before them. No code is touched: a block of moved keys is turned when it
+  /// is read, or the queries the other way. size() changes where `range` reaches to the end.
+  ///
+  /// Fails unless LayerShape::rope says how keys turn (Rope::is_applied), on positions below 0,
+  /// where tokens that are not padding stand between the range and where it goes (erase() them
+  /// first), and where a window has dropped what the newest token would see. When it fails,
+  /// std::bad_alloc included, the cache is as it was.
+  void shift(const TokenRange& range, Index delta, const CallOptions& options = {});
+
   /// Makes sequence `to` a copy of sequence `from` in every layer, in place of whatever it held:
   /// for a prefix that several continuations have in common, for beams, for parallel samples. What
   /// is quantized is shared, at the cost of a few bytes a block; residual and full-precision tokens

@@ -262,8 +262,9 @@ inline void check(const ModelShape& shape, const Config& config) {
           " entries; it must have one for each of the ", shape.layers, " layers, or none");
   for (Index layer = 0; layer < shape.layers; ++layer)
     require(config.subspace_queries == SubspaceQueries::after_rope ||
-                shape.layer(layer).rope.pairing != RopePairing::none,
-            "config.subspace_queries is before_rope; without shape.rope it must be after_rope");
+                shape.layer(layer).rope.is_by_cache(),
+            "config.subspace_queries is before_rope; where the cache applies no rope it must be "
+            "after_rope");
 }
 
 }  // namespace detail

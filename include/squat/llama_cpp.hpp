@@ -248,7 +248,12 @@ class LlamaContext {
     const llama_batch batch{1, &token, nullptr, &position, &sequences, sequence_list, &is_output};
     const std::int32_t result = llama_.decode(context_.get(), batch);
     inspect_ = nullptr;
-    for (const auto& [node, operation] : nodes) node->op = operation;
+    std::vector<const ggml_tensor*> graph;
+    for (const auto& [node, operation] : nodes) {
+      node->op = operation;
+      graph.push_back(node);
+    }
+    attention.look(graph);
     llama_.memory_clear(memory(), false);
     llama_perf_context_reset(context_.get());
     require(result == 0, "llama.cpp could not make a graph of one token (llama_decode returned ",

@@ -22,9 +22,18 @@ enum class RopePairing {
 /// position.
 struct Rope {
   RopePairing pairing = RopePairing::none;
-  Index dims = 0;  ///< the first so many channels turn: even, at most head_dim; 0: head_dim
+  Index dims = 0;  ///< so many channels turn: even; 0: all from `first` on
   double base = 10000;
   std::vector<double> factors;  ///< one a pair (rope_freqs of llama.cpp); empty: all are 1
+  /// Queries and keys come turned already, or with pairing none are the same at every position. The
+  /// cache turns only what SQuatCache::shift() moves, which needs to know.
+  bool is_applied = false;
+  Index first = 0;  ///< channel from which on they turn
+
+  /// Whether queries and keys come before position embedding.
+  bool is_by_cache() const { return pairing != RopePairing::none && !is_applied; }
+  /// Whether it is known how keys that move turn.
+  bool is_known() const { return pairing != RopePairing::none || is_applied; }
 };
 
 /// The attention of a layer:
@@ -39,10 +48,10 @@ struct LayerShape {
   Index head_dim = 0;        ///< width of queries and keys: a multiple of 8, at most 576
   Index value_dim = 0;       ///< width of values: a multiple of 8, at most 512; 0: head_dim
   double softmax_scale = 0;  ///< factor on query-key products; 0 stands for 1 / sqrt(head_dim)
-  /// With pairing none queries and keys come after position embedding. Otherwise both come before
-  /// it: keys are stored so, and attention turns them, and the queries, to their slots in the
-  /// sequence, padding included. Only differences of positions matter, so that padding on the left
-  /// changes nothing.
+  /// With pairing none, or is_applied, queries and keys come after position embedding. Otherwise
+  /// both come before it: keys are stored so, and attention turns them, and the queries, to their
+  /// positions in the sequence, padding included. Only differences of positions matter, so that
+  /// padding on the left changes nothing.
   Rope rope = {};
   Index window = 0;  ///< tokens that a query sees, itself included; 0: all
   /// Attention in chunks (Llama 4): a query sees the tokens of its own chunk, which begins at a
@@ -91,8 +100,8 @@ struct ModelShape : LayerShape {
 };
 
 inline bool operator==(const Rope& a, const Rope& b) {
-  return std::tie(a.pairing, a.dims, a.base, a.factors) ==
-         std::tie(b.pairing, b.dims, b.base, b.factors);
+  return std::tie(a.pairing, a.dims, a.base, a.factors, a.is_applied, a.first) ==
+         std::tie(b.pairing, b.dims, b.base, b.factors, b.is_applied, b.first);
 }
 
 inline bool operator==(const LayerShape& a, const LayerShape& b) {
@@ -114,11 +123,14 @@ inline void check(const Rope& rope, Index head_dim, const std::string& name = ""
               rope.pairing == RopePairing::interleaved,
           name, "rope.pairing is ", static_cast<int>(rope.pairing),
           "; it must be none (0), halves (1) or interleaved (2)");
-  require(rope.dims >= 0 && rope.dims <= head_dim && rope.dims % 2 == 0, name, "rope.dims is ",
-          rope.dims, "; it must be even and at most head_dim (", head_dim, "), or 0 for head_dim");
+  require(rope.first >= 0 && rope.first < head_dim && rope.first % 2 == 0, name, "rope.first is ",
+          rope.first, "; it must be even and below head_dim (", head_dim, ")");
+  const Index most = head_dim - rope.first;
+  require(rope.dims >= 0 && rope.dims <= most && rope.dims % 2 == 0, name, "rope.dims is ",
+          rope.dims, "; it must be even and at most head_dim - first (", most, "), or 0 for that");
   require(std::isfinite(rope.base) && rope.base > 0, name, "rope.base is ", rope.base,
           "; it must be finite and positive");
-  const std::size_t pairs = static_cast<std::size_t>(rope.dims == 0 ? head_dim : rope.dims) / 2;
+  const std::size_t pairs = static_cast<std::size_t>(rope.dims == 0 ? most : rope.dims) / 2;
   require(rope.factors.empty() || rope.factors.size() == pairs, name, "rope.factors has ",
           rope.factors.size(), " entries; there are ", pairs, " pairs");
   for (const double factor : rope.factors)

@@ -27,6 +27,8 @@ Cache make_cache(Config config = strong_feedback(), Index window = 0) {
   config.full_precision_tokens = 1;
   ModelShape windowed = shape;
   windowed.window = window;
+  windowed.rope.pairing = RopePairing::halves;
+  windowed.rope.is_applied = true;
   return Cache(windowed, config, 2);
 }
 
@@ -129,6 +131,19 @@ TEST(AllocationFailure, DropsNothingBehindAWindow) {
   EXPECT_GT(run_out_of_memory(
                 dropped, [](Cache& cache) { cache.fork(0, 1); }, 50),
             5);
+}
+
+TEST(AllocationFailure, LeavesMovesUndone) {
+  const auto packed = [](Cache& cache) {
+    prompt(cache);
+    flush(cache);
+  };
+  const auto with_gap = [&](Cache& cache) {
+    packed(cache);
+    cache.erase({10, 150});
+  };
+  EXPECT_GT(run_out_of_memory(packed, [](Cache& cache) { cache.erase({10, 150}); }), 5);
+  EXPECT_GT(run_out_of_memory(with_gap, [](Cache& cache) { cache.shift({150, 200}, -140); }), 5);
 }
 
 TEST(AllocationFailure, LeavesForkUndone) {

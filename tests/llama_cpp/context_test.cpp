@@ -154,6 +154,85 @@ std::string name_of(const ::testing::TestParamInfo<TinyModel>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Models, ServedModel, ::testing::ValuesIn(served_models()), name_of);
 
+/// What a server does whose context is full, or that finds parts of a new prompt in an old one.
+Rows serve_moved(Session& session) {
+  const std::vector<llama_token> text = some_tokens(300);
+  Rows rows;
+  const auto decode = [&](const std::vector<Piece>& pieces) {
+    for (std::vector<float>& row : session.decode(pieces)) rows.push_back(std::move(row));
+  };
+  decode({{0, part(text, 0, 96)}});
+  decode({{0, part(text, 96, 180)}, {1, {5}}});
+  session.close_gap(0, 4, 90, 180);
+  decode({{0, part(text, 180, 220)}, {1, {6}}});
+  session.close_gap(0, 50, 80, session.size(0));
+  decode({{0, {7}}});
+  session.fork(0, 2);
+  session.close_gap(0, 10, 25, 60);
+  EXPECT_TRUE(session.cut(0, 45));
+  decode({{0, part(text, 220, 250)}, {2, {8}}});
+  const std::string state = session.save(0);
+  session.restore(state, 1, session.size(0));
+  decode({{1, part(text, 250, 260)}, {2, {9, 10}}});
+  return rows;
+}
+
+class MovedModel : public ::testing::TestWithParam<TinyModel> {};
+
+TEST_P(MovedModel, HasTheLogitsOfLlamaCppAfterAContextShift) {
+  const llama_model_ptr model = tiny_model(GetParam());
+  OwnSession own(model.get(), server_params());
+  SquatSession session(model.get(), squat_params(), exact_config());
+  ASSERT_TRUE(llama_memory_can_shift(llama_get_memory(own.context())));
+  ASSERT_TRUE(session.own().sequences().can_shift());
+  const Rows expected = serve_moved(own);
+  EXPECT_LT(difference(expected, serve_moved(session)), 1e-3);
+  Config config = Config::recommended(8);
+  config.shared_svd = false;
+  SquatSession packed(model.get(), squat_params(), config);
+  EXPECT_LT(difference(expected, serve_moved(packed)), 2e-2);
+}
+
+/// Every way in which keys turn.
+std::vector<TinyModel> moved_models() {
+  std::vector<TinyModel> models;
+  for (const char* architecture : {"llama", "qwen2", "qwen3", "phi3", "deepseek2", "bloom"}) {
+    TinyModel model;
+    model.architecture = architecture;
+    models.push_back(model);
+  }
+  TinyModel separate = models[4];
+  separate.latent_cache = false;
+  models.push_back(separate);
+  TinyModel partial = models[3];
+  partial.rotary_dim = 48;
+  models.push_back(partial);
+  for (const char* scaling : {"linear", "yarn"}) {
+    TinyModel scaled;
+    scaled.rotary_scaling = scaling;
+    models.push_back(scaled);
+  }
+  TinyModel factors;
+  factors.rotary_factors = true;
+  models.push_back(factors);
+  return models;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, MovedModel, ::testing::ValuesIn(moved_models()),
+                         [](const auto& info) {
+                           return name_of(info) + std::to_string(info.index);
+                         });
+
+TEST(LlamaContext, MovesNoTokensOfModelsWithWindows) {
+  for (const char* architecture : {"gemma2", "gemma3", "gpt-oss"}) {
+    TinyModel model;
+    model.architecture = architecture;
+    const llama_model_ptr loaded = tiny_model(model);
+    SquatSession session(loaded.get(), squat_params(), exact_config());
+    EXPECT_FALSE(session.own().sequences().can_shift()) << architecture;
+  }
+}
+
 /// The message of the error that a context of this model and these parameters fails with.
 std::string refusal(const TinyModel& model, const llama_context_params& params = squat_params()) {
   const llama_model_ptr loaded = tiny_model(model);
@@ -261,11 +340,14 @@ TEST_F(PlainContext, CopiesCountOnce) {
   EXPECT_EQ(context_.sequences().total(), 962);
 }
 
-TEST_F(PlainContext, RefusesToTakeTokensOutOfTheMiddle) {
+TEST_F(PlainContext, TakesTokensOut) {
   session_.decode({{0, some_tokens(20)}});
-  EXPECT_FALSE(context_.sequences().remove(0, 5, 10));
-  EXPECT_FALSE(context_.sequences().remove(0, 0, 10));
+  EXPECT_TRUE(context_.sequences().remove(0, 5, 10));
+  EXPECT_TRUE(context_.sequences().remove(0, 0, 2));
   EXPECT_EQ(context_.sequences().size(0), 20);
+  EXPECT_THROW(context_.sequences().shift(0, 10, -1, -7), Error);  // over tokens
+  context_.sequences().shift(0, 10, -1, -5);
+  EXPECT_EQ(context_.sequences().size(0), 15);
   EXPECT_TRUE(context_.sequences().remove(0, 25, -1));
   EXPECT_TRUE(context_.sequences().remove(0, 5, 25));
   EXPECT_EQ(context_.sequences().size(0), 5);

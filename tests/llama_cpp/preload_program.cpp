@@ -92,17 +92,25 @@ class Program {
            "the state of all is read to its end");
     decode(0, {11}, 51);
     decode(2, {12}, 111);
+
+    expect(llama_memory_can_shift(memory_), "positions can be moved");
+    expect(llama_memory_seq_rm(memory_, 2, 10, 30), "the middle can be removed");
+    llama_memory_seq_add(memory_, 2, 30, -1, -20);
+    expect(llama_memory_seq_pos_max(memory_, 2) == 91, "the end has moved");
+    decode(2, {13, 14}, 92);
     return logits_;
   }
 
   /// Calls that a SQuat cache refuses.
   void refuse() {
-    expect(!llama_memory_can_shift(memory_), "positions cannot be moved");
     decode(0, some_tokens(100), 0);
-    expect(!llama_memory_seq_rm(memory_, 0, 10, 20), "nothing is removed from the middle");
-    expect(llama_memory_seq_pos_max(memory_, 0) == 99, "it is all there");
     llama_memory_seq_add(memory_, 0, 50, -1, -10);
-    expect(status(0, {5}, 100) != 0, "a sequence that should have moved does not go on");
+    expect(status(0, {5}, 90) != 0 && status(0, {5}, 100) != 0,
+           "a sequence that should have moved over others does not go on");
+    expect(llama_memory_seq_rm(memory_, 0, -1, -1), "it can be removed");
+    decode(0, some_tokens(100), 0);
+    llama_memory_seq_div(memory_, 0, 50, -1, 2);
+    expect(status(0, {5}, 100) != 0, "a sequence that should have been divided does not go on");
     expect(llama_memory_seq_rm(memory_, 0, -1, -1), "it can be removed");
     decode(0, {5}, 0);
     decode(1, some_tokens(20), 0);

@@ -1,5 +1,5 @@
 """What llama-server must do besides answering: refuse what is too long, survive a full context, keep
-slots on disk, take parallel samples. Expected is what it does with its own f16 cache."""
+slots on disk, take parallel samples, move tokens. Expected is what it does with its own f16 cache."""
 import os
 import pathlib
 
@@ -107,5 +107,24 @@ def check_samples(server):
     expect(server, "samples of a chat", len(chat["choices"]), count)
 
 
+def check_shift(server):
+    """With --context-shift an answer may be longer than the context. With --cache-reuse what follows a
+    part that was left out of a prompt need not be computed again."""
+    context = server.slot_context()
+    prompt = text_of(server, context // 2)
+    answer = complete(server, prompt=prompt, n_predict=2 * context, ignore_eos=True)
+    expect(server, "tokens beyond the context", (answer["tokens_predicted"], answer["truncated"]),
+           (2 * context, True))
+
+    parts = [text_of(server, context // 5, first=first) for first in (0, 7, 14)]
+    complete(server, prompt="".join(parts), n_predict=1, id_slot=0)
+    answer = complete(server, prompt=parts[0] + parts[2], n_predict=16, id_slot=0)
+    tokens = server.tokens(parts[0] + parts[2])
+    if answer["timings"]["cache_n"] < 0.8 * tokens:
+        raise server.failure(f"{answer['timings']['cache_n']} of {tokens} tokens were used again")
+
+
 CHECKS = {"overflow": check_overflow, "crowd": check_crowd, "slots": check_slots,
           "samples": check_samples}
+# What needs options of the server.
+MORE_CHECKS = {"shift": check_shift}

@@ -14,7 +14,7 @@ import pathlib
 import signal
 import sys
 
-from server_checks import CHECKS
+from server_checks import CHECKS, MORE_CHECKS
 from server_client import Failure, Server, parse_options
 from server_workload import check_answers, lost, run_requests
 
@@ -22,8 +22,9 @@ from server_workload import check_answers, lost, run_requests
 def add_options(parser):
     parser.add_argument("cache", help="f16, q8_0, q4_0, squat:8, squat:2.5 ...")
     parser.add_argument("--answers", type=pathlib.Path, help="JSON file to write the answers to")
-    parser.add_argument("--checks", nargs="*", choices=CHECKS, default=list(CHECKS),
-                        help="after the requests (default: all)")
+    parser.add_argument("--checks", nargs="*", choices=[*CHECKS, *MORE_CHECKS],
+                        default=list(CHECKS), help="after the requests (default: all but shift, "
+                        "which takes -- --context-shift --cache-reuse 16)")
 
 
 def main():
@@ -40,7 +41,7 @@ def main():
         check_answers(server, answers)
         for name in options.checks:
             print(f"checking {name}", file=sys.stderr)
-            CHECKS[name](server)
+            {**CHECKS, **MORE_CHECKS}[name](server)
             server.check_alive()
         server.wait_until_healthy()
         summary.update(server.stop())

@@ -61,6 +61,13 @@ class Session {
     next_[sequence] = std::min(next_[sequence], size);
     return true;
   }
+  /// Takes positions [begin, end) out, and moves those that follow, up to `moved_end`, to where
+  /// they were.
+  void close_gap(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos moved_end) {
+    if (!remove(sequence, begin, end)) throw std::runtime_error("cannot remove");
+    move(sequence, end, moved_end, begin - end);
+    if (moved_end == size(sequence)) next_[sequence] -= end - begin;
+  }
   void fork(llama_seq_id from, llama_seq_id to) {
     copy(from, to);
     next_[to] = next_[from];
@@ -77,6 +84,7 @@ class Session {
  protected:
   virtual std::int32_t compute(const llama_batch& batch) = 0;
   virtual bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) = 0;
+  virtual void move(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos delta) = 0;
   virtual void copy(llama_seq_id from, llama_seq_id to) = 0;
   virtual void load(const std::string& state, llama_seq_id sequence) = 0;
 
@@ -105,6 +113,9 @@ class OwnSession : public Session {
   std::int32_t compute(const llama_batch& batch) override { return llama_decode(context(), batch); }
   bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) override {
     return llama_memory_seq_rm(llama_get_memory(context()), sequence, begin, end);
+  }
+  void move(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos delta) override {
+    llama_memory_seq_add(llama_get_memory(context()), sequence, begin, end, delta);
   }
   void copy(llama_seq_id from, llama_seq_id to) override {
     llama_memory_seq_rm(llama_get_memory(context()), to, -1, -1);
@@ -138,6 +149,9 @@ class SquatSession : public Session {
   std::int32_t compute(const llama_batch& batch) override { return context_.decode(batch); }
   bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) override {
     return context_.sequences().remove(sequence, begin, end);
+  }
+  void move(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos delta) override {
+    context_.sequences().shift(sequence, begin, end, delta);
   }
   void copy(llama_seq_id from, llama_seq_id to) override {
     context_.sequences().remove(to, -1, -1);

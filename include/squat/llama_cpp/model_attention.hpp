@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <map>
 #include <squat/config.hpp>
-#include <squat/llama_cpp/attention_node.hpp>
+#include <squat/llama_cpp/applied_rope.hpp>
 #include <string>
 #include <vector>
 
@@ -43,6 +43,12 @@ struct AttentionLayer {
 class ModelAttention {
  public:
   void add(const ggml_tensor& node) { nodes_.emplace_back(node); }
+  /// All nodes of the graph, once they are what they were.
+  void look(const std::vector<const ggml_tensor*>& graph) {
+    const AppliedRope ropes(graph);
+    for (const AttentionNode& node : nodes_)
+      ropes_.push_back(ropes.of(AttentionNode::cells(node.keys), node.keys->ne[0]));
+  }
 
   std::vector<AttentionLayer> layers() const {
     std::vector<AttentionLayer> layers;
@@ -63,6 +69,7 @@ class ModelAttention {
     for (std::size_t layer = 0; layer < nodes_.size(); ++layer) {
       check(nodes_[layer], layer);
       by_layer.push_back(shape_of(nodes_[layer], windows[layer]));
+      by_layer.back().rope = ropes_[layer];
     }
     const LayerShape& first = by_layer.front();
     ModelShape shape{layers, first.query_heads, first.kv_heads, first.head_dim};
@@ -167,6 +174,7 @@ class ModelAttention {
   }
 
   std::vector<AttentionNode> nodes_;
+  std::vector<Rope> ropes_;  // of each
 };
 
 }  // namespace squat::llama_cpp

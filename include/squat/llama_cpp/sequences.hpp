@@ -11,7 +11,7 @@
 namespace squat::llama_cpp {
 
 /// The sequences of a cache by position, as llama.h's llama_memory_* and llama_state_* see them. A
-/// sequence has positions 0 to size - 1.
+/// sequence has positions 0 to size - 1, of which some may be removed.
 class Sequences {
  public:
   /// `limit`: tokens that a sequence may have; `total_limit`: those of all, where what a fork
@@ -77,8 +77,7 @@ class Sequences {
   }
 
   /// Removes positions [begin, end) (negative: from the first, to the last). Returns false,
-  /// changing nothing, where that is not the end of the sequence, or goes back further than its
-  /// windows allow.
+  /// changing nothing, where that goes back further than windows allow.
   bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) {
     Entry& entry = at(sequence);
     const Index first = std::max<Index>(begin, 0);
@@ -88,11 +87,38 @@ class Sequences {
       return is_cut;
     }
     if (first >= entry.size) return true;
-    if (end >= 0 && end < entry.size) return end <= first;
-    if (!cut(sequence, first)) return false;
-    entry.size = first;
-    entry.shared = std::min(entry.shared, first);
+    const Index shared = std::min(entry.shared, first);
+    if (end >= 0 && end < entry.size) {
+      if (end <= first) return true;
+      cache_.erase({first, end}, options(sequence));
+    } else {
+      if (!cut(sequence, first)) return false;
+      entry.size = first;
+    }
+    entry.shared = shared;
     return true;
+  }
+
+  /// Whether shift() can move positions.
+  bool can_shift() const {
+    const ModelShape& shape = cache_.shape();
+    for (Index layer = 0; layer < shape.layers; ++layer) {
+      const LayerShape& one = shape.layer(layer);
+      if (!one.rope.is_known() || one.window > 0 || one.chunk > 0) return false;
+    }
+    return true;
+  }
+
+  /// Moves positions [begin, end) (negative: from the first, to the last) by `delta`. Fails as
+  /// SQuatCache::shift does.
+  void shift(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos delta) {
+    Entry& entry = at(sequence);
+    const Index first = std::max<Index>(begin, 0);
+    const Index last = end < 0 ? entry.size : std::min<Index>(end, entry.size);
+    if (first >= last) return;
+    cache_.shift({first, last}, delta, options(sequence));
+    if (last == entry.size) entry.size += delta;
+    entry.shared = std::min(entry.shared, std::min(first, first + delta));
   }
 
   /// Makes the positions [begin, end) of `from` those of `to` as well. Fails, changing nothing,
@@ -123,11 +149,9 @@ class Sequences {
   /// The first position that all layers hold, or -1 for an empty sequence.
   llama_pos min_position(llama_seq_id sequence) const {
     if (size(sequence) == 0) return -1;
-    CallOptions options;
-    options.sequence = sequence;
     Index first = 0;
     for (Index layer = 0; layer < cache_.shape().layers; ++layer)
-      first = std::max(first, cache_.first(layer, options));
+      first = std::max(first, cache_.first(layer, options(sequence)));
     return static_cast<llama_pos>(first);
   }
   llama_pos max_position(llama_seq_id sequence) const {
@@ -197,6 +221,12 @@ class Sequences {
             sequence, "; the context has sequences 0 to ", entries_.size() - 1);
   }
 
+  static CallOptions options(llama_seq_id sequence) {
+    CallOptions options;
+    options.sequence = sequence;
+    return options;
+  }
+
   static void write_number(std::ostream& out, Index number) {
     const auto value = static_cast<std::uint64_t>(number);
     out.write(reinterpret_cast<const char*>(&value), sizeof value);
@@ -215,11 +245,9 @@ class Sequences {
 
   /// Fails, emptying the sequence, unless all layers have as many tokens as it says.
   void expect_size(llama_seq_id sequence) {
-    CallOptions options;
-    options.sequence = sequence;
     Entry& entry = at(sequence);
     for (Index layer = 0; layer < cache_.shape().layers; ++layer) {
-      const Index found = cache_.size(layer, options), expected = entry.size;
+      const Index found = cache_.size(layer, options(sequence)), expected = entry.size;
       if (found == expected) continue;
       cut(sequence, 0);
       entry = Entry();
@@ -232,10 +260,8 @@ class Sequences {
   /// Cuts the layers of a sequence to `size` tokens; false where windows do not allow it. Layers
   /// may have more tokens than the sequence, where a batch failed.
   bool cut(llama_seq_id sequence, Index size) {
-    CallOptions options;
-    options.sequence = sequence;
     try {
-      cache_.truncate(size, options);
+      cache_.truncate(size, options(sequence));
       return true;
     } catch (const Error&) {
       return false;

@@ -1,6 +1,7 @@
 // Tokens of a layer read back in full, oldest first.
 #pragma once
 
+#include <optional>
 #include <squat/detail/store/layer_view.hpp>
 #include <squat/options.hpp>
 
@@ -37,33 +38,42 @@ void copy_head(const Scalar* row, Index head, Out& out) {
 template <class Scalar, class Visit>
 void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const TokenRange& range,
                             DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
+  using Real = ComputeType<Scalar>;
   const ValueRecordLayout& value_layout = layer.value_layout();
   const auto copy = [&](const Scalar* row, auto&& out) { copy_head(row, head, out); };
 
   const FullPrecisionTokens<Scalar>& full_precision = layer.full_precision;
-  const auto place = layer.place(range.begin);
-  tokens.first = place.first;
-  for (Index b = place.block; b < static_cast<Index>(layer.blocks.size()); ++b) {
-    if (tokens.first >= range.end) return;
+  std::optional<RopeWalk<Real>> walk;
+  for (Index b = layer.block_at(range.begin); b < static_cast<Index>(layer.blocks.size()); ++b) {
     const TokenBlock& block = layer.blocks[static_cast<std::size_t>(b)];
-    tokens.count = block.tokens;
+    if (block.first() >= range.end) return;
     block.key_layout(head).dequantize(block.keys(head), block.tokens, tokens.keys.data());
+    if (block.turn != 0) {
+      if (!walk) walk.emplace(*layer.format.applied_rope);
+      walk->rotate_all(block.turn, tokens.keys.data(), block.tokens, tokens.keys.cols());
+    }
     if (block.value_tokens > 0)
       value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data());
     for (Index t = block.value_tokens; t < block.tokens; ++t)
-      copy(layer.value(tokens.first + t), tokens.values.row(t));
+      copy(layer.waiting_value(block, t), tokens.values.row(t));
     for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {
-      const Index t = full_precision.position(i) - tokens.first;
-      if (t < 0 || t >= block.tokens) continue;
+      const Index t = full_precision.position(i) - block.position;
+      if (t < block.begin || t >= block.tokens) continue;
       copy(full_precision.keys.row(i), tokens.keys.row(t));
       copy(full_precision.values.row(i), tokens.values.row(t));
     }
+    tokens.first = block.first();
+    tokens.count = block.tokens - block.begin;
     tokens.has_padding = block.has_padding;
-    for (Index t = 0; t < block.tokens; ++t) tokens.valid[t] = block.is_valid(t);
+    for (Index t = 0; t < tokens.count; ++t) tokens.valid[t] = block.is_valid(block.begin + t);
+    for (Index t = 0; block.begin > 0 && t < tokens.count; ++t) {
+      tokens.keys.row(t) = tokens.keys.row(block.begin + t);
+      tokens.values.row(t) = tokens.values.row(block.begin + t);
+    }
     visit(tokens);
-    tokens.first += block.tokens;
   }
-  for (; tokens.first < std::min(range.end, layer.size()); tokens.first += tokens.count) {
+  for (tokens.first = std::max(range.begin, layer.residual_begin);
+       tokens.first < std::min(range.end, layer.size()); tokens.first += tokens.count) {
     tokens.count = std::min(tokens.capacity, layer.size() - tokens.first);
     tokens.has_padding = false;
     for (Index t = 0; t < tokens.count; ++t) {
@@ -106,7 +116,9 @@ Matrix<Scalar> read_back(
   DequantizedTokens<ComputeType<Scalar>> memory;
   memory.reserve(layer.format);
   const Index d = (memory.*what).cols();
-  Matrix<Scalar> all(layer.size() - layer.first, layer.format.kv_heads() * d);
+  // Where there is no token, zero.
+  Matrix<Scalar> all =
+      Matrix<Scalar>::Zero(layer.size() - layer.first, layer.format.kv_heads() * d);
   for (Index head = 0; head < layer.format.kv_heads(); ++head)
     for_dequantized_tokens(layer, head, {layer.first, layer.size()}, memory, [&](auto& run) {
       auto target = all.block(run.first - layer.first, head * d, run.count, d);

@@ -8,14 +8,12 @@
 
 namespace squat::detail {
 
-/// A part of what a layer holds: some blocks and, in the last part, the residual.
+/// A part of what a layer holds: some blocks and, in the last part, tokens of the residual.
 struct Segment {
   Index first_block;
   Index last_block;
-  Index first_token;  ///< of first_block or, where that is behind the last block, of the residual
-  bool is_first;      ///< brings attention sinks beyond the window
-  bool is_last;       ///< brings the residual
-  Index end;          ///< no row sees tokens from here on
+  bool is_first;        ///< brings attention sinks beyond the window
+  TokenRange residual;  ///< positions
 };
 
 /// Calls visit(segment) for runs of blocks of `layer`, about 2048 tokens each, that together hold
@@ -23,18 +21,18 @@ struct Segment {
 template <class Scalar, class Visit>
 void for_segments(const LayerView<Scalar>& layer, const TokenRange& visible, const Visit& visit) {
   constexpr Index segment_tokens = 2048;
-  const auto at = [](Index i) { return static_cast<std::size_t>(i); };
-  const auto [first_block, first_token] = layer.place(visible.begin);
-  // Behind the last block that is visible.
-  Index blocks = first_block, token = first_token;
-  for (; blocks < static_cast<Index>(layer.blocks.size()) && token < visible.end; ++blocks)
-    token += layer.blocks[at(blocks)].tokens;
+  const Index first_block = layer.block_at(visible.begin);
+  Index blocks = first_block;  // behind the last one that is visible
+  const auto is_visible = [&](const TokenBlock& block) { return block.first() < visible.end; };
+  while (blocks < static_cast<Index>(layer.blocks.size()) &&
+         is_visible(layer.blocks[static_cast<std::size_t>(blocks)]))
+    ++blocks;
+  const TokenRange residual{std::max(layer.residual_begin, visible.begin),
+                            std::min(layer.size(), visible.end)};
   const Index segment_blocks = segment_tokens / layer.value_layout().tokens();
-  token = first_token;
   for (Index block = first_block; block == first_block || block < blocks; block += segment_blocks) {
     const Index last = std::min(block + segment_blocks, blocks);
-    visit(Segment{block, last, token, block == first_block, last == blocks, visible.end});
-    for (Index b = block; b < last; ++b) token += layer.blocks[at(b)].tokens;
+    visit(Segment{block, last, block == first_block, last == blocks ? residual : TokenRange{}});
   }
 }
 
@@ -71,20 +69,16 @@ class FusedAttention {
       sinks = std::max(sinks, head.sights[i].sinks);
     for (Index first = 0; first < sinks; first += PlainRows<Scalar>::chunk)
       take(SinkSource<Scalar>{scratch_, layer, head, first, sinks}, result);
-    const KeyRecordLayout* prepared_for = nullptr;
-    Index token = segment.first_token;
+    prepared_for_ = nullptr;
     for (Index b = segment.first_block; b < segment.last_block; ++b) {
       const TokenBlock* const block = layer.blocks.data() + b;
-      const KeyRecordLayout& keys = block->key_layout(head.head);
-      if (&keys != prepared_for) scratch_.keys.prepare(keys, head.queries, rows_);
-      prepared_for = &keys;
+      prepare(*block);
       take(BlockSource<Scalar>{scratch_, layer, head, *block,
-                               b + 1 < segment.last_block ? block + 1 : nullptr, token},
+                               b + 1 < segment.last_block ? block + 1 : nullptr},
            result);
-      token += block->tokens;
     }
-    const Index end = segment.is_last ? std::min(layer.size(), segment.end) : 0;
-    for (; token < end; token += PlainRows<Scalar>::chunk)
+    for (Index token = segment.residual.begin; token < segment.residual.end;
+         token += PlainRows<Scalar>::chunk)
       take(ResidualSource<Scalar>{scratch_, layer, head, token}, result);
     for (Index i = 0; i < rows_; ++i) {
       float* sums = result.sum_values + i * stride;
@@ -96,6 +90,20 @@ class FusedAttention {
 
  private:
   static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+
+  /// For the keys of `block`: where they moved the queries turn the other way.
+  void prepare(const TokenBlock& block) {
+    const KeyRecordLayout& keys = block.key_layout(head_->head);
+    if (&keys == prepared_for_ && block.turn == prepared_turn_) return;
+    prepared_for_ = &keys;
+    prepared_turn_ = block.turn;
+    if (block.turn == 0) return scratch_.keys.prepare(keys, head_->queries, rows_);
+    const Index head_dim = call_->layer.format.head_dim();
+    std::copy_n(head_->queries, rows_ * head_dim, turned_);
+    RopeWalk<float>(*call_->layer.format.applied_rope)
+        .rotate_all(-block.turn, turned_, rows_, head_dim);
+    scratch_.keys.prepare(keys, turned_, rows_);
+  }
 
   /// One step of an online softmax, over the tokens of `source`.
   template <class Source>
@@ -170,6 +178,9 @@ class FusedAttention {
   SourceScratch<Scalar> scratch_;
   alignas(64) float scores_[max_rows][simd::max_block];
   alignas(64) float plain_sums_[max_rows * max_head_dim];
+  const KeyRecordLayout* prepared_for_ = nullptr;
+  Index prepared_turn_ = 0;
+  float turned_[max_rows * max_head_dim];
 };
 
 }  // namespace squat::detail

@@ -43,11 +43,13 @@ struct QueryRows {
   /// its visible range.
   Index sinks(Index row) const {
     if (shape.sink_tokens == 0 || !options.visible.empty()) return 0;
-    return std::min(layer.full_precision.before(visible(row).begin), shape.sink_tokens);
+    return std::min(layer.full_precision.before(visible(row).begin), layer.full_precision.sinks);
   }
 
+  /// Of a token that the layer does not hold, options.mask says it.
   bool is_padding(Index row) const {
-    return position(row) < layer.size() ? !layer.is_valid(position(row)) : !options.mask[row];
+    const bool is_held = position(row) >= layer.first && position(row) < layer.size();
+    return is_held ? !layer.is_valid(position(row)) : !options.mask[row];
   }
 
   /// Whether LayerShape::sink_logits join the softmax of `row`.

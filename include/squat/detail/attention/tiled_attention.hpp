@@ -75,7 +75,7 @@ class TiledAttention {
     if constexpr (std::is_same_v<Real, float>)
       if (over_codes_) {
         absorb_codes(kv_head, begin, end, *tile);
-        first = layer_.quantized_keys;
+        first = layer_.residual_begin;
       }
     for_tokens(kv_head, begin, end, first, *tile, [&](const auto& tokens, const auto& adjust) {
       tile->softmax.absorb(tokens, adjust);
@@ -156,7 +156,9 @@ class TiledAttention {
   void absorb_codes(Index kv_head, Index begin, Index end, Tile& tile) const noexcept {
     const auto fused = scratch_.fused.borrow();
     for_segments(layer_, rows_.visible_to_any(begin, end), [&](Segment segment) {
-      segment.is_first = segment.is_last = false;  // sinks and the residual are not its affair
+      // Sinks and the residual are not its affair.
+      segment.is_first = false;
+      segment.residual = {};
       const Index rows = (end - begin) * heads_;
       for (Index first = 0; first < rows; first += Fused::max_rows) {
         const Index count = std::min(Fused::max_rows, rows - first);

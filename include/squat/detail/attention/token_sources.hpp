@@ -40,8 +40,8 @@ struct BlockSource {
   const LayerView<Scalar>& layer;
   const HeadRows& head;
   const TokenBlock& block;
-  const TokenBlock* next;  ///< the block that comes next, or null
-  Index first;             ///< position of the first token
+  const TokenBlock* next;        ///< the block that comes next, or null
+  Index first = block.position;  ///< of the first slot
   Index count = block.tokens;
   Index slots = layer.format.settings.block_tokens;
   bool has_padding = block.has_padding;
@@ -74,7 +74,7 @@ struct BlockSource {
   void add_values(float (*scores)[simd::max_block]) const {
     for (Index begin = block.value_tokens; begin < count; begin += PlainRows<Scalar>::chunk) {
       gather(std::min(PlainRows<Scalar>::chunk, count - begin), layer.format.value_dim(),
-             [&](Index t) { return layer.value(first + begin + t); });
+             [&](Index t) { return layer.waiting_value(block, begin + t); });
       for (Index i = 0; i < head.rows; ++i)
         scratch.rows.add(scores[i] + begin, scratch.plain + i * scratch.stride);
     }
@@ -100,13 +100,13 @@ struct BlockSource {
     scratch.rows.gather(tokens, head.head, width, row);
   }
 
-  /// Calls use(index, slot) for the full-precision tokens in slots [0, end).
+  /// Calls use(index, slot) for the full-precision tokens in slots before `end`.
   template <class Use>
   void for_full_precision(Index end, const Use& use) const {
     if (!block.has_full_precision) return;
     for (Index i = 0; i < layer.full_precision.size(); ++i) {
-      const Index slot = layer.full_precision.position(i) - first;
-      if (slot >= 0 && slot < end) use(i, slot);
+      const Index slot = layer.full_precision.position(i) - block.position;
+      if (slot >= block.begin && slot < end) use(i, slot);
     }
   }
 

@@ -137,6 +137,18 @@ void SQuatCache<Scalar, KeyBits, ValueBits>::truncate(Index size, const CallOpti
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
+void SQuatCache<Scalar, KeyBits, ValueBits>::erase(const TokenRange& range,
+                                                   const CallOptions& options) {
+  cache_->erase(range, options);
+}
+
+template <class Scalar, int KeyBits, int ValueBits>
+void SQuatCache<Scalar, KeyBits, ValueBits>::shift(const TokenRange& range, Index delta,
+                                                   const CallOptions& options) {
+  cache_->shift(range, delta, options);
+}
+
+template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::fork(Index from, Index to) {
   cache_->fork(from, to);
 }

@@ -11,10 +11,11 @@ namespace squat::detail {
 
 // Formatting would join lines of the layout.
 // clang-format off
-/// A file of version 1 holds one sequence of a cache, or all. It is little-endian and consists of
-/// 64-bit words, into which smaller numbers are packed:
+/// A file of version 2 holds one sequence of a cache, or all. It is little-endian and consists of
+/// 64-bit words, into which smaller numbers are packed. What says (2) is not in a file of version 1,
+/// whose tokens have positions one after the other; what says (1) is in that alone:
 ///
-///     char magic[8] = "SQUATKV1"
+///     char magic[8] = "SQUATKV2" or "SQUATKV1"
 ///     char scalar[8] = "float", "double", "half" or "bfloat16"
 ///     uint64 fields                  those of ModelShape and Config that are not at their default
 ///     per field:                     (bits of keys and values as they result, never 0)
@@ -28,18 +29,26 @@ namespace squat::detail {
 ///     uint64 checksum                of all before (Checksum)
 ///
 ///     Tokens:
-///       uint64 dropped             tokens that a window has left behind
-///       uint64 dropped_valid       valid ones of them
-///       uint64 rows, values, residual, exact
+///       uint64 dropped             position before which a window has left all behind
+///       uint64 dropped_valid       valid tokens of them
+///       uint64 rows
+///       uint64 values         (1)  tokens whose values are packed
+///       uint64 residual, exact
+///       uint64 taken          (2)  how many exact tokens there were, erased ones included
+///       uint64 sinks          (2)  so many of the first exact tokens are attention sinks
+///       uint64 residual_begin (2)  position of the first residual token
 ///       per row of packed keys:
 ///         uint64 tokens              1 to token_group_size
+///         uint64 values         (2)  of the first so many the values are packed
+///         uint64 end            (2)  position behind the last token
+///         int64 turn            (2)  by how many positions keys are to be turned
 ///         Bits valid[tokens]
 ///         Shared Records             a row with keys alone has some of its own
 ///       Bits valid[residual]
 ///       Scalar key[residual][kv_heads * head_dim]
-///       Scalar value[tokens of rows + residual - values][kv_heads * head_dim]
+///       Scalar value[tokens of rows + residual - values][kv_heads * value_dim]
 ///       uint64 position[exact]       of exact tokens
-///       Scalar key[exact][kv_heads * head_dim], value[exact][kv_heads * head_dim]
+///       Scalar key[exact][kv_heads * head_dim], value[exact][kv_heads * value_dim]
 ///
 ///     Records of a row:
 ///       Shared Blocks
@@ -60,13 +69,17 @@ namespace squat::detail {
 ///         Shared Blocks
 ///         per kv head: tables of ErrorFeedback, float64 if Scalar is double, else float32
 ///
-/// Values fill the rows from the first on. Bits are packed into words from the lowest on. What is
+/// In version 1 values fill the rows from the first on. Bits are packed into words from the lowest on. What is
 /// Shared begins with its number among those of its kind in the layer, in order of appearance; it
 /// follows if it is new.
 // clang-format on
 struct SnapshotFormat {
   using Word = std::array<char, 8>;
-  static constexpr Word magic = {'S', 'Q', 'U', 'A', 'T', 'K', 'V', '1'};
+  static constexpr Index version = 2;
+  /// Of files of a version.
+  static constexpr Word magic(Index version) {
+    return {'S', 'Q', 'U', 'A', 'T', 'K', 'V', static_cast<char>('0' + version)};
+  }
   static constexpr Index fit = 1, moments = 2, statistics = 4, plan = 8;  // parts of a fit
 
   template <class Scalar>
@@ -88,7 +101,7 @@ class SnapshotWriter {
   SnapshotWriter(std::ostream& out, const ModelShape& shape, const Config& config, Index sequences,
                  bool calibrated)
       : writer_(out) {
-    writer_.array(SnapshotFormat::magic.data(), 8);
+    writer_.array(SnapshotFormat::magic(SnapshotFormat::version).data(), 8);
     writer_.array(SnapshotFormat::scalar<Scalar>().data(), 8);
     write_fields(writer_, shape, config);
     writer_.number(sequences);
@@ -103,23 +116,28 @@ class SnapshotWriter {
 
   void tokens(const LayerStore<Scalar>& store) {
     const LayerView<Scalar> layer = store.view();
-    const Index packed = layer.quantized_keys, values = layer.quantized_values;
-    const Index size = layer.size(), full_precision = layer.full_precision.size();
+    const Index residual = layer.residual_keys.size(), values = layer.residual_values.size();
+    const Index full_precision = layer.full_precision.size();
     writer_.number(layer.first);
     writer_.number(store.dropped_valid());
     writer_.number(static_cast<Index>(layer.blocks.size()));
-    writer_.number(values - layer.first);
-    writer_.number(size - packed);
+    writer_.number(residual);
     writer_.number(full_precision);
+    writer_.number(layer.full_precision.taken);
+    writer_.number(layer.full_precision.sinks);
+    writer_.number(layer.residual_begin);
     for (const TokenBlock& block : layer.blocks) {
       writer_.number(Index{block.tokens});
+      writer_.number(Index{block.value_tokens});
+      writer_.number(block.end());
+      writer_.number(block.turn);
       bits(block.tokens, [&](Index token) { return block.is_valid(token); });
       if (is_new(records_, block.keys(0))) records(layer.value_layout(), block);
     }
-    bits(size - packed, [&](Index token) { return layer.is_valid(packed + token); });
+    bits(residual, [&](Index row) { return *layer.residual_valid.row(row) != 0; });
     const Index key_width = layer.format.key_width(), value_width = layer.format.value_width();
-    if (packed < size) writer_.array(layer.key(packed), (size - packed) * key_width);
-    if (values < size) writer_.array(layer.value(values), (size - values) * value_width);
+    if (residual > 0) writer_.array(layer.residual_keys.row(0), residual * key_width);
+    if (values > 0) writer_.array(layer.residual_values.row(0), values * value_width);
     for (Index i = 0; i < full_precision; ++i) writer_.number(layer.full_precision.position(i));
     if (full_precision == 0) return;
     writer_.array(layer.full_precision.keys.row(0), full_precision * key_width);

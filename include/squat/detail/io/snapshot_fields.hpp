@@ -76,7 +76,7 @@ inline std::string current_name(const SnapshotField& field) {
 inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
   const auto& [query_heads, kv_heads, head_dim, value_dim, softmax_scale, rope, window, chunk,
                sink_tokens, softcap, sink_logits, alibi_slopes, kv_layer] = shape;
-  const auto& [pairing, dims, base, factors] = rope;
+  const auto& [pairing, dims, base, factors, is_applied, first] = rope;
   return {
       {"shape.query_heads", query_heads},
       {"shape.kv_heads", kv_heads},
@@ -86,6 +86,8 @@ inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
       {"shape.rope.dims", dims},
       {"shape.rope.base", base},
       {"shape.rope.factors", factors},
+      {"shape.rope.is_applied", static_cast<int>(is_applied)},
+      {"shape.rope.first", first},
       {"shape.windows", std::vector<Index>(window > 0 ? 1 : 0, window)},
       {"shape.value_dim", value_dim},
       {"shape.chunk", chunk},

@@ -18,15 +18,17 @@ class SnapshotReader {
       : reader_(in), largest_(largest_storable(config.scale_bits)) {
     SnapshotFormat::Word magic, scalar;
     reader_.array(magic.data(), 8);
-    require(magic == SnapshotFormat::magic,
-            "the file does not begin with SQUATKV1: it holds no cache of this version");
+    while (version_ > 0 && magic != SnapshotFormat::magic(version_)) --version_;
+    require(version_ > 0,
+            "the file does not begin with SQUATKV1 or SQUATKV2: it holds no cache of a version "
+            "that is known");
     reader_.array(scalar.data(), 8);
     const auto name = [](const SnapshotFormat::Word& word) {
       return std::string(word.begin(), std::find(word.begin(), word.end(), '\0'));
     };
     require(scalar == SnapshotFormat::scalar<Scalar>(), "the file has Scalar = ", name(scalar),
             "; the cache has ", name(SnapshotFormat::scalar<Scalar>()));
-    check_fields(reader_, shape, config);
+    check_fields(reader_, version_ == 1 ? without_applied_ropes(shape) : shape, config);
     const std::uint64_t found = reader_.number();
     require(found == static_cast<std::uint64_t>(sequences), "the file has sequences = ", found,
             "; it must be ", sequences);
@@ -51,15 +53,36 @@ class SnapshotReader {
     typename LayerStore<Scalar>::Contents contents(*format_);
     const Index dropped = contents.dropped =
         reader_.count("dropped", format_->forgets() ? most : 0);
-    contents.dropped_valid = reader_.count("dropped_valid", dropped);
-    const Index blocks = reader_.count("rows", most), values = reader_.count("values", most);
+    contents.dropped_valid = reader_.count("dropped_valid", most);
+    const Index blocks = reader_.count("rows", most);
+    Index values = version_ == 1 ? reader_.count("values", most) : 0;  // that rows still have
     const Index residual = reader_.count("residual", most);
-    const Index full_precision = reader_.count("exact", format_->settings.full_precision_tokens);
-    Index packed = 0;
-    for (Index b = 0; b < blocks; ++b)
-      packed += block(contents.blocks, blocks - b, std::max(values - packed, Index{0})).tokens;
-    require(values <= packed, "the file has values = ", values, "; its rows have ", packed,
-            " tokens");
+    const Index most_full_precision = format_->settings.full_precision_tokens;
+    const Index full_precision = reader_.count("exact", most_full_precision);
+    FullPrecisionTokens<Scalar>& kept = contents.full_precision;
+    kept.taken = full_precision;
+    if (version_ > 1) kept.taken = reader_.count("taken", most_full_precision);
+    require(kept.taken >= full_precision, "the file has taken = ", kept.taken,
+            " and exact = ", full_precision);
+    kept.sinks = std::min(full_precision, kept.most_sinks);
+    if (version_ > 1) kept.sinks = reader_.count("sinks", kept.sinks);
+    if (version_ > 1) contents.residual_begin = reader_.count("residual_begin", most);
+    Index packed_end = dropped, waiting = 0;
+    for (Index b = 0; b < blocks; ++b) {
+      const TokenBlock& added = block(contents.blocks, blocks - b, packed_end, values);
+      values -= std::min(values, Index{added.tokens});
+      require(added.first() >= packed_end, "the file has a row at ", added.first(),
+              "; those before it end at ", packed_end);
+      require(waiting == 0 || added.value_tokens <= added.begin,
+              "the file has a row with values behind one that lacks some");
+      waiting += added.waiting_values();
+      packed_end = added.end();
+    }
+    if (version_ == 1) contents.residual_begin = packed_end;
+    require(values == 0, "the file has ", values, " values more than its rows have tokens");
+    require(contents.residual_begin >= packed_end,
+            "the file has residual_begin = ", contents.residual_begin, "; its rows end at ",
+            packed_end);
     for (Index first = 0; first < residual; first += 64) {
       const std::uint64_t word = reader_.number();
       const Index count = std::min(Index{64}, residual - first);
@@ -68,21 +91,20 @@ class SnapshotReader {
       for (Index i = 0; i < count; ++i) valid[i] = word >> i & 1;
     }
     numbers(contents.keys, residual, key_width);
-    numbers(contents.values, packed + residual - values, value_width);
-    const Index size = dropped + packed + residual;
+    numbers(contents.values, waiting + residual, value_width);
+    const Index size = contents.size();
     require(full_precision <= size, "the file has exact = ", full_precision, "; there are ", size,
             " tokens");
-    FullPrecisionTokens<Scalar>& sinks = contents.full_precision;
-    sinks.positions.reserve(full_precision);
+    kept.positions.reserve(full_precision);
     for (Index i = 0, least = 0; i < full_precision; ++i) {
       const Index position = reader_.count("position", size - 1);
       require(position >= least,
               "the file has full-precision tokens whose positions do not ascend");
-      *sinks.positions.append(1) = position;
+      *kept.positions.append(1) = position;
       least = position + 1;
     }
-    numbers(sinks.keys, full_precision, key_width);
-    numbers(sinks.values, full_precision, value_width);
+    numbers(kept.keys, full_precision, key_width);
+    numbers(kept.values, full_precision, value_width);
     layer.restore(std::move(contents));
     require(size >= layer.least_size(), "the file has size = ", size, " and dropped = ", dropped,
             "; the window asks for a size of ", layer.least_size());
@@ -121,6 +143,14 @@ class SnapshotReader {
 
   static constexpr Index most = Index{1} << 40;  // what no file reaches, and no product exceeds
 
+  /// Files of version 1 hold nothing that depends on what the caller applies, and do not name it.
+  static ModelShape without_applied_ropes(ModelShape shape) {
+    if (shape.rope.is_applied) shape.rope = {};
+    for (LayerShape& layer : shape.by_layer)
+      if (layer.rope.is_applied) layer.rope = {};
+    return shape;
+  }
+
   /// The thing whose number follows: one of `known`, or what read() returns.
   template <class Thing, class Read>
   const Thing& shared(std::vector<Thing>& known, const char* name, const Read& read) {
@@ -129,22 +159,29 @@ class SnapshotReader {
     return known[static_cast<std::size_t>(number)];
   }
 
-  /// The next block, the first of `coming`, of whose tokens `values` at most have packed values.
-  const TokenBlock& block(TokenBlocks& blocks, Index coming, Index values) {
-    const Index block_tokens = format_->settings.block_tokens;
-    const Index tokens = reader_.count("tokens", block_tokens);
+  /// The next block, the first of `coming`. In a file of version 1 it begins at `position`, and of
+  /// its tokens `values` at most have packed values.
+  const TokenBlock& block(TokenBlocks& blocks, Index coming, Index position, Index values) {
+    const Index tokens = reader_.count("tokens", format_->settings.block_tokens);
     require(tokens >= 1, "the file has a row without tokens");
-    require(coming == 1 || !format_->settings.has_token_scales || tokens == block_tokens,
-            "the file has a row of ", tokens, " tokens before the last one");
+    values = version_ == 1 ? std::min(values, tokens) : reader_.count("values", tokens);
+    position = version_ == 1 ? position : reader_.count("end", most) - tokens;
+    const auto turn = static_cast<std::int64_t>(version_ == 1 ? 0 : reader_.number());
+    require(turn == 0 || (format_->applied_rope != nullptr && turn >= -most && turn <= most),
+            "the file has a row that is to be turned by ", turn, " positions");
     std::uint64_t valid[TokenBlock::max_tokens / 64];
     reader_.array(valid, (tokens + 63) / 64);
     const Index known = static_cast<Index>(records_.size());
     const Index number = reader_.count("records", known);
     TokenBlock& block = number < known ? blocks.share(records_[at(number)]) : blocks.add(coming);
     block.tokens = static_cast<std::int32_t>(tokens);
-    block.value_tokens = static_cast<std::int32_t>(std::min(tokens, values));
+    block.value_tokens = static_cast<std::int32_t>(values);
+    block.position = position;
+    block.turn = static_cast<Index>(turn);
     for (Index token = 0; token < tokens; ++token)
       block.set_valid(token, (valid[token / 64] >> (token % 64) & 1) != 0);
+    // What is not valid at the beginning may be another block's.
+    while (version_ > 1 && block.begin < tokens && !block.is_valid(block.begin)) ++block.begin;
     if (number < known) return block;
     block.key_layouts = layouts();
     for (Index head = 0; head < kv_heads_; ++head) record(block.key_layout(head), block.keys(head));
@@ -258,6 +295,7 @@ class SnapshotReader {
   Index blank_dim_ = 0;
   double largest_;  // magnitude of a key or value
   bool calibrated_;
+  Index version_ = SnapshotFormat::version;
   // Of this layer.
   const LayerFormat* format_ = nullptr;
   Index kv_heads_ = 0;

@@ -57,8 +57,7 @@ class LayerWriter {
   }
 
   typename KeyFits<Scalar>::Tokens tokens() const {
-    return {store_.size(), store_.full_precision_to_come(), store_.has_valid(),
-            store_.blocks().has_open_block()};
+    return {store_.size(), store_.full_precision_to_come(), store_.has_valid(), store_.may_grow()};
   }
 
   /// Adds the oldest `count` residual keys to `statistics`, an entry a kv head, where they are
@@ -83,16 +82,18 @@ class LayerWriter {
     TokenBlocks& blocks = store_.blocks();
     const Index block_tokens = format.settings.block_tokens;
     for (Index first = 0; first < count;) {
-      const bool fills = blocks.has_open_block();
+      const bool fills = store_.may_grow(first);
       const Index slot = fills ? Index{blocks.back().tokens} : Index{0};
       const Index tokens = std::min(
           Encoder(format.blank_key_layout(), format.settings).tokens_at_once(slot), count - first);
       const Index block = blocks.size() - fills;
       std::uint8_t counts[Encoder::max_blocks * TokenBlock::max_tokens];
       for (Index done = 0; done < tokens; done += block_tokens) {
-        if (!fills)
-          blocks.add((count - first - done + block_tokens - 1) / block_tokens).key_layouts =
-              plan.layouts;
+        if (!fills) {
+          TokenBlock& added = blocks.add((count - first - done + block_tokens - 1) / block_tokens);
+          added.key_layouts = plan.layouts;
+          added.position = store_.position(first + done);
+        }
         store_.receive(blocks.back(), first + done, std::min(block_tokens, tokens - done),
                        counts + done);
       }
@@ -115,11 +116,13 @@ class LayerWriter {
     const ValueEncoder<Scalar> encoder(format.value_layout, format.settings);
     for (Index done = 0, b = store_.value_block(); done < count; ++b) {
       TokenBlock& block = store_.blocks()[b];
-      const Index here = std::min(Index{block.tokens - block.value_tokens}, count - done);
+      const Index here = std::min(block.waiting_values(), count - done);
       for (Index token = 0; token < here; ++token) {
-        if (block.has_full_precision && store_.value_is_in_full_precision(done + token)) continue;
-        encoder.encode(store_.residual_value(done + token), format.kv_heads(),
-                       block.value_tokens + token, [&](Index head) { return block.values(head); });
+        const Index slot = block.value_tokens + token;
+        if (block.has_full_precision && store_.is_in_full_precision(block.position + slot))
+          continue;
+        encoder.encode(store_.residual_value(done + token), format.kv_heads(), slot,
+                       [&](Index head) { return block.values(head); });
       }
       done += here;
     }

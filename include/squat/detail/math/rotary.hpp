@@ -1,4 +1,4 @@
-// Rotary position embedding (RoPE, Su et al. 2021) of rows at consecutive positions.
+// Rotary position embedding (RoPE, Su et al. 2021).
 #pragma once
 
 #include <algorithm>
@@ -14,10 +14,11 @@ class RopeTable {
   using Pairs = Eigen::Array<double, 1, Eigen::Dynamic>;
 
   /// Fails on a rope that turns nothing, and as check() does.
-  RopeTable(const Rope& rope, Index head_dim) : head_dim_(head_dim), pairing_(rope.pairing) {
+  RopeTable(const Rope& rope, Index head_dim)
+      : head_dim_(head_dim), first_(rope.first), pairing_(rope.pairing) {
     check(rope, head_dim);
     require(rope.pairing != RopePairing::none, "rope.pairing is none; a table needs another one");
-    const Index dims = rope.dims == 0 ? head_dim : rope.dims;
+    const Index dims = rope.dims == 0 ? head_dim - rope.first : rope.dims;
     frequencies_.resize(dims / 2);
     for (Index i = 0; i < pairs(); ++i) {
       const double factor = rope.factors.empty() ? 1 : rope.factors[static_cast<std::size_t>(i)];
@@ -33,6 +34,7 @@ class RopeTable {
   }
 
   Index head_dim() const { return head_dim_; }
+  Index first() const { return first_; }  ///< channel that turns
   Index pairs() const { return frequencies_.size(); }
   RopePairing pairing() const { return pairing_; }
   const Pairs& frequencies() const { return frequencies_; }  ///< radians a position [pairs]
@@ -45,12 +47,13 @@ class RopeTable {
 
  private:
   Index head_dim_;
+  Index first_;
   RopePairing pairing_;
   Pairs frequencies_;
   Matrix<double> cos_, sin_;  // [steps + 1, pairs]
 };
 
-/// Rotates rows along a sequence. Angles are carried from one run of rows to the next in double, by
+/// Rotates rows. Angles along a sequence are carried from one run of rows to the next in double, by
 /// products of complex numbers: after a million positions they are off by about 1e-11.
 template <class Real>
 class RopeWalk {
@@ -72,6 +75,14 @@ class RopeWalk {
       position_ += count;
       done += count;
     }
+  }
+
+  /// Turns rows [rows, width] of whole heads by `positions` each.
+  void rotate_all(Index positions, Real* data, Index rows, Index width) {
+    if (positions != position_) go_to(positions);
+    turn(table_.cos(0), table_.sin(0), cos_, sin_);
+    for (Real* head = data; head < data + rows * width; head += table_.head_dim())
+      rotate_head(head);
   }
 
  private:
@@ -98,6 +109,7 @@ class RopeWalk {
   }
 
   void rotate_head(Real* head) const {
+    head += table_.first();
     if (table_.pairing() == RopePairing::halves)
       rotate_pairs<1>(head, head + table_.pairs());
     else

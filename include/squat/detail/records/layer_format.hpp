@@ -11,7 +11,8 @@ namespace squat::detail {
 struct LayerFormat {
   LayerShape shape;
   LayerSettings settings;
-  std::shared_ptr<const RopeTable> rope;  ///< null where the caller applies positions
+  std::shared_ptr<const RopeTable> rope;          ///< null where the caller applies positions
+  std::shared_ptr<const RopeTable> applied_rope;  ///< by the caller; null where nothing turns
   /// Those of keys of which nothing is known. All key records of the layer have their size.
   KeyLayouts blank_key_layouts;
   ValueRecordLayout value_layout;
@@ -20,9 +21,8 @@ struct LayerFormat {
   LayerFormat(const LayerShape& layer_shape, const LayerSettings& layer_settings)
       : shape(layer_shape),
         settings(layer_settings),
-        rope(shape.rope.pairing == RopePairing::none
-                 ? nullptr
-                 : std::make_shared<const RopeTable>(shape.rope, shape.head_dim)),
+        rope(table(shape, false)),
+        applied_rope(table(shape, true)),
         blank_key_layouts(std::make_shared<const std::vector<KeyRecordLayout>>(
             static_cast<std::size_t>(shape.kv_heads),
             KeyRecordLayout(shape.head_dim, even_bits(shape.head_dim, settings.key_bits),
@@ -42,7 +42,17 @@ struct LayerFormat {
   const KeyRecordLayout& blank_key_layout() const { return blank_key_layouts->front(); }
   Index bytes() const {
     return Index{sizeof(*this)} + kv_heads() * blank_key_layout().bookkeeping_bytes() +
-           (rope ? Index{sizeof(RopeTable)} + rope->bytes() : 0);
+           bytes(rope.get()) + bytes(applied_rope.get());
+  }
+
+ private:
+  static std::shared_ptr<const RopeTable> table(const LayerShape& shape, bool is_applied) {
+    if (shape.rope.pairing == RopePairing::none || shape.rope.is_applied != is_applied)
+      return nullptr;
+    return std::make_shared<const RopeTable>(shape.rope, shape.head_dim);
+  }
+  static Index bytes(const RopeTable* table) {
+    return table == nullptr ? 0 : Index{sizeof(RopeTable)} + table->bytes();
   }
 };
 

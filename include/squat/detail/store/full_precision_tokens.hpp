@@ -3,16 +3,19 @@
 
 #include <squat/detail/records/layer_format.hpp>
 #include <squat/detail/store/token_buffer.hpp>
+#include <squat/options.hpp>
 
 namespace squat::detail {
 
 /// The first valid tokens of a sequence in one layer (Config::full_precision_tokens): their keys
-/// and values [kv_heads * head_dim], and their positions, which ascend. reserve() is the only call
-/// that can fail.
+/// and values [kv_heads * head_dim], and their positions, which ascend. Others do not take the
+/// place of those that are erased. reserve() is the only call that can fail.
 template <class Scalar>
 struct FullPrecisionTokens {
   explicit FullPrecisionTokens(const LayerFormat& format)
-      : keys(format.key_width(), 0), values(format.value_width(), 0) {}
+      : keys(format.key_width(), 0),
+        values(format.value_width(), 0),
+        most_sinks(format.shape.sink_tokens) {}
 
   Index size() const { return positions.size(); }
   Index position(Index i) const { return *positions.row(i); }
@@ -33,16 +36,32 @@ struct FullPrecisionTokens {
     std::copy_n(key, keys.width(), keys.append(1));
     std::copy_n(value, values.width(), values.append(1));
     *positions.append(1) = position;
+    sinks += taken < most_sinks;
+    ++taken;
   }
-  void truncate(Index size) {
-    keys.truncate(size);
-    values.truncate(size);
-    positions.truncate(size);
+  /// Drops those from position `end` on, as if they had never come.
+  void truncate(Index end) {
+    const Index kept = before(end);
+    taken = end == 0 ? 0 : taken - (size() - kept);
+    drop(kept, size());
   }
+  /// Drops those at positions of `range`.
+  void erase(const TokenRange& range) { drop(before(range.begin), before(range.end)); }
   Index bytes() const { return keys.bytes() + values.bytes() + positions.bytes(); }
 
   TokenBuffer<Scalar> keys, values;
   TokenBuffer<Index> positions{1, 0};
+  Index taken = 0;  ///< how many there were, erased ones included
+  Index sinks = 0;  ///< so many of the first ones are attention sinks (LayerShape::sink_tokens)
+  Index most_sinks;
+
+ private:
+  void drop(Index begin, Index end) {
+    sinks -= std::min(end, sinks) - std::min(begin, sinks);
+    keys.erase(begin, end);
+    values.erase(begin, end);
+    positions.erase(begin, end);
+  }
 };
 
 }  // namespace squat::detail

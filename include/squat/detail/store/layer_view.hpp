@@ -7,56 +7,53 @@
 
 namespace squat::detail {
 
-/// The tokens of one layer and sequence, to be read; valid until the layer changes. Keys
-/// [first, quantized_keys) and values [first, quantized_values) are packed in `blocks`, of which
-/// the last ones may lack values; newer ones are in the residual. Full-precision tokens are there
-/// in addition, in place of what their slots hold.
+/// The tokens of one layer and sequence, to be read; valid until the layer changes. Older ones are
+/// packed in `blocks`, of which the last ones may lack values; newer ones are in the residual.
+/// Positions ascend; where some are missing their tokens were erased. Full-precision tokens are
+/// there in addition, in place of what their slots hold.
 template <class Scalar>
 struct LayerView {
   const LayerFormat& format;
   const std::vector<TokenBlock>& blocks;  ///< oldest first
   const TokenBuffer<Scalar>& residual_keys;
-  const TokenBuffer<Scalar>& residual_values;
+  const TokenBuffer<Scalar>& residual_values;       ///< those of blocks that lack them come first
   const TokenBuffer<std::uint8_t>& residual_valid;  ///< of residual_keys; 0 for padding
   const FullPrecisionTokens<Scalar>& full_precision;
-  Index first;
-  Index quantized_keys;
-  Index quantized_values;
+  Index first;           ///< position before which all is dropped
+  Index residual_begin;  ///< position of the first residual key
 
-  Index size() const { return quantized_keys + residual_keys.size(); }
+  Index size() const { return residual_begin + residual_keys.size(); }
   const ValueRecordLayout& value_layout() const { return format.value_layout; }
-  /// Residual key of `token` [kv_heads * head_dim]; token >= quantized_keys. Padding is zero.
-  const Scalar* key(Index token) const { return residual_keys.row(token - quantized_keys); }
-  /// Residual value of `token` [kv_heads * head_dim]; token >= quantized_values.
-  const Scalar* value(Index token) const { return residual_values.row(token - quantized_values); }
-
-  /// Whether `token` is there and not padding.
-  bool is_valid(Index token) const {
-    if (token < first) return false;
-    if (token >= quantized_keys) return *residual_valid.row(token - quantized_keys) != 0;
-    std::size_t block = blocks.size() - 1;
-    Index begin = quantized_keys - blocks[block].tokens;
-    while (token < begin) begin -= blocks[--block].tokens;
-    return blocks[block].is_valid(token - begin);
+  /// Residual key at `position` [kv_heads * head_dim]. Padding is zero.
+  const Scalar* key(Index position) const { return residual_keys.row(position - residual_begin); }
+  /// Value of the same token [kv_heads * value_dim].
+  const Scalar* value(Index position) const {
+    return residual_values.row(residual_values.size() - residual_keys.size() + position -
+                               residual_begin);
+  }
+  /// Value in `slot` of a block that lacks it.
+  const Scalar* waiting_value(const TokenBlock& block, Index slot) const {
+    Index behind = residual_keys.size();
+    for (const TokenBlock* b = &block; b < blocks.data() + blocks.size(); ++b)
+      behind += b->waiting_values();
+    return residual_values.row(residual_values.size() - behind + slot - block.value_tokens);
   }
 
-  /// Where reading from `token` on begins: with a block of `blocks` and its first token, or behind
-  /// the blocks with the token itself.
-  struct Place {
-    Index block;
-    Index first;
-  };
-  Place place(Index token) const {
-    const Index count = static_cast<Index>(blocks.size());
-    Place place{0, first};
-    while (place.block < count && place.first + tokens(place.block) <= token)
-      place.first += tokens(place.block++);
-    if (place.block == count) place.first = std::max(place.first, token);
-    return place;
+  /// Whether there is a token at `position` that is not padding.
+  bool is_valid(Index position) const {
+    if (position >= residual_begin)
+      return position < size() && *residual_valid.row(position - residual_begin) != 0;
+    const TokenBlock* const block = blocks.data() + block_at(position);
+    return block < blocks.data() + blocks.size() && position >= block->first() &&
+           block->is_valid(position - block->position);
   }
 
- private:
-  Index tokens(Index block) const { return blocks[static_cast<std::size_t>(block)].tokens; }
+  /// The first block that ends behind `position`.
+  Index block_at(Index position) const {
+    const auto block = std::partition_point(
+        blocks.begin(), blocks.end(), [&](const TokenBlock& one) { return one.end() <= position; });
+    return static_cast<Index>(block - blocks.begin());
+  }
 };
 
 }  // namespace squat::detail

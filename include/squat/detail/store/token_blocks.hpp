@@ -31,10 +31,11 @@ class TokenBlocks {
   }
   TokenBlock& back() { return blocks_.back(); }
   const TokenBlock& back() const { return blocks_.back(); }
-  /// Whether `block`, which is the last one, takes more keys.
-  bool may_grow(const TokenBlock& block) const { return is_per_token_ && block.tokens < tokens_; }
-  /// Whether the next key joins others in the last block.
-  bool has_open_block() const { return !blocks_.empty() && may_grow(blocks_.back()); }
+  /// Whether the key at `position` joins others in the last block.
+  bool may_grow(Index position) const {
+    return is_per_token_ && !empty() && back().tokens < tokens_ && back().turn == 0 &&
+           back().end() == position;
+  }
 
   /// Adds an empty block, the first of `coming`. It lies behind the last one if there is room.
   /// Slabs grow with the cache, so that at most an eighth of them, and 32 blocks, waits for tokens.
@@ -60,6 +61,42 @@ class TokenBlocks {
     return blocks_.back();
   }
 
+  /// Makes two of the block that holds tokens before `position`, and from there on.
+  void split(Index position) {
+    for (Index b = 0; b < size(); ++b) {
+      if ((*this)[b].first() >= position || (*this)[b].end() <= position) continue;
+      TokenBlock front = (*this)[b];
+      const auto slot = static_cast<std::int32_t>(position - front.position);
+      TokenBlock& back = (*this)[b];
+      back.begin = slot;
+      back.value_tokens = std::max(back.value_tokens, slot);
+      for (Index token = 0; token < slot; ++token) back.set_valid(token, false);
+      front.tokens = slot;
+      front.value_tokens = std::min(front.value_tokens, slot);
+      blocks_.insert(blocks_.begin() + b, std::move(front));
+      return;
+    }
+  }
+
+  void erase(Index block) { blocks_.erase(blocks_.begin() + block); }
+
+  /// Moves blocks that are not shared out of slabs of which they fill less than half, so that those
+  /// are given back.
+  void compact() {
+    for (Index first = 0, end = 0; first < size(); first = end) {
+      const Slab* const slab = &(*this)[first].slot.slab();
+      while (end < size() && &(*this)[end].slot.slab() == slab) ++end;
+      if (2 * (end - first) > slab->slots()) continue;
+      SlabSlot target;
+      for (Index b = first; b < end; ++b) {
+        TokenBlock& block = (*this)[b];
+        if (block.slot.is_shared()) continue;
+        target = target ? target.next() : new_slab(end - b);
+        block.slot = copy(block, target);
+      }
+    }
+  }
+
   void pop_back() { blocks_.pop_back(); }
   void drop_front(Index count) noexcept { blocks_.erase(blocks_.begin(), blocks_.begin() + count); }
 
@@ -69,12 +106,7 @@ class TokenBlocks {
     for (Index r = first; r < size(); ++r) {
       TokenBlock& block = (*this)[r];
       if (!block.slot.is_shared()) continue;
-      SlabSlot copy = free_slot(r - 1, size() - r);
-      for (Index head = 0; head < kv_heads_; ++head) {
-        std::copy_n(block.keys(head), key_bytes_, copy.keys(head));
-        std::copy_n(block.values(head), value_bytes_, copy.values(head));
-      }
-      block.slot = std::move(copy);
+      block.slot = copy(block, free_slot(r - 1, size() - r));
     }
   }
 
@@ -120,7 +152,7 @@ class TokenBlocks {
       if (!counted.insert(block.keys(0)).second) continue;
       // What comes one by one may still wait for a part of its record.
       const Index keys_to_come = is_per_token_ ? tokens_ - block.tokens : Index{0};
-      const Index values_to_come = keys_to_come + block.tokens - block.value_tokens;
+      const Index values_to_come = keys_to_come + block.waiting_values();
       const auto used = [&](Index bytes, Index to_come) {
         return bytes - bytes * to_come / tokens_;
       };
@@ -140,8 +172,21 @@ class TokenBlocks {
   SlabSlot free_slot(Index block, Index slots) const {
     SlabSlot slot;
     if (block >= 0) slot = (*this)[block].slot.next();
-    if (slot) return slot;
+    return slot ? slot : new_slab(slots);
+  }
+
+  /// The first slot of a new slab.
+  SlabSlot new_slab(Index slots) const {
     return SlabSlot::first_of(std::make_shared<Slab>(slots, kv_heads_, key_bytes_, value_bytes_));
+  }
+
+  /// `slot`, with the records of `block`.
+  SlabSlot copy(const TokenBlock& block, SlabSlot slot) const {
+    for (Index head = 0; head < kv_heads_; ++head) {
+      std::copy_n(block.keys(head), key_bytes_, slot.keys(head));
+      std::copy_n(block.values(head), value_bytes_, slot.values(head));
+    }
+    return slot;
   }
 
   Index kv_heads_;

@@ -1,4 +1,4 @@
-// A queue of rows, one a token: they come in at the back and leave at the front.
+// Rows, one a token: they come in at the back, and most leave at the front.
 #pragma once
 
 #include <algorithm>
@@ -56,6 +56,13 @@ class TokenBuffer {
   void truncate(Index size) {
     size_ = size;
     if (size_ == 0) first_ = 0;
+  }
+
+  /// Takes rows [begin, end) out.
+  void erase(Index begin, Index end) {
+    if (begin == end) return;
+    std::copy(row(end), row(size_), row(begin));
+    truncate(size_ - (end - begin));
   }
 
   /// Gives back what a long prompt needed; keeps enough for `expected` rows.
