@@ -14,6 +14,11 @@ void move_in_conversation(unsigned seed, bool exact) {
   LayerShape shape = drawn_shape(draw);
   shape.rope = draw.rope();
   shape.rope.is_applied = true;
+  if (shape.values_in_keys && shape.rope.pairing != RopePairing::none) {
+    shape.value_dim = shape.head_dim - 8;
+    shape.values_in_keys = shape.value_dim > 0;
+    shape.rope.first = shape.values_in_keys ? shape.value_dim : 0;
+  }
   Config config = draw.config();
   config.arithmetic = exact ? Arithmetic::dequantized : Arithmetic::fast;
   SCOPED_TRACE(::testing::Message()

@@ -320,7 +320,7 @@ TEST(CacheBeforeRope, QueriesBeforeOrAfterFitTheMetric) {
 TEST(CacheBeforeRope, BeforeRopeNeedsARope) {
   Config config;
   config.subspace_queries = SubspaceQueries::before_rope;
-  EXPECT_ERROR(Cache(shape, config), "config.subspace_queries is before_rope", "shape.rope");
+  EXPECT_ERROR(Cache(shape, config), "config.subspace_queries is before_rope", "applies no rope");
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ namespace squat::testing {
 inline LayerShape drawn_shape(Draw& draw) {
   LayerShape shape = draw.shape();
   shape.value_dim = draw.of<Index>({0, 0, 8, 24, 48, 64});
+  shape.values_in_keys = shape.value_width() <= shape.head_dim && draw.of({0, 0, 1}) == 1;
   shape.softmax_scale = draw.of({0.0, 0.3});
   const int limit = draw.of({0, 1, 2});
   if (limit == 1) shape.window = draw.of<Index>({1, 20, 50, 120});
@@ -47,7 +48,12 @@ class ShapedConversation {
         coming_{random_matrix<float>(most, layer.query_heads * layer.head_dim, seed + 1),
                 correlated_matrix<float>(most, layer.kv_heads * layer.head_dim, seed + 2),
                 random_matrix<float>(most, layer.kv_heads * layer.value_width(), seed + 3)},
-        history_(layer) {}
+        history_(layer) {
+    const Index width = layer.value_width();
+    for (Index head = 0; head < layer.kv_heads && layer.values_in_keys; ++head)
+      coming_[2].middleCols(head * width, width) =
+          coming_[1].middleCols(head * layer.head_dim, width);
+  }
 
   Index size() const { return history_.size(); }
   const SQuatCache<float, 8>& cache() const { return cache_; }
@@ -117,7 +123,8 @@ class ShapedConversation {
     Attended<float> actual(layer_, tokens);
     options.log_sum_exp = actual.log_sum_exp.data();
     const Matrix<float> keys = history_.keys.bottomRows(tokens),
-                        values = history_.values.bottomRows(tokens);
+                        values = history_.values.bottomRows(tokens).leftCols(
+                            layer_.kv_heads * layer_.own_value_width());
     const Matrix<float> stored_keys = stored(history_.keys, cache_.keys(0)),
                         stored_values = stored(history_.values, cache_.values(0));
     Matrix<float> received = want_received(options, draw);

@@ -88,7 +88,8 @@ class SQuatCache {
   /// complete, so that attend() sees the new tokens in full precision.
   /// The queries of the first update of an empty sequence fit its subspace; options.fit asks for
   /// later ones to join in. keys: [tokens, kv_heads * head_dim]; values: [tokens, kv_heads *
-  /// value_dim]; queries: [tokens, query_heads * head_dim]. Honours options.mask and options.fit.
+  /// value_dim], without columns where LayerShape::values_in_keys says so; queries: [tokens,
+  /// query_heads * head_dim]. Honours options.mask and options.fit.
   void update(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
               const Values<Scalar>& values, const CallOptions& options = {});
 
@@ -167,10 +168,11 @@ class SQuatCache {
   /// values know of tokens before them. No code is touched: a block of moved keys is turned when it
   /// is read, or the queries the other way. size() changes where `range` reaches to the end.
   ///
-  /// Fails unless LayerShape::rope says how keys turn (Rope::is_applied), on positions below 0,
-  /// where tokens that are not padding stand between the range and where it goes (erase() them
-  /// first), and where a window has dropped what the newest token would see. When it fails,
-  /// std::bad_alloc included, the cache is as it was.
+  /// Fails unless LayerShape::rope says how keys turn (Rope::is_applied), on positions below 0, on
+  /// gaps of more than a million positions and a thousand for every token, where tokens that are
+  /// not padding stand between the range and where it goes (erase() them first), and where a window
+  /// has dropped what the newest token would see. When it fails, std::bad_alloc included, the cache
+  /// is as it was.
   void shift(const TokenRange& range, Index delta, const CallOptions& options = {});
 
   /// Makes sequence `to` a copy of sequence `from` in every layer, in place of whatever it held:

@@ -91,7 +91,7 @@ class LlamaContext {
     Index numbers = 0;  // a token
     for (Index layer = 0; layer < shape.layers; ++layer) {
       const LayerShape& one = shape.layer(layer);
-      numbers += one.kv_heads * (one.head_dim + one.value_width());
+      numbers += one.kv_heads * (one.head_dim + one.own_value_width());
     }
     return sequences_->total() * numbers * 2;
   }

@@ -44,9 +44,12 @@ struct Rope {
 /// h / (query_heads / kv_heads).
 struct LayerShape {
   Index query_heads = 0;
-  Index kv_heads = 0;        ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
-  Index head_dim = 0;        ///< width of queries and keys: a multiple of 8, at most 576
-  Index value_dim = 0;       ///< width of values: a multiple of 8, at most 512; 0: head_dim
+  Index kv_heads = 0;   ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
+  Index head_dim = 0;   ///< width of queries and keys: a multiple of 8, at most 576
+  Index value_dim = 0;  ///< width of values: a multiple of 8, at most 512; 0: head_dim
+  /// Values are the first value_dim channels of keys (absorbed MLA). They are stored once, as keys;
+  /// values that are handed over have no columns. These channels do not turn.
+  bool values_in_keys = false;
   double softmax_scale = 0;  ///< factor on query-key products; 0 stands for 1 / sqrt(head_dim)
   /// With pairing none, or is_applied, queries and keys come after position embedding. Otherwise
   /// both come before it: keys are stored so, and attention turns them, and the queries, to their
@@ -71,6 +74,8 @@ struct LayerShape {
 
   Index heads_per_kv() const { return query_heads / kv_heads; }
   Index value_width() const { return value_dim == 0 ? head_dim : value_dim; }
+  /// Of values that are handed over.
+  Index own_value_width() const { return values_in_keys ? 0 : value_width(); }
   double scale() const {
     return softmax_scale > 0 ? softmax_scale : 1 / std::sqrt(static_cast<double>(head_dim));
   }
@@ -107,8 +112,9 @@ inline bool operator==(const Rope& a, const Rope& b) {
 inline bool operator==(const LayerShape& a, const LayerShape& b) {
   const auto fields = [](const LayerShape& shape) {
     return std::tie(shape.query_heads, shape.kv_heads, shape.head_dim, shape.value_dim,
-                    shape.softmax_scale, shape.rope, shape.window, shape.chunk, shape.sink_tokens,
-                    shape.softcap, shape.sink_logits, shape.alibi_slopes, shape.kv_layer);
+                    shape.values_in_keys, shape.softmax_scale, shape.rope, shape.window,
+                    shape.chunk, shape.sink_tokens, shape.softcap, shape.sink_logits,
+                    shape.alibi_slopes, shape.kv_layer);
   };
   return fields(a) == fields(b);
 }
@@ -162,6 +168,13 @@ inline void check(const LayerShape& shape, const std::string& name = "shape.") {
   require(std::isfinite(shape.softmax_scale) && shape.softmax_scale >= 0, name, "softmax_scale is ",
           shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
   check(shape.rope, shape.head_dim, name);
+  require(!shape.values_in_keys || shape.value_width() <= shape.head_dim, name,
+          "values_in_keys is true, and ", name, "value_dim ", shape.value_width(),
+          "; keys have a head_dim of ", shape.head_dim);
+  require(!shape.values_in_keys || shape.rope.pairing == RopePairing::none ||
+              shape.rope.first >= shape.value_width(),
+          name, "values_in_keys is true, and ", name, "rope.first ", shape.rope.first,
+          "; it must be at least value_dim (", shape.value_width(), "): values do not turn");
   constexpr Index widest = Index{1} << 48;
   require(shape.window >= 0 && shape.window <= widest, name, "window is ", shape.window,
           "; it must be 1 to ", widest, ", or 0 for all tokens");
@@ -197,10 +210,12 @@ inline void check(const ModelShape& shape) {
             "; it must be an earlier layer with keys and values of its own, or -1");
     const LayerShape& read = shape.layer(own.kv_layer);
     require(own.kv_heads == read.kv_heads && own.head_dim == read.head_dim &&
-                own.value_width() == read.value_width() && own.rope == read.rope &&
+                own.value_width() == read.value_width() &&
+                own.values_in_keys == read.values_in_keys && own.rope == read.rope &&
                 own.sink_tokens == read.sink_tokens,
             name, "kv_layer is ", own.kv_layer,
-            "; that layer must have the same kv_heads, head_dim, value_dim, rope and sink_tokens");
+            "; that layer must have the same kv_heads, head_dim, value_dim, values_in_keys, rope "
+            "and sink_tokens");
     require((read.window == 0 || (own.window > 0 && own.window <= read.window)) &&
                 (read.chunk == 0 || own.chunk == read.chunk),
             name, "kv_layer is ", own.kv_layer, ", which forgets what the layer sees: window is ",

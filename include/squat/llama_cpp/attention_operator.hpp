@@ -119,7 +119,10 @@ class AttentionOperator {
     const Index query_width = shape.query_heads * shape.head_dim;
     const Index out_width = shape.query_heads * shape.value_width();
     gather_cells(*attention.keys, sequence, begin, work.keys);
-    gather_cells(*attention.values, sequence, begin, work.values);
+    if (shape.values_in_keys)
+      work.values.resize(rows, 0);
+    else
+      gather_cells(*attention.values, sequence, begin, work.values);
 
     CallOptions options;
     options.sequence = sequence.sequence;

@@ -88,6 +88,8 @@ class ModelAttention {
     shape.kv_heads = node.keys->ne[2];
     shape.head_dim = node.keys->ne[0];
     shape.value_dim = node.values->ne[0];
+    shape.values_in_keys = AttentionNode::cells(node.keys) == AttentionNode::cells(node.values) &&
+                           node.keys->view_offs == node.values->view_offs;
     shape.softmax_scale = static_cast<double>(node.scale);
     shape.softcap = static_cast<double>(node.soft_cap);
     shape.window = window;

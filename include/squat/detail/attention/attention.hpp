@@ -21,11 +21,11 @@ class AttentionCall {
   }
 
   /// Attention of `rows` into `out`, both of which outlive run(): straight over the codes where
-  /// `arithmetic` is fast, or over dequantized tokens. Codes cannot turn: in a layer with a rope
-  /// the keys of every call are dequantized.
+  /// `arithmetic` is fast, or over dequantized tokens. Codes cannot turn: where the cache applies a
+  /// rope the keys of every call are dequantized.
   void add(const QueryRows<Scalar>& rows, Arithmetic arithmetic, MutableMatrixView<Scalar>& out) {
     const bool over_codes = arithmetic == Arithmetic::fast && rows.layer.format.rope == nullptr &&
-                            !std::is_same_v<Scalar, double>;
+                            rows.layer.format.stores_values() && !std::is_same_v<Scalar, double>;
     // More rows are enough for tasks of their own, and their tokens in full precision for products
     // of matrices.
     constexpr Index few = 8;

@@ -26,11 +26,11 @@ struct DequantizedTokens {
   bool has_padding = false;
 };
 
-/// The part of kv head `head` in a row of all kv heads, into `out` [width of a head].
+/// Numbers of a row from `row` on, into `out`.
 template <class Scalar, class Out>
-void copy_head(const Scalar* row, Index head, Out& out) {
+void copy_row(const Scalar* row, Out&& out) {
   for (Index c = 0; c < out.cols(); ++c)
-    out(c) = static_cast<typename Out::Scalar>(row[head * out.cols() + c]);
+    out(c) = static_cast<typename std::decay_t<Out>::Scalar>(row[c]);
 }
 
 /// Calls visit(tokens), which may spoil them, for runs of tokens of kv head `head` that together
@@ -40,7 +40,7 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
                             DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
   using Real = ComputeType<Scalar>;
   const ValueRecordLayout& value_layout = layer.value_layout();
-  const auto copy = [&](const Scalar* row, auto&& out) { copy_head(row, head, out); };
+  const Index key = head * layer.format.head_dim(), value = head * layer.format.value_stride();
 
   const FullPrecisionTokens<Scalar>& full_precision = layer.full_precision;
   std::optional<RopeWalk<Real>> walk;
@@ -52,15 +52,18 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
       if (!walk) walk.emplace(*layer.format.applied_rope);
       walk->rotate_all(block.turn, tokens.keys.data(), block.tokens, tokens.keys.cols());
     }
-    if (block.value_tokens > 0)
+    if (!layer.format.stores_values())
+      tokens.values.topRows(block.tokens) =
+          tokens.keys.topLeftCorner(block.tokens, layer.format.value_dim());
+    else if (block.value_tokens > 0)
       value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data());
-    for (Index t = block.value_tokens; t < block.tokens; ++t)
-      copy(layer.waiting_value(block, t), tokens.values.row(t));
+    for (Index t = block.value_tokens; t < block.tokens && layer.format.stores_values(); ++t)
+      copy_row(layer.waiting_value(block, t) + value, tokens.values.row(t));
     for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {
       const Index t = full_precision.position(i) - block.position;
       if (t < block.begin || t >= block.tokens) continue;
-      copy(full_precision.keys.row(i), tokens.keys.row(t));
-      copy(full_precision.values.row(i), tokens.values.row(t));
+      copy_row(full_precision.keys.row(i) + key, tokens.keys.row(t));
+      copy_row(layer.full_precision_value(i) + value, tokens.values.row(t));
     }
     tokens.first = block.first();
     tokens.count = block.tokens - block.begin;
@@ -77,8 +80,8 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
     tokens.count = std::min(tokens.capacity, layer.size() - tokens.first);
     tokens.has_padding = false;
     for (Index t = 0; t < tokens.count; ++t) {
-      copy(layer.key(tokens.first + t), tokens.keys.row(t));
-      copy(layer.value(tokens.first + t), tokens.values.row(t));
+      copy_row(layer.key(tokens.first + t) + key, tokens.keys.row(t));
+      copy_row(layer.value(tokens.first + t) + value, tokens.values.row(t));
       tokens.valid[t] = layer.is_valid(tokens.first + t);
       tokens.has_padding |= !tokens.valid[t];
     }
@@ -92,15 +95,15 @@ template <class Scalar, class Visit>
 void for_full_precision_tokens(const LayerView<Scalar>& layer, Index head, Index count,
                                DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
   const FullPrecisionTokens<Scalar>& all = layer.full_precision;
-  const auto copy = [&](const Scalar* row, auto&& out) { copy_head(row, head, out); };
+  const Index key = head * layer.format.head_dim(), value = head * layer.format.value_stride();
   tokens.has_padding = false;
   std::fill_n(tokens.valid, tokens.capacity, std::uint8_t{1});
   for (Index i = 0; i < count; i += tokens.count) {
     tokens.first = all.position(i);
     const Index most = std::min(count - i, tokens.capacity);
     for (Index t = 0; t < most && all.position(i + t) == tokens.first + t; ++t) {
-      copy(all.keys.row(i + t), tokens.keys.row(t));
-      copy(all.values.row(i + t), tokens.values.row(t));
+      copy_row(all.keys.row(i + t) + key, tokens.keys.row(t));
+      copy_row(layer.full_precision_value(i + t) + value, tokens.values.row(t));
       tokens.count = t + 1;
     }
     visit(tokens);

@@ -53,8 +53,8 @@ struct BlockSource {
     scratch.keys.score(block.key_layout(head.head), block.keys(head.head), scores[0]);
     if (next != nullptr) prefetch(next->keys(head.head), next->key_layout(head.head).bytes());
     for_full_precision(block.tokens, [&](Index index, Index slot) {
-      gather(1, layer.format.head_dim(),
-             [&](Index) { return layer.full_precision.keys.row(index); });
+      scratch.rows.gather(1, head.head * layer.format.head_dim(), layer.format.head_dim(),
+                          [&](Index) { return layer.full_precision.keys.row(index); });
       for (Index i = 0; i < head.rows; ++i)
         scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i] + slot);
     });
@@ -68,36 +68,49 @@ struct BlockSource {
   bool is_valid(Index slot) const { return block.is_valid(slot); }
 
   void read_values() const {
-    if (block.value_tokens > 0) scratch.values.read(layer.value_layout(), block.values(head.head));
+    if (packed_values() > 0) scratch.values.read(layer.value_layout(), block.values(head.head));
   }
 
   void add_values(float (*scores)[simd::max_block]) const {
-    for (Index begin = block.value_tokens; begin < count; begin += PlainRows<Scalar>::chunk) {
-      gather(std::min(PlainRows<Scalar>::chunk, count - begin), layer.format.value_dim(),
-             [&](Index t) { return layer.waiting_value(block, begin + t); });
-      for (Index i = 0; i < head.rows; ++i)
-        scratch.rows.add(scores[i] + begin, scratch.plain + i * scratch.stride);
-    }
-    if (block.value_tokens < count)
-      for (Index i = 0; i < head.rows; ++i)
-        std::fill(scores[i] + block.value_tokens, scores[i] + count, 0.0f);
-    for_full_precision(block.value_tokens, [&](Index index, Index slot) {
-      gather(1, layer.format.value_dim(),
-             [&](Index) { return layer.full_precision.values.row(index); });
-      for (Index i = 0; i < head.rows; ++i) {
-        scratch.rows.add(scores[i] + slot, scratch.plain + i * scratch.stride);
-        scores[i][slot] = 0;  // for what the token's slot holds
-      }
+    const Index packed = packed_values();
+    for_full_precision(count, [&](Index index, Index slot) {
+      gather_values(1, [&](Index) { return layer.full_precision_value(index); });
+      add_rows(scores, slot);
+      for (Index i = 0; i < head.rows; ++i) scores[i][slot] = 0;  // for what the token's slot holds
     });
-    if (block.value_tokens > 0)
-      scratch.values.add(layer.value_layout(), block.values(head.head), scores, head.rows,
-                         scratch.packed, scratch.stride);
+    for (Index begin = packed; begin < count; begin += PlainRows<Scalar>::chunk) {
+      const Index tokens = std::min(PlainRows<Scalar>::chunk, count - begin);
+      if (layer.format.stores_values())
+        gather_values(tokens, [&](Index t) { return layer.waiting_value(block, begin + t); });
+      else
+        take_values_from_keys(begin, tokens);
+      add_rows(scores, begin);
+    }
+    if (packed == 0) return;
+    for (Index i = 0; i < head.rows; ++i) std::fill(scores[i] + packed, scores[i] + count, 0.0f);
+    scratch.values.add(layer.value_layout(), block.values(head.head), scores, head.rows,
+                       scratch.packed, scratch.stride);
   }
 
  private:
+  /// Of so many of the first tokens the values are packed by themselves.
+  Index packed_values() const { return layer.format.stores_values() ? block.value_tokens : 0; }
+
   template <class Row>
-  void gather(Index tokens, Index width, const Row& row) const {
-    scratch.rows.gather(tokens, head.head, width, row);
+  void gather_values(Index tokens, const Row& row) const {
+    scratch.rows.gather(tokens, head.head * layer.format.value_stride(), layer.format.value_dim(),
+                        row);
+  }
+
+  void take_values_from_keys(Index begin, Index tokens) const {
+    scratch.rows.take(tokens, layer.format.value_dim(), layer.format.head_dim(), [&](float* rows) {
+      block.key_layout(head.head).dequantize(block.keys(head.head), tokens, rows, begin);
+    });
+  }
+
+  void add_rows(float (*scores)[simd::max_block], Index slot) const {
+    for (Index i = 0; i < head.rows; ++i)
+      scratch.rows.add(scores[i] + slot, scratch.plain + i * scratch.stride);
   }
 
   /// Calls use(index, slot) for the full-precision tokens in slots before `end`.
@@ -137,7 +150,8 @@ struct ResidualSource {
   bool has_padding = true;
 
   void score(float (*scores)[simd::max_block]) const {
-    gather(layer.format.head_dim(), [&](Index t) { return layer.key(first + t); });
+    gather(layer.format.head_dim(), layer.format.head_dim(),
+           [&](Index t) { return layer.key(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
   }
@@ -152,15 +166,16 @@ struct ResidualSource {
   void read_values() const {}
 
   void add_values(float (*scores)[simd::max_block]) const {
-    gather(layer.format.value_dim(), [&](Index t) { return layer.value(first + t); });
+    gather(layer.format.value_dim(), layer.format.value_stride(),
+           [&](Index t) { return layer.value(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
   }
 
  private:
   template <class Row>
-  void gather(Index width, const Row& row) const {
-    scratch.rows.gather(count, head.head, width, row);
+  void gather(Index width, Index stride, const Row& row) const {
+    scratch.rows.gather(count, head.head * stride, width, row);
   }
 };
 
@@ -178,7 +193,7 @@ struct SinkSource {
   bool has_padding = false;
 
   void score(float (*scores)[simd::max_block]) const {
-    gather(layer.format.head_dim(),
+    gather(layer.format.head_dim(), layer.format.head_dim(),
            [&](Index t) { return layer.full_precision.keys.row(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
@@ -194,16 +209,16 @@ struct SinkSource {
   void read_values() const {}
 
   void add_values(float (*scores)[simd::max_block]) const {
-    gather(layer.format.value_dim(),
-           [&](Index t) { return layer.full_precision.values.row(first + t); });
+    gather(layer.format.value_dim(), layer.format.value_stride(),
+           [&](Index t) { return layer.full_precision_value(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
   }
 
  private:
   template <class Row>
-  void gather(Index width, const Row& row) const {
-    scratch.rows.gather(count, head.head, width, row);
+  void gather(Index width, Index stride, const Row& row) const {
+    scratch.rows.gather(count, head.head * stride, width, row);
   }
 };
 

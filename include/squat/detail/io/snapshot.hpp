@@ -40,6 +40,7 @@ namespace squat::detail {
 ///       per row of packed keys:
 ///         uint64 tokens              1 to token_group_size
 ///         uint64 values         (2)  of the first so many the values are packed
+///         uint64 begin          (2)  so many slots at the beginning are no tokens of the row
 ///         uint64 end            (2)  position behind the last token
 ///         int64 turn            (2)  by how many positions keys are to be turned
 ///         Bits valid[tokens]
@@ -53,7 +54,7 @@ namespace squat::detail {
 ///     Records of a row:
 ///       Shared Blocks
 ///       per kv head: scales and zeros, then codes, of a KeyRecordLayout
-///       per kv head: the same of a ValueRecordLayout, if the row has values
+///       per kv head: the same of a ValueRecordLayout, if the row has values of its own
 ///
 ///     Blocks of a fit, per kv head:
 ///       uint64 ordered               1: channels have an order of their own; else 0
@@ -129,10 +130,11 @@ class SnapshotWriter {
     for (const TokenBlock& block : layer.blocks) {
       writer_.number(Index{block.tokens});
       writer_.number(Index{block.value_tokens});
+      writer_.number(Index{block.begin});
       writer_.number(block.end());
       writer_.number(block.turn);
       bits(block.tokens, [&](Index token) { return block.is_valid(token); });
-      if (is_new(records_, block.keys(0))) records(layer.value_layout(), block);
+      if (is_new(records_, block.keys(0))) records(layer.format, block);
     }
     bits(residual, [&](Index row) { return *layer.residual_valid.row(row) != 0; });
     const Index key_width = layer.format.key_width(), value_width = layer.format.value_width();
@@ -184,12 +186,12 @@ class SnapshotWriter {
     }
   }
 
-  void records(const ValueRecordLayout& value_layout, const TokenBlock& block) {
+  void records(const LayerFormat& format, const TokenBlock& block) {
     const Index kv_heads = static_cast<Index>(block.key_layouts->size());
     layouts(*block.key_layouts);
     for (Index head = 0; head < kv_heads; ++head) record(block.key_layout(head), block.keys(head));
-    if (block.value_tokens == 0) return;
-    for (Index head = 0; head < kv_heads; ++head) record(value_layout, block.values(head));
+    if (block.value_tokens == 0 || !format.stores_values()) return;
+    for (Index head = 0; head < kv_heads; ++head) record(format.value_layout, block.values(head));
   }
 
   template <class Layout>

@@ -74,8 +74,8 @@ inline std::string current_name(const SnapshotField& field) {
 
 /// Fields of one layer.
 inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
-  const auto& [query_heads, kv_heads, head_dim, value_dim, softmax_scale, rope, window, chunk,
-               sink_tokens, softcap, sink_logits, alibi_slopes, kv_layer] = shape;
+  const auto& [query_heads, kv_heads, head_dim, value_dim, values_in_keys, softmax_scale, rope,
+               window, chunk, sink_tokens, softcap, sink_logits, alibi_slopes, kv_layer] = shape;
   const auto& [pairing, dims, base, factors, is_applied, first] = rope;
   return {
       {"shape.query_heads", query_heads},
@@ -90,6 +90,7 @@ inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
       {"shape.rope.first", first},
       {"shape.windows", std::vector<Index>(window > 0 ? 1 : 0, window)},
       {"shape.value_dim", value_dim},
+      {"shape.values_in_keys", static_cast<int>(values_in_keys)},
       {"shape.chunk", chunk},
       {"shape.sink_tokens", sink_tokens},
       {"shape.softcap", softcap},

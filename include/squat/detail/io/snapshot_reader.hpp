@@ -105,6 +105,7 @@ class SnapshotReader {
     }
     numbers(kept.keys, full_precision, key_width);
     numbers(kept.values, full_precision, value_width);
+    contents.check_gaps();
     layer.restore(std::move(contents));
     require(size >= layer.least_size(), "the file has size = ", size, " and dropped = ", dropped,
             "; the window asks for a size of ", layer.least_size());
@@ -165,6 +166,7 @@ class SnapshotReader {
     const Index tokens = reader_.count("tokens", format_->settings.block_tokens);
     require(tokens >= 1, "the file has a row without tokens");
     values = version_ == 1 ? std::min(values, tokens) : reader_.count("values", tokens);
+    const Index begin = version_ == 1 ? 0 : reader_.count("begin", tokens - 1);
     position = version_ == 1 ? position : reader_.count("end", most) - tokens;
     const auto turn = static_cast<std::int64_t>(version_ == 1 ? 0 : reader_.number());
     require(turn == 0 || (format_->applied_rope != nullptr && turn >= -most && turn <= most),
@@ -180,12 +182,13 @@ class SnapshotReader {
     block.turn = static_cast<Index>(turn);
     for (Index token = 0; token < tokens; ++token)
       block.set_valid(token, (valid[token / 64] >> (token % 64) & 1) != 0);
-    // What is not valid at the beginning may be another block's.
-    while (version_ > 1 && block.begin < tokens && !block.is_valid(block.begin)) ++block.begin;
+    block.begin = static_cast<std::int32_t>(begin);
+    for (Index token = 0; token < begin; ++token)
+      require(!block.is_valid(token), "the file has a row with a token before its first one");
     if (number < known) return block;
     block.key_layouts = layouts();
     for (Index head = 0; head < kv_heads_; ++head) record(block.key_layout(head), block.keys(head));
-    for (Index head = 0; head < kv_heads_ && values > 0; ++head)
+    for (Index head = 0; head < kv_heads_ && values > 0 && format_->stores_values(); ++head)
       record(format_->value_layout, block.values(head));
     records_.push_back(block);
     return block;

@@ -49,7 +49,7 @@ struct CallChecks {
             " entries; the update has ", keys.rows(), " tokens");
     const double limit = largest_storable(scale_bits);
     matrix("keys", keys, shape.kv_heads, shape.head_dim, limit, mask);
-    matrix("values", values, shape.kv_heads, shape.value_width(), limit, mask);
+    matrix("values", values, shape.kv_heads, shape.own_value_width(), limit, mask);
     if (queries == nullptr) return;
     require(queries->rows() == keys.rows(), "queries have ", queries->rows(), " rows; keys have ",
             keys.rows());

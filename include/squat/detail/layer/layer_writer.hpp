@@ -113,6 +113,7 @@ class LayerWriter {
   /// its key does.
   void pack_values(Index count) {
     const LayerFormat& format = store_.format();
+    if (!format.stores_values()) return;
     const ValueEncoder<Scalar> encoder(format.value_layout, format.settings);
     for (Index done = 0, b = store_.value_block(); done < count; ++b) {
       TokenBlock& block = store_.blocks()[b];

@@ -1,6 +1,7 @@
 // The unit in which codes are stored: 16 lanes by 8 depths, packed to their bits.
 #pragma once
 
+#include <cstring>
 #include <squat/config.hpp>
 #include <string>
 #include <type_traits>
@@ -104,12 +105,48 @@ struct CodeTile {
 
   /// Writes codes[depth][lane], a byte a code.
   void unpack(std::uint8_t codes[depths][lanes]) const {
+    std::uint8_t quarters[4][32];
+    unpack_quarters(quarters);
     for (Index depth = 0; depth < depths; ++depth)
       for (Index lane = 0; lane < lanes; ++lane)
-        codes[depth][lane] = static_cast<std::uint8_t>(get(lane, depth));
+        codes[depth][lane] = quarters[quarter(lane, depth)][position(lane, depth)];
+  }
+
+  /// Writes codes[lane][depth], a byte a code.
+  void unpack(std::uint8_t codes[lanes][depths]) const {
+    std::uint8_t quarters[4][32];
+    unpack_quarters(quarters);
+    for (Index lane = 0; lane < lanes; ++lane)
+      for (Index half = 0; half < 2; ++half)
+        std::memcpy(codes[lane] + 4 * half, quarters[2 * half + lane / 8] + lane % 8 * 4, 4);
   }
 
  private:
+  /// Code i of quarter s, in loops that compilers turn into those of registers.
+  void unpack_quarters(std::uint8_t quarters[4][32]) const {
+    for (int s = 0; s < 4; ++s) {
+      std::uint8_t* const to = quarters[s];
+      if constexpr (Bits == 8) {
+        std::memcpy(to, bytes + 32 * s, 32);
+      } else if constexpr (Bits == 4) {
+        const std::uint8_t* const from = bytes + 32 * (s % 2);
+        for (Index i = 0; i < 32; ++i) to[i] = from[i] >> (4 * (s / 2)) & 15;
+      } else if constexpr (Bits == 1) {
+        for (Index i = 0; i < 16; ++i) to[i] = bytes[i] >> (2 * s) & 1;
+        for (Index i = 0; i < 16; ++i) to[16 + i] = bytes[i] >> (2 * s + 1) & 1;
+      } else {
+        for (Index i = 0; i < 32; ++i) to[i] = bytes[i] >> (2 * s) & 3;
+        if constexpr (Bits == 3) {
+          const std::uint8_t* const high = bytes + 32;
+          for (Index i = 0; i < 16; ++i)
+            to[i] = static_cast<std::uint8_t>(to[i] | (high[i] >> (2 * s) & 1) << 2);
+          for (Index i = 0; i < 16; ++i)
+            to[16 + i] = static_cast<std::uint8_t>(to[16 + i] | (high[i] >> (2 * s + 1) & 1) << 2);
+        }
+      }
+    }
+  }
+
   static Index quarter(Index lane, Index depth) { return 2 * (depth / 4) + lane / 8; }
   static Index position(Index lane, Index depth) { return 4 * (lane % 8) + depth % 4; }
 

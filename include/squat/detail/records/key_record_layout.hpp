@@ -213,27 +213,37 @@ class KeyRecordLayout {
         });
   }
 
-  /// Dequantizes tokens [0, tokens) into out[tokens][head_dim], channels in their own order,
-  /// rotated back.
+  /// Dequantizes `tokens` tokens from `first` on, a multiple of 16, into out[tokens][head_dim],
+  /// channels in their own order, rotated back.
   template <class Real>
-  void dequantize(const std::byte* record, Index tokens, Real* out) const {
-    for (const Run& run : runs_)
-      for (Index p = run.first; p < run.first + run.count; p += 8)
-        for (Index t = 0; t < tokens; t += 16) {
-          const Index count = std::min(Index{16}, tokens - t);
-          std::uint8_t codes[8][16];
-          read_tile(record, run, t, p, codes);
-          Affine<Real> a[16];  // of each lane
-          for (Index lane = 0; is_per_token_ && lane < count; ++lane)
-            a[lane] = affine<Real>(record, t + lane, groups_.group_of(p));
-          for (Index depth = 0; depth < 8; ++depth) {
-            if (!is_per_token_) std::fill_n(a, count, affine<Real>(record, p + depth));
-            const Index channel = channel_at(p + depth);
-            for (Index lane = 0; lane < count; ++lane)
-              out[(t + lane) * head_dim_ + channel] =
-                  a[lane].scale * static_cast<Real>(codes[depth][lane]) + a[lane].zero;
+  void dequantize(const std::byte* record, Index tokens, Real* out, Index first = 0) const {
+    Real scale[max_head_dim], zero[max_head_dim];  // of each position
+    for (Index p = 0; !is_per_token_ && p < head_dim_; ++p) {
+      const auto a = affine<Real>(record, p);
+      scale[p] = a.scale;
+      zero[p] = a.zero;
+    }
+    for (Index t = 0; t < tokens; t += 16) {
+      const Index count = std::min(Index{16}, tokens - t);
+      Real* const rows = out + t * head_dim_;
+      for (const Run& run : runs_)
+        for (Index p = run.first; p < run.first + run.count; p += 8) {
+          std::uint8_t codes[16][8];
+          read_tile(record, run, first + t, p, codes);
+          for (Index lane = 0; lane < count; ++lane) {
+            if (is_per_token_) {
+              const auto a = affine<Real>(record, first + t + lane, groups_.group_of(p));
+              std::fill_n(scale + p, 8, a.scale);
+              std::fill_n(zero + p, 8, a.zero);
+            }
+            for (Index depth = 0; depth < 8; ++depth)
+              rows[lane * head_dim_ + p + depth] =
+                  scale[p + depth] * static_cast<Real>(codes[lane][depth]) + zero[p + depth];
           }
         }
+      for (Index lane = 0; !is_ordered() && lane < count; ++lane)
+        to_channels(rows + lane * head_dim_);
+    }
     for (Index t = 0; is_rotated_ && t < tokens; ++t) hadamard(out + t * head_dim_, head_dim_);
   }
 
@@ -247,23 +257,32 @@ class KeyRecordLayout {
     return static_cast<Real>((1 << bits_at(position)) - 1);
   }
 
+  /// Puts numbers by position where their channels are.
+  template <class Real>
+  void to_channels(Real* row) const {
+    Real by_position[max_head_dim];
+    std::copy_n(row, head_dim_, by_position);
+    for (Index p = 0; p < head_dim_; ++p) row[channel_at(p)] = by_position[p];
+  }
+
   Index tile_offset(const Run& run, int plane, Index token, Index position) const {
     return run.offset[plane] + (token / 16 * (run.count / 8) + (position - run.first) / 8) * 16 *
                                    run.planes.bits[plane];
   }
 
   void read_tile(const std::byte* record, const Run& run, Index token, Index position,
-                 std::uint8_t codes[8][16]) const {
+                 std::uint8_t codes[16][8]) const {
     for (int plane = 0; plane < run.planes.count; ++plane)
       with_bits(run.planes.bits[plane], [&](auto bits) {
-        std::uint8_t part[8][16];
-        reinterpret_cast<const CodeTile<bits>*>(tile(record, run, plane, token, position))
-            ->unpack(part);
-        for (Index depth = 0; depth < 8; ++depth)
-          for (Index lane = 0; lane < 16; ++lane)
-            codes[depth][lane] =
-                static_cast<std::uint8_t>((plane == 0 ? 0 : codes[depth][lane]) |
-                                          part[depth][lane] << run.planes.shift[plane]);
+        const auto& tile = *reinterpret_cast<const CodeTile<bits>*>(
+            this->tile(record, run, plane, token, position));
+        if (plane == 0) return tile.unpack(codes);  // the first plane is not shifted
+        std::uint8_t part[16][8];
+        tile.unpack(part);
+        for (Index lane = 0; lane < 16; ++lane)
+          for (Index depth = 0; depth < 8; ++depth)
+            codes[lane][depth] = static_cast<std::uint8_t>(
+                codes[lane][depth] | part[lane][depth] << run.planes.shift[plane]);
       });
   }
 

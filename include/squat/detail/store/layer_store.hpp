@@ -3,6 +3,7 @@
 
 #include <squat/detail/store/layer_view.hpp>
 #include <squat/detail/store/token_blocks.hpp>
+#include <squat/error.hpp>
 #include <squat/options.hpp>
 
 namespace squat::detail {
@@ -27,6 +28,15 @@ class LayerStore {
           full_precision(format) {}
 
     Index size() const { return residual_begin + keys.size(); }
+    /// Fails where there are so many more positions than tokens that reading back would take memory
+    /// out of all proportion.
+    void check_gaps() const {
+      Index tokens = keys.size();
+      for (const TokenBlock& block : blocks.all()) tokens += block.tokens - block.begin;
+      const Index gaps = size() - dropped - tokens, most = (Index{1} << 20) + 1024 * tokens;
+      require(gaps <= most, "there would be ", gaps, " positions without tokens; with ", tokens,
+              " tokens there can be ", most);
+    }
 
     Index dropped = 0;  ///< position before which all is dropped
     Index dropped_valid = 0;

@@ -26,10 +26,15 @@ struct LayerView {
   const ValueRecordLayout& value_layout() const { return format.value_layout; }
   /// Residual key at `position` [kv_heads * head_dim]. Padding is zero.
   const Scalar* key(Index position) const { return residual_keys.row(position - residual_begin); }
-  /// Value of the same token [kv_heads * value_dim].
+  /// Value of the same token, heads format.value_stride() apart.
   const Scalar* value(Index position) const {
+    if (!format.stores_values()) return key(position);
     return residual_values.row(residual_values.size() - residual_keys.size() + position -
                                residual_begin);
+  }
+  /// Of full-precision token `i`.
+  const Scalar* full_precision_value(Index i) const {
+    return (format.stores_values() ? full_precision.values : full_precision.keys).row(i);
   }
   /// Value in `slot` of a block that lacks it.
   const Scalar* waiting_value(const TokenBlock& block, Index slot) const {

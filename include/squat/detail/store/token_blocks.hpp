@@ -19,8 +19,8 @@ class TokenBlocks {
         is_per_token_(format.blank_key_layout().is_per_token()),
         key_bytes_(format.blank_key_layout().bytes()),
         key_code_bytes_(format.blank_key_layout().code_bytes()),
-        value_bytes_(format.value_layout.bytes()),
-        value_code_bytes_(format.value_layout.code_bytes()) {}
+        value_bytes_(format.stores_values() ? format.value_layout.bytes() : 0),
+        value_code_bytes_(format.stores_values() ? format.value_layout.code_bytes() : 0) {}
 
   const std::vector<TokenBlock>& all() const { return blocks_; }
   Index size() const { return static_cast<Index>(blocks_.size()); }

@@ -66,7 +66,10 @@ class TokenMoves {
     }
   }
 
-  Contents take() { return std::move(held_); }
+  Contents take() {
+    held_.check_gaps();
+    return std::move(held_);
+  }
 
  private:
   static bool is_within(const TokenBlock& block, const TokenRange& range) {
