@@ -91,6 +91,43 @@ TEST(AttendSequences, IsTheSameAsOneByOne) {
   }
 }
 
+// Few rows over many tokens are cut into segments, also where nothing is taken over codes.
+TEST(AttentionShape, SeesManyTokensWhateverTheyAreReadAs) {
+  constexpr Index tokens = 3300;
+  const auto queries = random_matrix<float>(tokens, 4 * 24, 1);
+  const auto keys = correlated_matrix<float>(tokens, 2 * 24, 2);
+  Matrix<float> values(tokens, 2 * 16);
+  values << keys.leftCols(16), keys.middleCols(24, 16);
+  for (const bool in_keys : {true, false})
+    for (const Index window : {0, 2500}) {
+      ModelShape shape{1, 4, 2, 24};
+      shape.value_dim = 16;
+      shape.values_in_keys = in_keys;
+      shape.window = window;
+      shape.sink_tokens = window > 0 ? 3 : 0;
+      shape.sink_logits = {1, 0, -1, 2};
+      Config config = Config::recommended(4);
+      if (!in_keys) config.arithmetic = Arithmetic::dequantized;
+      SQuatCache<float, 4> cache(shape, config);
+      cache.update(0, Queries(queries), Keys(keys), Values(values.leftCols(in_keys ? 0 : 32)));
+      cache.flush(0);
+      Matrix<float> held_keys = keys, held_values = values;
+      held_keys.bottomRows(tokens - cache.first(0)) = cache.keys(0);
+      held_values.bottomRows(tokens - cache.first(0)) = cache.values(0);
+      for (const Index rows : {1, 5}) {
+        Attended<float> actual(shape, rows);
+        CallOptions options;
+        options.log_sum_exp = actual.log_sum_exp.data();
+        cache.attend(0, queries.bottomRows(rows), actual.out, options);
+        Matrix<double> log;
+        const Matrix<double> expected = dense_attention<float>(shape, queries.bottomRows(rows),
+                                                               held_keys, held_values, {}, &log);
+        expect_near(actual.out, expected, 1e-4);
+        expect_near(actual.log_sum_exp, log, 1e-4);
+      }
+    }
+}
+
 TEST(AttendSequences, NothingIsComputedWhereOneIsRefused) {
   const ModelShape model{1, 4, 2, 16};
   const auto cache = of_sequences(model, Config{}, 2);

@@ -37,7 +37,7 @@ void copy_row(const Scalar* row, Out&& out) {
 /// hold those of `range`. `tokens` has been reserved.
 template <class Scalar, class Visit>
 void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const TokenRange& range,
-                            DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
+                            DequantizedTokens<ComputeType<Scalar>>& tokens, Visit&& visit) {
   using Real = ComputeType<Scalar>;
   const ValueRecordLayout& value_layout = layer.value_layout();
   const Index key = head * layer.format.head_dim(), value = head * layer.format.value_stride();
@@ -93,7 +93,7 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
 /// consecutive ones. `tokens` has been reserved.
 template <class Scalar, class Visit>
 void for_full_precision_tokens(const LayerView<Scalar>& layer, Index head, Index count,
-                               DequantizedTokens<ComputeType<Scalar>>& tokens, const Visit& visit) {
+                               DequantizedTokens<ComputeType<Scalar>>& tokens, Visit&& visit) {
   const FullPrecisionTokens<Scalar>& all = layer.full_precision;
   const Index key = head * layer.format.head_dim(), value = head * layer.format.value_stride();
   tokens.has_padding = false;

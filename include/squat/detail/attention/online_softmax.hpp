@@ -108,6 +108,17 @@ class OnlineSoftmax {
     }
   }
 
+  /// What was absorbed, as attention over a part of the tokens; its rows are `stride` apart.
+  void write(const PartialAttention& partial, Index stride) const {
+    for (Index row = 0; row < rows_; ++row) {
+      partial.max[row] = static_cast<float>(max_[at(row)]);
+      partial.sum[row] = static_cast<float>(sum_[at(row)]);
+      for (Index c = 0; c < value_dim_; ++c)
+        partial.sum_values[row * stride + c] =
+            static_cast<float>(sum_values_[at(row * value_dim_ + c)]);
+    }
+  }
+
   /// Output of `row` into out[value_dim], with one more score, `sink`, that has no value; zero for
   /// a row that saw no token. Returns log(sum(exp(score))); minus infinity if there was none.
   template <class Scalar>

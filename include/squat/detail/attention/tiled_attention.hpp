@@ -4,6 +4,7 @@
 #include <optional>
 #include <squat/detail/attention/query_rows.hpp>
 #include <squat/detail/attention/score_rule.hpp>
+#include <squat/detail/attention/segment_partials.hpp>
 #include <squat/detail/attention/workspace.hpp>
 #include <squat/detail/math/rotary.hpp>
 #include <squat/executor.hpp>
@@ -17,7 +18,8 @@ namespace squat::detail {
 /// Tokens in full precision are multiplied a block at a time with all rows of a tile. Packed ones
 /// are dequantized for that, or else taken straight over their codes, as many rows at once as
 /// FusedAttention takes. Codes cannot turn: where the layer has a rope, queries and dequantized
-/// keys turn to their positions.
+/// keys turn to their positions. Where there is one tile alone, and nothing is taken over codes,
+/// the tokens are cut into segments for threads to share.
 template <class Scalar>
 class TiledAttention {
  public:
@@ -37,7 +39,8 @@ class TiledAttention {
         scratch_(scratch),
         head_dim_(shape_.head_dim),
         value_dim_(shape_.value_width()),
-        heads_(shape_.heads_per_kv()) {
+        heads_(shape_.heads_per_kv()),
+        partials_(rows, 1, shape_.value_width()) {
     // As many rows as the second-level cache takes gladly. Where nothing is dequantized for a tile,
     // few rows are cut too, for threads to share. Folding takes four rows at once: which ones must
     // not depend on tiles.
@@ -49,10 +52,16 @@ class TiledAttention {
     tile_rows_ = std::min(tile_rows_, rows_.count());
     tiles_ = (rows_.count() + tile_rows_ - 1) / tile_rows_;
     if (over_codes_) memory_.look(rows_);
+    if (over_codes_ || tiles_ > 1 || !std::is_same_v<Real, float>) return;
+    seen_ = rows_.visible_to_any(0, rows_.count());
+    const Index segments = (seen_.end - seen_.begin + segment_tokens - 1) / segment_tokens;
+    if (segments <= 1) return;
+    partials_ = SegmentPartials<Scalar>(rows_, segments, value_dim_);
+    memory_.reserve(partials_.numbers(), value_dim_);
   }
 
   Index kv_heads() const { return shape_.kv_heads; }
-  Index tasks() const { return shape_.kv_heads * tiles_; }
+  Index tasks() const { return shape_.kv_heads * tiles_ * partials_.segments(); }
 
   /// Makes room for so many tasks at the same time.
   void reserve(Index at_once) {
@@ -68,19 +77,25 @@ class TiledAttention {
 
   void run_task(Index task) const noexcept {
     const auto tile = scratch_.tiles.borrow();
-    const Index kv_head = task / tiles_, begin = task % tiles_ * tile_rows_;
+    const Index segments = partials_.segments(), kv_head = task / (tiles_ * segments);
+    const Index begin = task / segments % tiles_ * tile_rows_, segment = task % segments;
     const Index end = std::min(begin + tile_rows_, rows_.count());
     start(kv_head, begin, end, *tile);
-    Index first = 0;
+    TokenRange part = all_tokens();
     if constexpr (std::is_same_v<Real, float>)
       if (over_codes_) {
         absorb_codes(kv_head, begin, end, *tile);
-        first = layer_.residual_begin;
+        part.begin = layer_.residual_begin;
       }
-    for_tokens(kv_head, begin, end, first, *tile, [&](const auto& tokens, const auto& adjust) {
-      tile->softmax.absorb(tokens, adjust);
-    });
-    write(kv_head, begin, end, tile->softmax);
+    if (segments > 1) {
+      part.begin = seen_.begin + segment * segment_tokens;
+      part.end = part.begin + segment_tokens;
+    }
+    if (segment == 0) for_sinks(kv_head, begin, end, *tile, absorb(*tile));
+    for_tokens(kv_head, begin, end, part, *tile, absorb(*tile));
+    if (segments == 1) return write(kv_head, begin, end, tile->softmax);
+    tile->softmax.write(partials_.of(memory_.partials.data(), kv_head, segment),
+                        partials_.stride());
   }
 
   /// Writes options.received of a kv head, once the log-sum-exp of all rows is known.
@@ -95,13 +110,19 @@ class TiledAttention {
       for (Index i = 0; i < (end - begin) * heads_; ++i)
         sums[i] = static_cast<Real>(log_sum_exp_[(begin + i / heads_) * shape_.query_heads +
                                                  kv_head * heads_ + i % heads_]);
-      for_tokens(kv_head, begin, end, 0, *tile, [&](const auto& tokens, const auto& adjust) {
+      const auto weigh = [&](const auto& tokens, const auto& adjust) {
         tile->softmax.weigh(tokens, adjust, sums, received + tokens.first);
-      });
+      };
+      for_sinks(kv_head, begin, end, *tile, weigh);
+      for_tokens(kv_head, begin, end, all_tokens(), *tile, weigh);
     }
   }
 
-  void finish() const {}
+  /// Writes the result, once all tasks have run.
+  void finish() const {
+    if (partials_.segments() > 1)
+      partials_.write(memory_.partials.data(), memory_.merged.data(), out_, log_sum_exp_);
+  }
 
  private:
   using Fused = FusedAttention<Scalar>;
@@ -119,36 +140,58 @@ class TiledAttention {
                                     end - begin, heads_ * head_dim_);
   }
 
-  /// Calls use(tokens, adjust), as OnlineSoftmax takes them, for all tokens from `first` on that
-  /// rows [begin, end) see, and for attention sinks.
+  static constexpr Index segment_tokens = 1024;
+  static TokenRange all_tokens() { return {0, std::numeric_limits<Index>::max()}; }
+
+  static auto absorb(Tile& tile) {
+    return [&](const auto& tokens, const auto& adjust) { tile.softmax.absorb(tokens, adjust); };
+  }
+
+  /// Calls use(tokens, adjust), as OnlineSoftmax takes them, for the tokens of `part` that rows
+  /// [begin, end) see where they stand.
   template <class Use>
-  void for_tokens(Index kv_head, Index begin, Index end, Index first, Tile& tile,
+  void for_tokens(Index kv_head, Index begin, Index end, const TokenRange& part, Tile& tile,
                   const Use& use) const {
+    const auto in_part = [&](const TokenRange& range) {
+      return TokenRange{std::max(range.begin, part.begin), std::min(range.end, part.end)};
+    };
+    show(begin, end, tile, [&](Index i) { return in_part(rows_.visible(i)); });
+    const TokenRange visible = in_part(rows_.visible_to_any(begin, end));
+    if (!visible.empty())
+      for_dequantized_tokens(layer_, kv_head, visible, tile.tokens, visitor(kv_head, begin, use));
+  }
+
+  /// The same for attention sinks that rows see beside those.
+  template <class Use>
+  void for_sinks(Index kv_head, Index begin, Index end, Tile& tile, const Use& use) const {
+    Index sinks = 0;
+    for (Index i = begin; i < end; ++i) sinks = std::max(sinks, rows_.sinks(i));
+    if (sinks == 0) return;
+    show(begin, end, tile, [&](Index i) {
+      const Index seen = rows_.sinks(i);
+      return TokenRange{0, seen > 0 ? layer_.full_precision.position(seen - 1) + 1 : 0};
+    });
+    for_full_precision_tokens(layer_, kv_head, sinks, tile.tokens, visitor(kv_head, begin, use));
+  }
+
+  /// Tells the softmax of a tile what rows [begin, end) see of tokens that come next: range(i).
+  template <class Range>
+  void show(Index begin, Index end, Tile& tile, const Range& range) const {
+    for (Index i = begin; i < end; ++i)
+      std::fill_n(tile.softmax.visible() + (i - begin) * heads_, heads_, range(i));
+  }
+
+  /// Turns tokens to their positions, then calls use(tokens, adjust).
+  template <class Use>
+  auto visitor(Index kv_head, Index begin, const Use& use) const {
     std::optional<RopeWalk<Real>> walk;
     if (rope_ != nullptr) walk.emplace(*rope_);
-    const auto visit = [&](DequantizedTokens<Real>& tokens) {
+    return [this, kv_head, begin, &use, walk](DequantizedTokens<Real>& tokens) mutable {
       if (walk) walk->rotate(tokens.first, tokens.keys.data(), tokens.count, head_dim_);
       use(tokens, [&](const auto& run, Index i, Real* scores) {
         adjust(kv_head * heads_ + i % heads_, begin + i / heads_, run, scores);
       });
     };
-    const auto show = [&](const auto& range) {
-      for (Index i = begin; i < end; ++i)
-        std::fill_n(tile.softmax.visible() + (i - begin) * heads_, heads_, range(i));
-    };
-    Index sinks = 0;
-    for (Index i = begin; i < end; ++i) sinks = std::max(sinks, rows_.sinks(i));
-    if (sinks > 0) {
-      show([&](Index i) {
-        const Index seen = rows_.sinks(i);
-        return TokenRange{0, seen > 0 ? layer_.full_precision.position(seen - 1) + 1 : 0};
-      });
-      for_full_precision_tokens(layer_, kv_head, sinks, tile.tokens, visit);
-    }
-    show([&](Index i) { return rows_.visible(i); });
-    TokenRange visible = rows_.visible_to_any(begin, end);
-    visible.begin = std::max(visible.begin, first);
-    if (!visible.empty()) for_dequantized_tokens(layer_, kv_head, visible, tile.tokens, visit);
   }
 
   /// The packed tokens that rows [begin, end) see. A segment of them stays in the second-level
@@ -226,6 +269,8 @@ class TiledAttention {
   Index heads_;  // query heads of a kv head
   Index tile_rows_ = 0;
   Index tiles_ = 0;
+  SegmentPartials<Scalar> partials_;
+  TokenRange seen_{};  // by any row
 };
 
 }  // namespace squat::detail

@@ -27,6 +27,15 @@ struct SequenceMemory {
         sights.push_back({row, head, rows.position(row), rows.visible(row), rows.sinks(row)});
   }
 
+  /// Makes room for so many numbers of partial attention, and to merge them.
+  void reserve(Index numbers, Index value_dim) {
+    const auto room = [](std::vector<float>& all, Index count) {
+      if (static_cast<Index>(all.size()) < count) all.resize(static_cast<std::size_t>(count));
+    };
+    room(partials, numbers);
+    room(merged, value_dim);
+  }
+
   Index bytes() const {
     return Index{sizeof(*this)} + static_cast<Index>(segments.capacity() * sizeof(Segment) +
                                                      sights.capacity() * sizeof(RowSight) +
