@@ -21,8 +21,9 @@ using squat_preload::report;
 using squat_preload::Settings;
 
 squat::llama_cpp::Functions next_functions() {
-  return {SQUAT_NEXT(llama_init_from_model), SQUAT_NEXT(llama_free), SQUAT_NEXT(llama_decode),
-          SQUAT_NEXT(llama_memory_clear), SQUAT_NEXT(llama_set_abort_callback)};
+  return {SQUAT_NEXT(llama_init_from_model), SQUAT_NEXT(llama_free),
+          SQUAT_NEXT(llama_decode),          SQUAT_NEXT(llama_memory_clear),
+          SQUAT_NEXT(llama_memory_seq_rm),   SQUAT_NEXT(llama_set_abort_callback)};
 }
 
 void log_start(const LlamaContext& context, const llama_model* model, const Settings& settings) {

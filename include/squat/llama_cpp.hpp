@@ -11,6 +11,7 @@
 #include <squat/llama_cpp/attention_operator.hpp>
 #include <squat/llama_cpp/functions.hpp>
 #include <squat/llama_cpp/model_attention.hpp>
+#include <squat/llama_cpp/probe.hpp>
 #include <squat/llama_cpp/sequences.hpp>
 
 namespace squat {
@@ -29,9 +30,9 @@ namespace squat {
 /// place. llama.cpp's own cells hold a batch, and are empty before the next one.
 ///
 /// Serves decoders with causal attention: capped scores, learned sinks, ALiBi, latent attention,
-/// sliding windows of Gemma 2 and 3 and gpt-oss, heads and widths by layer. What it cannot compute
-/// it refuses when the context is made, or before a batch is computed, with a squat::Error that
-/// says why.
+/// sliding windows, chunks, heads and widths by layer, layers that share keys and values. What it
+/// cannot compute it refuses when the context is made, or before a batch is computed, with a
+/// squat::Error that says why.
 class LlamaContext {
  public:
   /// Makes the context. `params.n_ctx` is how many tokens the cache may hold. Calls `llama` where a
@@ -52,7 +53,7 @@ class LlamaContext {
             ") keeps no keys and values");
     check_pooling(llama_pooling_type(context_.get()));
 
-    const llama_cpp::ModelAttention attention = inspect();
+    const llama_cpp::ModelAttention attention = inspect(model);
     const ModelShape shape = attention.shape(model);
     const std::vector<llama_cpp::AttentionLayer> layers = attention.layers();
     cache_.emplace(shape, config, Index{n_seq_max_});
@@ -61,7 +62,7 @@ class LlamaContext {
     hooks_.reserve(layers.size());
     for (std::size_t i = 0; i < layers.size(); ++i) {
       hooks_.push_back({&*operator_, i, nullptr});
-      layer_of_[layers[i].key_cells] = i;
+      readers_of_[layers[i].key_cells].layers.push_back(i);
     }
     for (Hook& hook : hooks_)
       hook.custom = std::make_unique<llama_cpp::CustomOperator>(&compute, &hook);
@@ -126,6 +127,7 @@ class LlamaContext {
     require(is_causal_, "attention is set to be not causal; a cache is causal");
     if (!sequences_->have_room(tokens)) return 1;
     operator_->begin(tokens);
+    for (auto& [cells, readers] : readers_of_) readers.asked = 0;
     const std::int32_t result = compute();
     llama_.memory_clear(memory(), false);  // sequences may go on at any position then
     const bool is_computed = result == 0 && !operator_->has_failed();
@@ -160,6 +162,12 @@ class LlamaContext {
     llama_cpp::AttentionOperator* attention;
     std::size_t layer;
     std::unique_ptr<llama_cpp::CustomOperator> custom;
+  };
+
+  /// Layers that read the same cells: every graph has all of them, in order.
+  struct Readers {
+    std::vector<std::size_t> layers;
+    std::size_t asked = 0;  // of a batch
   };
 
   static void check(const llama_model* model, const llama_context_params& params) {
@@ -229,42 +237,43 @@ class LlamaContext {
     return params;
   }
 
-  /// Lets llama.cpp make the graph of one token, and looks at it. Nothing is computed: nodes are no
-  /// operation meanwhile, and become what they were, since the graph may be used again.
-  llama_cpp::ModelAttention inspect() {
+  /// Looks at the graph of a first token, and where layers may have windows at that of a token
+  /// which does not see the first one through them.
+  llama_cpp::ModelAttention inspect(const llama_model* model) {
     llama_cpp::ModelAttention attention;
-    std::vector<std::pair<ggml_tensor*, ggml_op>> nodes;
-    inspect_ = [&](ggml_tensor* node) {
-      if (node->op == GGML_OP_FLASH_ATTN_EXT) attention.add(*node);
-      nodes.emplace_back(node, node->op);
-      node->op = GGML_OP_NONE;
+    llama_cpp::Probe probe(context_.get(), llama_);
+    probe_ = &probe;
+    const auto is_attention = [](const ggml_tensor& node) {
+      return node.op == GGML_OP_FLASH_ATTN_EXT;
     };
-    llama_token token = 0;
-    llama_pos position = 0;
-    std::int32_t sequences = 1;
-    llama_seq_id sequence = 0;
-    llama_seq_id* sequence_list[] = {&sequence, nullptr};
-    std::int8_t is_output = 1;
-    const llama_batch batch{1, &token, nullptr, &position, &sequences, sequence_list, &is_output};
-    const std::int32_t result = llama_.decode(context_.get(), batch);
-    inspect_ = nullptr;
-    std::vector<const ggml_tensor*> graph;
-    for (const auto& [node, operation] : nodes) {
-      node->op = operation;
-      graph.push_back(node);
+    probe.decode(
+        0, 1,
+        [&](ggml_tensor& node) {
+          if (is_attention(node)) attention.add(node);
+        },
+        [&](const std::vector<const ggml_tensor*>& graph) { attention.look(graph); });
+    const llama_pos width = llama_model_n_swa(model);
+    if (width > 1) {
+      const auto most = static_cast<llama_pos>(
+          std::min(llama_n_ubatch(context_.get()), llama_n_ctx(context_.get()) - 3));
+      for (llama_pos position = 1; position < width;) {
+        const llama_pos count = std::min(most, width - position);
+        probe.decode(position, count);
+        position += count;
+        if (position > 2) probe.remove(1, position - 1);
+      }
+      probe.decode(width, 1, [&](ggml_tensor& node) {
+        if (is_attention(node)) attention.add_sight(node);
+      });
     }
-    attention.look(graph);
-    llama_.memory_clear(memory(), false);
-    llama_perf_context_reset(context_.get());
-    require(result == 0, "llama.cpp could not make a graph of one token (llama_decode returned ",
-            result, ")");
+    probe_ = nullptr;
     return attention;
   }
 
   static bool on_node(ggml_tensor* node, bool ask, void* user_data) {
     LlamaContext& self = *static_cast<LlamaContext*>(user_data);
-    if (self.inspect_) {
-      if (ask) self.inspect_(node);
+    if (self.probe_ != nullptr) {
+      if (ask) self.probe_->on_node(*node);
       return !ask;
     }
     if (ask && node->op == GGML_OP_FLASH_ATTN_EXT) self.replace(*node);
@@ -273,12 +282,13 @@ class LlamaContext {
   }
 
   void replace(ggml_tensor& node) {
-    const auto layer = layer_of_.find(llama_cpp::AttentionNode::cells(node.src[1]));
-    if (layer == layer_of_.end()) {
+    const auto found = readers_of_.find(llama_cpp::AttentionNode::cells(node.src[1]));
+    if (found == readers_of_.end()) {
       operator_->fail("a graph has an attention operator that keeps its keys elsewhere");
       node.op = GGML_OP_NONE;  // the graph is aborted
     } else {
-      hooks_[layer->second].custom->replace(node);
+      Readers& readers = found->second;
+      hooks_[readers.layers[readers.asked++ % readers.layers.size()]].custom->replace(node);
     }
   }
 
@@ -300,12 +310,12 @@ class LlamaContext {
   void* user_abort_data_;
   std::uint32_t n_seq_max_ = 1, n_ctx_ = 0, n_ctx_seq_ = 0;
   bool is_causal_ = true;
-  std::function<void(ggml_tensor*)> inspect_;  // while the first graph is looked at
+  llama_cpp::Probe* probe_ = nullptr;  // while graphs are looked at
   std::optional<llama_cpp::Cache> cache_;
   std::optional<llama_cpp::Sequences> sequences_;
   std::optional<llama_cpp::AttentionOperator> operator_;
-  std::vector<Hook> hooks_;  // by layer
-  std::unordered_map<const ggml_tensor*, std::size_t> layer_of_;
+  std::vector<Hook> hooks_;                                          // by layer
+  std::unordered_map<const ggml_tensor*, Readers> readers_of_;       // by the cells of keys
   std::unique_ptr<llama_context, decltype(&::llama_free)> context_;  // the first to go
 };
 

@@ -8,29 +8,34 @@ namespace {
 
 struct Details {
   explicit Details(const std::string& architecture)
-      : gemma(architecture == "gemma2" || architecture == "gemma3"),
+      : gemma(architecture == "gemma2" || architecture == "gemma3" || architecture == "gemma4"),
         biases(architecture == "qwen2" || architecture == "qwen2vl"),
-        head_norms(architecture == "qwen3" || architecture == "gemma3"),
+        head_norms(architecture == "qwen3" || architecture == "gemma3" || architecture == "gemma4"),
         fused(architecture == "phi3"),
-        tied(architecture == "gemma2") {}
+        tied(architecture == "gemma2" || architecture == "cohere2"),
+        parallel(architecture == "cohere2") {}
 
   bool gemma;       ///< embeddings are scaled, and what layers add is normalized
   bool biases;      ///< of queries, keys and values
   bool head_norms;  ///< of queries and keys
   bool fused;       ///< queries, keys and values are one tensor; gate and up, too
   bool tied;        ///< logits come from the token embedding
+  bool parallel;    ///< attention and feed-forward have one norm
 };
 
+/// Of one layer; `writes` says whether it has keys and values of its own.
 void write_attention(GgufWriter& writer, const TinyModel& model, const Details& details,
-                     const std::string& at) {
+                     const std::string& at, bool writes) {
   const std::int64_t queries = model.heads * model.head_dim, keys = model.kv_heads * model.head_dim;
   const double gain = details.head_norms ? 1 : score_gain;
   if (details.fused) {
     writer.linear(at + "attn_qkv", model.embedding, queries + 2 * keys, gain);
   } else {
     writer.linear(at + "attn_q", model.embedding, queries, gain);
-    writer.linear(at + "attn_k", model.embedding, keys, gain);
-    writer.linear(at + "attn_v", model.embedding, keys);
+    if (writes) {
+      writer.linear(at + "attn_k", model.embedding, keys, gain);
+      writer.linear(at + "attn_v", model.embedding, keys);
+    }
   }
   if (details.biases) {
     writer.bias(at + "attn_q", queries, 0.5);
@@ -38,17 +43,21 @@ void write_attention(GgufWriter& writer, const TinyModel& model, const Details& 
     writer.bias(at + "attn_v", keys);
   }
   if (details.head_norms) {
-    writer.norm(at + "attn_q_norm", model.head_dim, score_gain);
-    writer.norm(at + "attn_k_norm", model.head_dim, score_gain);
+    // Gemma 4 does not divide scores by the root of head_dim.
+    const double norm = model.architecture == "gemma4"
+                            ? score_gain / std::sqrt(std::sqrt(model.head_dim))
+                            : score_gain;
+    writer.norm(at + "attn_q_norm", model.head_dim, norm);
+    if (writes) writer.norm(at + "attn_k_norm", model.head_dim, norm);
   }
   writer.linear(at + "attn_output", queries, model.embedding, attention_gain);
 }
 
 void write_layer(GgufWriter& writer, const TinyModel& model, const Details& details,
-                 const std::string& at) {
+                 const std::string& at, bool writes) {
   writer.norm(at + "attn_norm", model.embedding);
-  write_attention(writer, model, details, at);
-  writer.norm(at + "ffn_norm", model.embedding);
+  write_attention(writer, model, details, at, writes);
+  if (!details.parallel) writer.norm(at + "ffn_norm", model.embedding);
   if (details.fused) {
     writer.linear(at + "ffn_up", model.embedding, 2 * model.feed_forward);
     writer.linear(at + "ffn_down", model.feed_forward, model.embedding);
@@ -59,6 +68,11 @@ void write_layer(GgufWriter& writer, const TinyModel& model, const Details& deta
     writer.norm(at + "post_attention_norm", model.embedding, 0.7);
     writer.norm(at + "post_ffw_norm", model.embedding, 0.7);
   }
+}
+
+/// Every window_period layers, one has none.
+bool has_window(const TinyModel& model, int layer) {
+  return layer % model.window_period < model.window_period - 1;
 }
 
 /// Frequencies are divided by these: the low ones by more.
@@ -77,8 +91,11 @@ void write_tiny_decoder(GgufWriter& writer, const TinyModel& model) {
   // Gemma multiplies embeddings by the root of their width.
   const double deviation = details.gemma ? 1 / std::sqrt(model.embedding) : 1;
   writer.random("token_embd.weight", {model.embedding, model.vocabulary}, 0, deviation);
-  for (int layer = 0; layer < model.layers; ++layer)
-    write_layer(writer, model, details, block(layer));
+  for (int layer = 0; layer < model.layers; ++layer) {
+    TinyModel own = model;
+    if (model.architecture == "gemma4" && has_window(model, layer)) own.head_dim /= 2;
+    write_layer(writer, own, details, block(layer), layer < model.layers - model.reading_layers);
+  }
   if (details.tied)
     writer.norm("output_norm", model.embedding, 3);  // such logits have a deviation of 3, too
   else
@@ -99,6 +116,18 @@ void write_tiny_decoder(GgufWriter& writer, const TinyModel& model) {
     const int quarter = model.rotary_dim / 8;  // of the pairs: time, then height and width
     writer.numbers("rope.dimension_sections",
                    {quarter, quarter + quarter / 2, 2 * quarter - quarter / 2, 0});
+  }
+  if (model.architecture == "cohere2") writer.real("logit_scale", 0.0625f);
+  if (model.architecture == "gemma4") {
+    std::vector<std::int32_t> windows;
+    for (int layer = 0; layer < model.layers; ++layer) windows.push_back(has_window(model, layer));
+    writer.numbers("attention.sliding_window_pattern", windows);
+    writer.number("attention.shared_kv_layers", model.reading_layers);
+    writer.number("attention.key_length_swa", model.head_dim / 2);
+    writer.number("attention.value_length_swa", model.head_dim / 2);
+    writer.number("rope.dimension_count_swa", model.head_dim / 2);
+    writer.number("embedding_length_per_layer_input", 0);
+    writer.tensor("rope_freqs.weight", {model.head_dim / 2}, rotary_factors(model.head_dim / 2, 4));
   }
   if (model.architecture == "gemma2") {
     writer.real("attn_logit_softcapping", 50);

@@ -26,6 +26,8 @@ const std::map<std::string, Architecture>& architectures() {
       {"phi3", {write_tiny_decoder, 2, true}},
       {"gemma3", {write_tiny_decoder, 7, false, false, 6}},
       {"gemma2", {write_tiny_decoder, 2, false, false, 2}},
+      {"gemma4", {write_tiny_decoder, 6, false, false, 2}},
+      {"cohere2", {write_tiny_decoder, 4, true, false, 4}},
       {"qwen2vl", {write_tiny_decoder, 2, true}},
       {"gpt-oss", {write_tiny_gpt_oss, 2, false, false, 2}},
       {"deepseek2", {write_tiny_deepseek2, 2, false, true}},
@@ -79,7 +81,7 @@ void write_sizes(GgufWriter& writer, const TinyModel& model) {
   const int period = find(model.architecture).window_period;
   if (period == 0) return;
   writer.number("attention.sliding_window", model.window);
-  if (model.window_period != period)
+  if (model.window_period != period && model.architecture != "gemma4")
     writer.number("attention.sliding_window_pattern", model.window_period);
 }
 
@@ -90,9 +92,9 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model) {
 }
 
 const std::vector<std::string>& tiny_decoders() {
-  static const std::vector<std::string> all{"llama",     "qwen2",   "qwen3",  "phi3",
-                                            "gemma3",    "qwen2vl", "gemma2", "gpt-oss",
-                                            "deepseek2", "bloom",   "jamba"};
+  static const std::vector<std::string> all{"llama",     "qwen2",  "qwen3",  "phi3",    "gemma3",
+                                            "qwen2vl",   "gemma2", "gemma4", "cohere2", "gpt-oss",
+                                            "deepseek2", "bloom",  "jamba"};
   return all;
 }
 
@@ -113,6 +115,7 @@ TinyModel completed(TinyModel model) {
   if (model.embedding == 0) model.embedding = architecture.narrow ? width : 192;
   if (model.window_period == 0) model.window_period = architecture.window_period;
   if (model.rotary_dim == 0) model.rotary_dim = model.head_dim;
+  if (model.architecture == "gemma4" && model.reading_layers == 0) model.reading_layers = 2;
 
   require(model.layers > 0, "layers", model.layers, "positive");
   require(model.kv_heads > 0 && model.heads % model.kv_heads == 0, "kv_heads", model.kv_heads,
@@ -130,6 +133,8 @@ TinyModel completed(TinyModel model) {
           "none, linear or yarn");
   require(model.latent_cache || model.architecture == "deepseek2", "latent_cache", "false",
           "true but for deepseek2");
+  require(model.reading_layers == 0 || model.architecture == "gemma4", "reading_layers",
+          model.reading_layers, "0 but for gemma4");
   require(!model.rotary_factors || model.architecture == "llama", "rotary_factors", "true",
           "false but for llama");
   return model;

@@ -25,6 +25,7 @@ struct TinyModel {
   int rotary_dim = 0;                   ///< 0: head_dim; phi3 takes fewer
   std::string rotary_scaling = "none";  ///< or "linear" or "yarn", by 4
   bool rotary_factors = false;          ///< llama's; phi3 always has long and short ones
+  int reading_layers = 0;    ///< gemma4: the last so many read keys and values of earlier ones
   bool latent_cache = true;  ///< deepseek2: what keys and values are made from, or these themselves
 };
 
@@ -33,8 +34,10 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model);
 
 /// What needs no encoder. Attention of the first five has queries, keys and values of one width,
 /// rotary embedding by one position, and no more than a scale and a window. Then come qwen2vl
-/// (positions of several dimensions), gemma2 (capped scores), gpt-oss (sinks and experts),
-/// deepseek2 (latent attention), bloom (ALiBi) and jamba (every other layer is of Mamba).
+/// (positions of several dimensions), gemma2 (capped scores), gemma4 (widths by layer, and layers
+/// that read what others have written), cohere2 (windows, no position elsewhere), gpt-oss (sinks
+/// and experts), deepseek2 (latent attention), bloom (ALiBi) and jamba (every other layer is of
+/// Mamba).
 const std::vector<std::string>& tiny_decoders();
 /// bert (embeddings alone, no cache) and t5 (an encoder and a decoder).
 const std::vector<std::string>& tiny_encoders();

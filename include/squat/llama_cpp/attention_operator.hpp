@@ -88,7 +88,7 @@ class AttentionOperator {
       }
       if (attention.mask != checked_mask_) {
         const LayerShape& shape = cache_.shape().layer(static_cast<Index>(layer));
-        check_mask(*attention.mask, batch_, begin, end, shape.window, !shape.alibi_slopes.empty());
+        check_mask(*attention.mask, batch_, begin, end, shape);
         checked_mask_ = attention.mask;
       }
       // A metric that sequences share is that of the first one: they go in turn.
@@ -118,10 +118,10 @@ class AttentionOperator {
     const LayerShape& shape = cache_.shape().layer(static_cast<Index>(layer));
     const Index query_width = shape.query_heads * shape.head_dim;
     const Index out_width = shape.query_heads * shape.value_width();
-    gather_cells(*attention.keys, sequence, begin, work.keys);
+    if (shape.kv_layer == -1) gather_cells(*attention.keys, sequence, begin, work.keys);
     if (shape.values_in_keys)
       work.values.resize(rows, 0);
-    else
+    else if (shape.kv_layer == -1)
       gather_cells(*attention.values, sequence, begin, work.values);
 
     CallOptions options;
@@ -137,9 +137,7 @@ class AttentionOperator {
       const ConstRows from(row_of(queries, 1, row), rows, query_width,
                            Eigen::OuterStride<>(stride_of(queries, 1)));
       Rows to(row_of(node, 2, row), rows, out_width, Eigen::OuterStride<>(stride_of(node, 2)));
-      cache_.attention(static_cast<Index>(layer), squat::Queries(from), squat::Keys(work.keys),
-                       squat::Values(work.values), to, options);
-      return;
+      return attend_layer(layer, from, work, to, options);
     }
     work.queries.resize(rows, query_width);
     work.out.resize(rows, out_width);
@@ -152,17 +150,31 @@ class AttentionOperator {
                           static_cast<std::size_t>(head) * queries.nb[2] +
                           static_cast<std::size_t>(c) * queries.nb[0],
                       sizeof(float));
-    cache_.attention(static_cast<Index>(layer), squat::Queries(work.queries),
-                     squat::Keys(work.keys), squat::Values(work.values), work.out, options);
+    attend_layer(layer, work.queries, work, work.out, options);
     for (Index r = 0; r < rows; ++r)
       std::copy_n(work.out.row(r).data(), out_width,
                   row_of(node, 2, static_cast<std::size_t>(sequence.rows[r])));
+  }
+
+  /// What is new stays in full precision until the last layer that reads it has seen it.
+  void attend_layer(std::size_t layer, const MatrixView<float>& queries, const Work& work,
+                    MutableMatrixView<float> out, const CallOptions& options) {
+    const Index index = static_cast<Index>(layer);
+    const AttentionLayer& one = layers_[layer];
+    if (one.kv_layer == index)
+      cache_.update(index, squat::Queries(queries), squat::Keys(work.keys),
+                    squat::Values(work.values), options);
+    CallOptions read;
+    read.sequence = options.sequence;
+    cache_.attend(index, queries, out, read);
+    if (one.is_last_reader) cache_.flush(one.kv_layer, read);
   }
 
   void finish(const AttentionNode& attention, std::size_t layer, Index begin) noexcept {
     if (has_failed_) return;
     const Index end = begin + attention.queries->ne[1];
     tokens_done_[layer] = end;
+    if (!layers_[layer].is_last_reader) return;
     give_back(*layers_[layer].key_cells, begin, end);
     give_back(*layers_[layer].value_cells, begin, end);
   }

@@ -5,7 +5,7 @@
 #include <llama.h>
 
 #include <squat/error.hpp>
-#include <squat/matrix.hpp>
+#include <squat/model_shape.hpp>
 #include <vector>
 
 namespace squat::llama_cpp {
@@ -42,11 +42,11 @@ inline std::vector<SequenceRows> rows_by_sequence(const std::vector<BatchToken>&
 }
 
 /// Fails unless `mask` [cells, rows] shows each of the tokens [begin, end) of a batch exactly what
-/// a cache shows it of the batch: earlier tokens of its sequence, itself included, as many as
-/// `window` says (0: all), with minus their distance where `has_distances`. So nothing is computed
-/// that the model means differently.
+/// a cache of `shape` shows it of the batch: earlier tokens of its sequence, itself included, as
+/// far as a window or chunk says, with minus their distance where there are ALiBi slopes. So
+/// nothing is computed that the model means differently.
 inline void check_mask(const ggml_tensor& mask, const std::vector<BatchToken>& batch, Index begin,
-                       Index end, Index window, bool has_distances) {
+                       Index end, const LayerShape& shape) {
   constexpr std::uint16_t shown = 0x0000, hidden = 0xfc00;  // 0 and minus infinity
   require(mask.type == GGML_TYPE_F16 && mask.ne[0] >= end && mask.ne[1] >= end - begin,
           "the attention mask is ", ggml_type_name(mask.type), " [", mask.ne[0], ", ", mask.ne[1],
@@ -61,8 +61,9 @@ inline void check_mask(const ggml_tensor& mask, const std::vector<BatchToken>& b
       if (cell <= i) {
         const BatchToken& other = batch[static_cast<std::size_t>(cell)];
         is_shown = other.sequence == own.sequence &&
-                   (window == 0 || own.position - other.position < window);
-        if (is_shown && has_distances) distance = own.position - other.position;
+                   (shape.window == 0 || own.position - other.position < shape.window) &&
+                   (shape.chunk == 0 || own.position / shape.chunk == other.position / shape.chunk);
+        if (is_shown && !shape.alibi_slopes.empty()) distance = own.position - other.position;
       }
       const std::uint16_t expected = !is_shown ? hidden
                                      : distance == 0

@@ -12,12 +12,13 @@ struct Functions {
   decltype(&::llama_free) free;
   decltype(&::llama_decode) decode;
   decltype(&::llama_memory_clear) memory_clear;
+  decltype(&::llama_memory_seq_rm) memory_seq_rm;
   decltype(&::llama_set_abort_callback) set_abort_callback;
 
   /// Those that the program is linked to.
   static Functions linked() {
-    return {&::llama_init_from_model, &::llama_free, &::llama_decode, &::llama_memory_clear,
-            &::llama_set_abort_callback};
+    return {&::llama_init_from_model, &::llama_free,          &::llama_decode,
+            &::llama_memory_clear,    &::llama_memory_seq_rm, &::llama_set_abort_callback};
   }
 };
 

@@ -5,8 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <map>
+#include <cstdint>
 #include <squat/config.hpp>
 #include <squat/llama_cpp/applied_rope.hpp>
 #include <string>
@@ -35,15 +34,19 @@ inline std::string architecture_metadata(const llama_model* model, const std::st
 struct AttentionLayer {
   const ggml_tensor* key_cells;  ///< [kv heads * head_dim, cells]
   const ggml_tensor*
-      value_cells;          ///< [kv heads * value_dim, cells]; of latent attention: key_cells
-  const ggml_tensor* mask;  ///< the same for layers that see the same tokens
+      value_cells;      ///< [kv heads * value_dim, cells]; of latent attention: key_cells
+  Index kv_layer;       ///< the layer that writes them: an earlier one, or this
+  bool is_last_reader;  ///< no later layer reads them
 };
 
-/// What a graph of one token says of the attention of a model. Gathers its nodes, then checks.
+/// What graphs say of the attention of a model. Gathers their nodes, then checks.
 class ModelAttention {
  public:
   void add(const ggml_tensor& node) { nodes_.emplace_back(node); }
-  /// All nodes of the graph, once they are what they were.
+  /// A node of the graph of a token whose position is the width of the model's window or chunk. The
+  /// memory holds the positions 0, the one before, and its own.
+  void add_sight(const ggml_tensor& node) { visible_.push_back(visible(AttentionNode(node).mask)); }
+  /// All nodes of the graph of which add() saw some, once they are what they were.
   void look(const std::vector<const ggml_tensor*>& graph) {
     const AppliedRope ropes(graph);
     for (const AttentionNode& node : nodes_)
@@ -52,9 +55,15 @@ class ModelAttention {
 
   std::vector<AttentionLayer> layers() const {
     std::vector<AttentionLayer> layers;
-    for (const AttentionNode& node : nodes_)
-      layers.push_back(
-          {AttentionNode::cells(node.keys), AttentionNode::cells(node.values), node.mask});
+    for (const AttentionNode& node : nodes_) {
+      const ggml_tensor* const cells = AttentionNode::cells(node.keys);
+      Index writer = 0;
+      while (writer < static_cast<Index>(layers.size()) &&
+             layers[static_cast<std::size_t>(writer)].key_cells != cells)
+        ++writer;
+      for (AttentionLayer& layer : layers) layer.is_last_reader &= layer.key_cells != cells;
+      layers.push_back({cells, AttentionNode::cells(node.values), writer, true});
+    }
     return layers;
   }
 
@@ -64,12 +73,14 @@ class ModelAttention {
     require(layers == llama_model_n_layer(model), "the model's graph has ", layers,
             " attention operators that keep keys and values; its ", llama_model_n_layer(model),
             " layers should have one each");
-    const std::vector<Index> windows = this->windows(model);
+    const std::vector<AttentionLayer> all = this->layers();
     std::vector<LayerShape> by_layer;
     for (std::size_t layer = 0; layer < nodes_.size(); ++layer) {
       check(nodes_[layer], layer);
-      by_layer.push_back(shape_of(nodes_[layer], windows[layer]));
-      by_layer.back().rope = ropes_[layer];
+      LayerShape& one = by_layer.emplace_back(shape_of(nodes_[layer]));
+      one.rope = ropes_[layer];
+      if (all[layer].kv_layer != static_cast<Index>(layer)) one.kv_layer = all[layer].kv_layer;
+      limit_sight(one, layer, llama_model_n_swa(model));
     }
     const LayerShape& first = by_layer.front();
     ModelShape shape{layers, first.query_heads, first.kv_heads, first.head_dim};
@@ -82,7 +93,7 @@ class ModelAttention {
   }
 
  private:
-  static LayerShape shape_of(const AttentionNode& node, Index window) {
+  static LayerShape shape_of(const AttentionNode& node) {
     LayerShape shape;
     shape.query_heads = node.queries->ne[2];
     shape.kv_heads = node.keys->ne[2];
@@ -92,7 +103,6 @@ class ModelAttention {
                            node.keys->view_offs == node.values->view_offs;
     shape.softmax_scale = static_cast<double>(node.scale);
     shape.softcap = static_cast<double>(node.soft_cap);
-    shape.window = window;
     if (node.max_bias > 0)
       shape.alibi_slopes = alibi_slopes(shape.query_heads, static_cast<double>(node.max_bias));
     for (Index head = 0; node.sinks != nullptr && head < shape.query_heads; ++head)
@@ -135,48 +145,45 @@ class ModelAttention {
       require(view->ne[2] == 1 || view->nb[2] == view->ne[0] * ggml_type_size(view->type), where,
               "does not keep the heads of a token side by side");
     }
-    for (std::size_t other = 0; other < layer; ++other)
-      require(AttentionNode::cells(nodes_[other].keys) != AttentionNode::cells(node.keys), where,
-              "reads the keys and values of layer ", other, "; each layer must have its own");
   }
 
   static bool is_in_memory(const ggml_tensor* tensor) {
     return tensor->buffer != nullptr && ggml_backend_buffer_is_host(tensor->buffer);
   }
 
-  /// Per layer; 0: none.
-  std::vector<Index> windows(const llama_model* model) const {
-    const Index window = llama_model_n_swa(model);
-    if (window == 0) {
-      for (const AttentionNode& node : nodes_)
-        require(node.mask == nodes_.front().mask,
-                "layers of the model have different attention masks, and its metadata has no "
-                "sliding window");
-      return std::vector<Index>(nodes_.size(), 0);
+  /// The window or chunk of a layer, whose width the model tells, as its mask shows it.
+  void limit_sight(LayerShape& shape, std::size_t layer, Index width) const {
+    if (visible_.empty()) {
+      require(nodes_[layer].mask == nodes_.front().mask, "layers 0 and ", layer,
+              " of the model have different attention masks, and it has no sliding window");
+      return;
     }
-    // Masks show which layers are alike, but not what they hide in a text longer than a batch.
-    const std::map<std::string, Index> periods = {{"gemma2", 2}, {"gemma3", 6}, {"gpt-oss", 2}};
-    const auto known = periods.find(architecture(model));
-    require(known != periods.end(), "the model (", architecture(model), ") has sliding windows of ",
-            window, " tokens; a cache knows those of gemma2, gemma3 and gpt-oss");
-    const std::string period_key = "attention.sliding_window_pattern";
-    const std::string period_text = architecture_metadata(model, period_key);
-    const Index period = period_text.empty() ? known->second : std::atoi(period_text.c_str());
-    require(period >= 1, architecture(model), ".", period_key, " is ", period_text,
-            "; it must be at least 1");
-    std::vector<Index> windows;
-    for (Index layer = 0; layer < static_cast<Index>(nodes_.size()); ++layer)
-      windows.push_back(layer % period < period - 1 ? window : 0);
-    for (std::size_t layer = 0; layer < nodes_.size(); ++layer)
-      for (std::size_t other = 0; other < layer; ++other)
-        require((nodes_[layer].mask == nodes_[other].mask) == (windows[layer] == windows[other]),
-                "layers ", other, " and ", layer, " of the model have windows of ", windows[other],
-                " and ", windows[layer], " by its metadata; its graph disagrees");
-    return windows;
+    require(visible_.size() == nodes_.size() && visible_[layer] >= 1 && visible_[layer] <= 3,
+            "layer ", layer, " of the model shows ", visible_[layer],
+            " of 3 tokens; with windows of ", width, " tokens it can be 1 to 3");
+    if (visible_[layer] == 2) shape.window = width;  // its own and the one before
+    if (visible_[layer] == 1) shape.chunk = width;   // the first of a chunk
+  }
+
+  /// How many tokens the first row of a mask shows. Nothing has been computed: what the mask is
+  /// made from is asked.
+  static Index visible(const ggml_tensor* mask) {
+    while (mask->src[0] != nullptr || mask->view_src != nullptr)
+      mask = mask->src[0] != nullptr ? mask->src[0] : mask->view_src;
+    require(is_in_memory(mask) && (mask->type == GGML_TYPE_F32 || mask->type == GGML_TYPE_F16),
+            "the attention mask of the model is ", ggml_type_name(mask->type),
+            "; it must be f32 or f16, in the memory of the processor");
+    Index count = 0;
+    for (Index cell = 0; cell < mask->ne[0]; ++cell)
+      count += mask->type == GGML_TYPE_F32
+                   ? std::isfinite(static_cast<const float*>(mask->data)[cell])
+                   : static_cast<const std::uint16_t*>(mask->data)[cell] != 0xfc00;
+    return count;
   }
 
   std::vector<AttentionNode> nodes_;
-  std::vector<Rope> ropes_;  // of each
+  std::vector<Rope> ropes_;     // of each
+  std::vector<Index> visible_;  // tokens that each shows, of 3; empty without windows
 };
 
 }  // namespace squat::llama_cpp
