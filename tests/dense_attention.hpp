@@ -15,7 +15,7 @@ class Sight {
   /// Of `size` tokens, of which `valid` says which are not padding; empty: all are. `rank` says how
   /// many valid ones came before each; empty: none was erased.
   Sight(const LayerShape& shape, const CallOptions& options, Index size,
-        const std::vector<std::uint8_t>& valid, const std::vector<Index>& rank)
+        const std::vector<std::uint8_t>& valid, const std::vector<Index>& rank = {})
       : shape_(shape), options_(options), size_(size) {
     Index before = 0;
     for (std::size_t t = 0; t < static_cast<std::size_t>(size); ++t) {

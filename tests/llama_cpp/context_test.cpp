@@ -137,7 +137,7 @@ TEST_P(ServedModel, GivesTheSameOnAnyNumberOfThreads) {
 std::vector<TinyModel> served_models() {
   std::vector<TinyModel> models;
   for (const char* architecture : {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4",
-                                   "cohere2", "phi3", "gpt-oss", "deepseek2", "bloom"}) {
+                                   "cohere2", "llama4", "phi3", "gpt-oss", "deepseek2", "bloom"}) {
     TinyModel model;
     model.architecture = architecture;
     models.push_back(model);
@@ -249,6 +249,32 @@ TEST(LlamaContext, MovesNoTokensOfModelsWithWindows) {
     SquatSession session(loaded.get(), squat_params(), exact_config());
     EXPECT_FALSE(session.own().sequences().can_shift()) << architecture;
   }
+}
+
+TEST(LlamaContext, KnowsWhereChunksBegin) {
+  TinyModel description;
+  description.architecture = "llama4";
+  const llama_model_ptr model = tiny_model(description);
+  llama_context_params own_params = server_params(), params = squat_params();
+  for (llama_context_params* one : {&own_params, &params}) {
+    one->n_ctx = 8448;
+    one->n_batch = one->n_ubatch = 512;
+    one->n_seq_max = 1;
+  }
+  OwnSession own(model.get(), own_params);
+  Config config = exact_config();
+  config.residual_length = 16384;
+  SquatSession session(model.get(), params, config);
+  const ModelShape& shape = session.own().cache().shape();
+  EXPECT_EQ(shape.layer(0).chunk, 8192);
+  EXPECT_EQ(shape.layer(3).chunk, 0);
+  for (int done = 0; done < 8192; done += 512)
+    for (Session* one : {static_cast<Session*>(&own), static_cast<Session*>(&session)})
+      one->decode({{0, some_tokens(done == 7680 ? 507 : 512)}});
+  // The chunk ends within the first of these.
+  EXPECT_LT(difference(own.decode({{0, some_tokens(20)}}), session.decode({{0, some_tokens(20)}})),
+            1e-3);
+  EXPECT_LT(difference(own.decode({{0, {7}}}), session.decode({{0, {7}}})), 1e-3);
 }
 
 /// The message of the error that a context of this model and these parameters fails with.

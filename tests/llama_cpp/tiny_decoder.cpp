@@ -117,6 +117,20 @@ void write_tiny_decoder(GgufWriter& writer, const TinyModel& model) {
     writer.numbers("rope.dimension_sections",
                    {quarter, quarter + quarter / 2, 2 * quarter - quarter / 2, 0});
   }
+  if (model.architecture == "llama4") {  // no layer has experts, but these are asked for
+    writer.number("interleave_moe_layer_step", 0);
+    writer.number("expert_count", 2);
+    writer.number("expert_used_count", 1);
+    writer.number("expert_feed_forward_length", model.feed_forward);
+    // Queries and keys that turn are normalized, to a deviation of 1.
+    writer.real("attention.scale", static_cast<float>(2 / std::sqrt(model.head_dim)));
+  }
+  if (model.architecture == "llama4") {  // no layer has experts, but these are asked for
+    writer.number("interleave_moe_layer_step", 0);
+    writer.number("expert_count", 2);
+    writer.number("expert_used_count", 1);
+    writer.number("expert_feed_forward_length", model.feed_forward);
+  }
   if (model.architecture == "cohere2") writer.real("logit_scale", 0.0625f);
   if (model.architecture == "gemma4") {
     std::vector<std::int32_t> windows;

@@ -28,6 +28,7 @@ const std::map<std::string, Architecture>& architectures() {
       {"gemma2", {write_tiny_decoder, 2, false, false, 2}},
       {"gemma4", {write_tiny_decoder, 6, false, false, 2}},
       {"cohere2", {write_tiny_decoder, 4, true, false, 4}},
+      {"llama4", {write_tiny_decoder, 4}},
       {"qwen2vl", {write_tiny_decoder, 2, true}},
       {"gpt-oss", {write_tiny_gpt_oss, 2, false, false, 2}},
       {"deepseek2", {write_tiny_deepseek2, 2, false, true}},
@@ -92,9 +93,9 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model) {
 }
 
 const std::vector<std::string>& tiny_decoders() {
-  static const std::vector<std::string> all{"llama",     "qwen2",  "qwen3",  "phi3",    "gemma3",
-                                            "qwen2vl",   "gemma2", "gemma4", "cohere2", "gpt-oss",
-                                            "deepseek2", "bloom",  "jamba"};
+  static const std::vector<std::string> all{"llama",   "qwen2",     "qwen3",  "phi3",    "gemma3",
+                                            "qwen2vl", "gemma2",    "gemma4", "cohere2", "llama4",
+                                            "gpt-oss", "deepseek2", "bloom",  "jamba"};
   return all;
 }
 

@@ -35,7 +35,8 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model);
 /// What needs no encoder. Attention of the first five has queries, keys and values of one width,
 /// rotary embedding by one position, and no more than a scale and a window. Then come qwen2vl
 /// (positions of several dimensions), gemma2 (capped scores), gemma4 (widths by layer, and layers
-/// that read what others have written), cohere2 (windows, no position elsewhere), gpt-oss (sinks
+/// that read what others have written), cohere2 (windows, no position elsewhere),
+/// llama4 (chunks of 8192 tokens, no position elsewhere), gpt-oss (sinks
 /// and experts), deepseek2 (latent attention), bloom (ALiBi) and jamba (every other layer is of
 /// Mamba).
 const std::vector<std::string>& tiny_decoders();
