@@ -122,8 +122,6 @@ void write_tiny_decoder(GgufWriter& writer, const TinyModel& model) {
     writer.number("expert_count", 2);
     writer.number("expert_used_count", 1);
     writer.number("expert_feed_forward_length", model.feed_forward);
-    // Queries and keys that turn are normalized, to a deviation of 1.
-    writer.real("attention.scale", static_cast<float>(2 / std::sqrt(model.head_dim)));
   }
   if (model.architecture == "llama4") {  // no layer has experts, but these are asked for
     writer.number("interleave_moe_layer_step", 0);

@@ -92,7 +92,8 @@ TEST_P(TinyDecoder, AttendsToSomeOfTheTokens) {
   TinySession(GetParam(), params).logits(some_tokens(100));
   ASSERT_TRUE(attended.any());
   EXPECT_GT(attended.mean(), 3);
-  EXPECT_LT(attended.mean(), 50);
+  // Llama 4 normalizes queries and keys that turn: scores have a deviation of 1.
+  EXPECT_LT(attended.mean(), GetParam().architecture == "llama4" ? 65 : 50);
 }
 
 TEST_P(TinyDecoder, RemembersItsFirstToken) {
