@@ -254,14 +254,7 @@ class LlamaContext {
         [&](const std::vector<const ggml_tensor*>& graph) { attention.look(graph); });
     const llama_pos width = llama_model_n_swa(model);
     if (width > 1) {
-      const auto most = static_cast<llama_pos>(
-          std::min(llama_n_ubatch(context_.get()), llama_n_ctx(context_.get()) - 3));
-      for (llama_pos position = 1; position < width;) {
-        const llama_pos count = std::min(most, width - position);
-        probe.decode(position, count);
-        position += count;
-        if (position > 2) probe.remove(1, position - 1);
-      }
+      probe.leave_ends(width);
       probe.decode(width, 1, [&](ggml_tensor& node) {
         if (is_attention(node)) attention.add_sight(node);
       });

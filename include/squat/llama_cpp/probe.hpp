@@ -3,6 +3,7 @@
 
 #include <llama.h>
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 #include <squat/error.hpp>
@@ -62,10 +63,19 @@ class Probe {
     if (graph) graph(all);
   }
 
-  /// Takes the tokens at positions [begin, end) out of the context's own memory.
-  void remove(llama_pos begin, llama_pos end) {
-    require(llama_.memory_seq_rm(llama_get_memory(context_), 0, begin, end),
-            "llama.cpp does not remove the positions ", begin, " to ", end - 1);
+  /// After decode(0, 1): graphs of the positions up to `end`, of which the memory keeps the first
+  /// and the last one. A text may have no gap where it goes on.
+  void leave_ends(llama_pos end) {
+    // One graph at a time, and room for both ends.
+    const auto most =
+        static_cast<llama_pos>(std::min(llama_n_ubatch(context_), llama_n_ctx(context_) - 3));
+    for (llama_pos position = 1; position < end;) {
+      const llama_pos count = std::min(most, end - position);
+      decode(position, count);
+      position += count;
+      require(position <= 2 || llama_.memory_seq_rm(llama_get_memory(context_), 0, 1, position - 1),
+              "llama.cpp does not remove the positions 1 to ", position - 2);
+    }
   }
 
  private:

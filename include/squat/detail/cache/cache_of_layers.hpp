@@ -6,10 +6,10 @@
 #include <squat/detail/attention/attention.hpp>
 #include <squat/detail/attention/workspace_pool.hpp>
 #include <squat/detail/cache/checked_rows.hpp>
+#include <squat/detail/cache/sequence_moves.hpp>
 #include <squat/detail/io/cache_file.hpp>
 #include <squat/detail/layer/call_checks.hpp>
 #include <squat/detail/layer/layer_writer.hpp>
-#include <squat/detail/store/token_moves.hpp>
 #include <squat/executor.hpp>
 #include <squat/query_moments.hpp>
 #include <utility>
@@ -167,37 +167,17 @@ class CacheOfLayers {
 
   void erase(const TokenRange& range, const CallOptions& options) {
     Honours{}.check(options, "erase");
-    check_range(range, options.sequence);
-    if (range.empty()) return;
-    if (range.end == tokens(0, options.sequence).size()) return truncate(range.begin, options);
-    std::vector<LayerStore<Scalar>> changed;
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      TokenMoves<Scalar> moves(own_tokens(layer, options.sequence));
-      moves.erase(range);
-      changed.emplace_back(formats_[static_cast<std::size_t>(layer)]).restore(moves.take());
-    }
-    replace(options.sequence, std::move(changed));
-    for (Index layer = 0; layer < shape_.layers; ++layer)
-      own_tokens(layer, options.sequence).compact();
+    SequenceMoves<Scalar> moves = this->moves(options.sequence);
+    moves.check(range);
+    if (!range.empty() && range.end == size(0, options)) return truncate(range.begin, options);
+    moves.erase(range);
   }
 
   void shift(const TokenRange& range, Index delta, const CallOptions& options) {
     Honours{}.check(options, "shift");
-    check_range(range, options.sequence);
-    check_shift(range, delta, options.sequence);
-    if (range.empty() || delta == 0) return;
-    std::vector<LayerStore<Scalar>> changed;
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      TokenMoves<Scalar> moves(own_tokens(layer, options.sequence));
-      if (shape_.layer(layer).kv_layer == -1) moves.shift(range, delta);
-      LayerStore<Scalar>& one = changed.emplace_back(formats_[static_cast<std::size_t>(layer)]);
-      one.restore(moves.take());
-      require(one.size() == 0 || one.size() >= one.least_size(), "shift by ", delta, ": layer ",
-              layer, " of sequence ", options.sequence,
-              " has dropped what its newest token would see: its size would be ", one.size(),
-              "; its window asks for ", one.least_size());
-    }
-    replace(options.sequence, std::move(changed));
+    SequenceMoves<Scalar> moves = this->moves(options.sequence);
+    moves.check(range);
+    moves.shift(range, delta);
   }
 
   void fork(Index from, Index to) {
@@ -288,40 +268,9 @@ class CacheOfLayers {
     return layers_[read == -1 ? own : index(read, sequence)];
   }
 
-  /// Puts `changed`, an entry a layer, in place of what the sequence holds.
-  void replace(Index sequence, std::vector<LayerStore<Scalar>> changed) noexcept {
-    for (Index layer = 0; layer < shape_.layers; ++layer)
-      layers_[static_cast<std::size_t>(layer * sequences_ + sequence)] =
-          std::move(changed[static_cast<std::size_t>(layer)]);
-  }
-
-  void check_range(const TokenRange& range, Index sequence) const {
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      const Index size = tokens(layer, sequence).size();
-      require(range.begin >= 0 && range.begin <= range.end && range.end <= size, "range is [",
-              range.begin, ", ", range.end, "); layer ", layer, " of sequence ", sequence,
-              " has tokens [0, ", size, ")");
-    }
-  }
-
-  void check_shift(const TokenRange& range, Index delta, Index sequence) const {
-    constexpr Index last_position = Index{1} << 48;
-    require(delta >= -range.begin && delta <= last_position - range.end, "delta is ", delta,
-            "; for tokens [", range.begin, ", ", range.end, ") it must be ", -range.begin, " to ",
-            last_position - range.end);
-    const TokenRange target = delta < 0 ? TokenRange{range.begin + delta, range.begin}
-                                        : TokenRange{range.end, range.end + delta};
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      require(shape_.layer(layer).rope.is_known(),
-              "shift: the shape does not say how keys of layer ", layer,
-              " turn with their position: rope.is_applied must be true, or rope.pairing not "
-              "none");
-      const LayerView<Scalar> view = tokens(layer, sequence).view();
-      const Index end = std::min(target.end, view.size());
-      for (Index token = std::max(target.begin, view.first); token < end; ++token)
-        require(!view.is_valid(token), "delta is ", delta, "; tokens [", range.begin, ", ",
-                range.end, ") cannot move over token ", token, ", which must be erased first");
-    }
+  SequenceMoves<Scalar> moves(Index sequence) {
+    check_sequence("options.sequence", sequence);
+    return {shape_, formats_, layers_, sequences_, sequence};
   }
 
   std::vector<LayerStore<Scalar>> empty_layers(Index sequences) const {
