@@ -165,14 +165,14 @@ class ModelAttention {
     if (visible_[layer] == 1) shape.chunk = width;   // the first of a chunk
   }
 
-  /// How many tokens the first row of a mask shows. Nothing has been computed: what the mask is
-  /// made from is asked.
-  static Index visible(const ggml_tensor* mask) {
+  /// How many tokens the first row of a mask shows; 0 where that cannot be read. Nothing has been
+  /// computed: what the mask is made from is asked. Throws nothing, since llama.cpp calls it.
+  static Index visible(const ggml_tensor* mask) noexcept {
+    if (mask == nullptr) return 0;
     while (mask->src[0] != nullptr || mask->view_src != nullptr)
       mask = mask->src[0] != nullptr ? mask->src[0] : mask->view_src;
-    require(is_in_memory(mask) && (mask->type == GGML_TYPE_F32 || mask->type == GGML_TYPE_F16),
-            "the attention mask of the model is ", ggml_type_name(mask->type),
-            "; it must be f32 or f16, in the memory of the processor");
+    if (!is_in_memory(mask) || (mask->type != GGML_TYPE_F32 && mask->type != GGML_TYPE_F16))
+      return 0;
     Index count = 0;
     for (Index cell = 0; cell < mask->ne[0]; ++cell)
       count += mask->type == GGML_TYPE_F32
