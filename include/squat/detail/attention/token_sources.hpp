@@ -87,7 +87,8 @@ struct BlockSource {
       add_rows(scores, begin);
     }
     if (packed == 0) return;
-    for (Index i = 0; i < head.rows; ++i) std::fill(scores[i] + packed, scores[i] + count, 0.0f);
+    if (packed < count)
+      for (Index i = 0; i < head.rows; ++i) std::fill(scores[i] + packed, scores[i] + count, 0.0f);
     scratch.values.add(layer.value_layout(), block.values(head.head), scores, head.rows,
                        scratch.packed, scratch.stride);
   }
