@@ -51,6 +51,7 @@ OperatorCase drawn_case(Draw& draw) {
   shape.head_dim = draw.of<Index>({16, 32, 64, 80, 128, 192, 256, 576});
   shape.value_dim = draw.of<Index>({16, 64, 128, 512});
   if (shape.head_dim <= 512 && draw.of({0, 1}) == 1) shape.value_dim = 0;
+  shape.values_in_keys = shape.value_width() <= shape.head_dim && draw.of({0, 0, 1}) == 1;
   shape.softmax_scale = draw.of({0.0, 0.05, 0.4});
   const int limit = draw.of({0, 0, 1, 2});
   if (limit == 1) shape.window = draw.of<Index>({1, 17, 64, 100});
@@ -154,8 +155,12 @@ void expect_as_ggml(unsigned seed) {
   };
   const Rows queries = tokens(layer.query_heads * layer.head_dim, 1);
   const Rows keys = tokens(layer.kv_heads * layer.head_dim, 2);
-  const Rows values = tokens(layer.kv_heads * layer.value_width(), 3);
-  cache.update(0, Queries(queries), Keys(keys), Values(values));
+  const Index width = layer.value_width();
+  Rows values = tokens(layer.kv_heads * width, 3);
+  for (Index head = 0; head < layer.kv_heads && layer.values_in_keys; ++head)
+    values.middleCols(head * width, width) = keys.middleCols(head * layer.head_dim, width);
+  cache.update(0, Queries(queries), Keys(keys),
+               Values(values.leftCols(layer.kv_heads * layer.own_value_width())));
   // So that a layer with a window still holds what the rows see.
   if (drawn.rows == 1 || layer.window + layer.chunk == 0) cache.flush(0);
   const Index first = cache.first(0);
