@@ -36,7 +36,7 @@ def parse_options(description, caches):
     parser.add_argument("--context", type=int, default=8192, help="in tokens (default: 8192)")
     parser.add_argument("server_options", nargs="*", metavar="-- OPTION",
                         help="more options for llama-server, after --")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     for name, least in ("requests", 1), ("slots", 1), ("threads", 1), ("context", 512):
         if getattr(options, name) < least:
             parser.error(f"--{name} is {getattr(options, name)}; it must be at least {least}")
