@@ -99,10 +99,12 @@ class FusedAttention {
     prepared_turn_ = block.turn;
     if (block.turn == 0) return scratch_.keys.prepare(keys, head_->queries, rows_);
     const Index head_dim = call_->layer.format.head_dim();
-    std::copy_n(head_->queries, rows_ * head_dim, turned_);
+    static_assert(max_rows <= PlainRows<Scalar>::chunk, "turned queries lie where rows do");
+    float* const turned = scratch_.rows.room();
+    std::copy_n(head_->queries, rows_ * head_dim, turned);
     RopeWalk<float>(*call_->layer.format.applied_rope)
-        .rotate_all(-block.turn, turned_, rows_, head_dim);
-    scratch_.keys.prepare(keys, turned_, rows_);
+        .rotate_all(-block.turn, turned, rows_, head_dim);
+    scratch_.keys.prepare(keys, turned, rows_);
   }
 
   /// One step of an online softmax, over the tokens of `source`.
@@ -180,7 +182,6 @@ class FusedAttention {
   alignas(64) float plain_sums_[max_rows * max_head_dim];
   const KeyRecordLayout* prepared_for_ = nullptr;
   Index prepared_turn_ = 0;
-  float turned_[max_rows * max_head_dim];
 };
 
 }  // namespace squat::detail

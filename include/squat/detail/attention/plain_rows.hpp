@@ -33,6 +33,9 @@ class PlainRows {
       std::copy_n(rows_ + t * all, width, rows_ + t * width);
   }
 
+  /// Room for `chunk` rows of max_head_dim numbers, in place of those that were taken.
+  float* room() { return rows_; }
+
   /// scores[t] = row t . query [width].
   void score(const float* query, float* scores) const {
     kernels_.dot_rows(rows_, count_, width_, query, scores);
