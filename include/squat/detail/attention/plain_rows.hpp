@@ -12,25 +12,15 @@ class PlainRows {
  public:
   static constexpr Index chunk = 32;
 
-  /// Takes `count` rows, numbers [offset, offset + width) of row(t), of Scalar.
+  /// Takes `count` rows, row(t) [kv_heads * width] of Scalar.
   template <class Row>
-  void gather(Index count, Index offset, Index width, const Row& row) {
+  void gather(Index count, Index head, Index width, const Row& row) {
     count_ = count;
     width_ = width;
     for (Index t = 0; t < count; ++t) {
-      const Scalar* const from = row(t) + offset;
+      const Scalar* const from = row(t) + head * width;
       for (Index c = 0; c < width; ++c) rows_[t * width + c] = static_cast<float>(from[c]);
     }
-  }
-
-  /// Takes the first `width` numbers of `count` rows [count, all], which write(rows) writes.
-  template <class Write>
-  void take(Index count, Index width, Index all, const Write& write) {
-    count_ = count;
-    width_ = width;
-    write(rows_);
-    for (Index t = 1; t < count && width < all; ++t)
-      std::copy_n(rows_ + t * all, width, rows_ + t * width);
   }
 
   /// Room for `chunk` rows of max_head_dim numbers, in place of those that were taken.

@@ -53,7 +53,7 @@ struct BlockSource {
     scratch.keys.score(block.key_layout(head.head), block.keys(head.head), scores[0]);
     if (next != nullptr) prefetch(next->keys(head.head), next->key_layout(head.head).bytes());
     for_full_precision(block.tokens, [&](Index index, Index slot) {
-      scratch.rows.gather(1, head.head * layer.format.head_dim(), layer.format.head_dim(),
+      scratch.rows.gather(1, head.head, layer.format.head_dim(),
                           [&](Index) { return layer.full_precision.keys.row(index); });
       for (Index i = 0; i < head.rows; ++i)
         scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i] + slot);
@@ -68,22 +68,19 @@ struct BlockSource {
   bool is_valid(Index slot) const { return block.is_valid(slot); }
 
   void read_values() const {
-    if (packed_values() > 0) scratch.values.read(layer.value_layout(), block.values(head.head));
+    if (block.value_tokens > 0) scratch.values.read(layer.value_layout(), block.values(head.head));
   }
 
   void add_values(float (*scores)[simd::max_block]) const {
-    const Index packed = packed_values();
+    const Index packed = block.value_tokens;
     for_full_precision(count, [&](Index index, Index slot) {
-      gather_values(1, [&](Index) { return layer.full_precision_value(index); });
+      gather_values(1, [&](Index) { return layer.full_precision.values.row(index); });
       add_rows(scores, slot);
       for (Index i = 0; i < head.rows; ++i) scores[i][slot] = 0;  // for what the token's slot holds
     });
     for (Index begin = packed; begin < count; begin += PlainRows<Scalar>::chunk) {
-      const Index tokens = std::min(PlainRows<Scalar>::chunk, count - begin);
-      if (layer.format.stores_values())
-        gather_values(tokens, [&](Index t) { return layer.waiting_value(block, begin + t); });
-      else
-        take_values_from_keys(begin, tokens);
+      gather_values(std::min(PlainRows<Scalar>::chunk, count - begin),
+                    [&](Index t) { return layer.waiting_value(block, begin + t); });
       add_rows(scores, begin);
     }
     if (packed == 0) return;
@@ -94,19 +91,9 @@ struct BlockSource {
   }
 
  private:
-  /// Of so many of the first tokens the values are packed by themselves.
-  Index packed_values() const { return layer.format.stores_values() ? block.value_tokens : 0; }
-
   template <class Row>
   void gather_values(Index tokens, const Row& row) const {
-    scratch.rows.gather(tokens, head.head * layer.format.value_stride(), layer.format.value_dim(),
-                        row);
-  }
-
-  void take_values_from_keys(Index begin, Index tokens) const {
-    scratch.rows.take(tokens, layer.format.value_dim(), layer.format.head_dim(), [&](float* rows) {
-      block.key_layout(head.head).dequantize(block.keys(head.head), tokens, rows, begin);
-    });
+    scratch.rows.gather(tokens, head.head, layer.format.value_dim(), row);
   }
 
   void add_rows(float (*scores)[simd::max_block], Index slot) const {
@@ -151,8 +138,7 @@ struct ResidualSource {
   bool has_padding = true;
 
   void score(float (*scores)[simd::max_block]) const {
-    gather(layer.format.head_dim(), layer.format.head_dim(),
-           [&](Index t) { return layer.key(first + t); });
+    gather(layer.format.head_dim(), [&](Index t) { return layer.key(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
   }
@@ -167,16 +153,15 @@ struct ResidualSource {
   void read_values() const {}
 
   void add_values(float (*scores)[simd::max_block]) const {
-    gather(layer.format.value_dim(), layer.format.value_stride(),
-           [&](Index t) { return layer.value(first + t); });
+    gather(layer.format.value_dim(), [&](Index t) { return layer.value(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
   }
 
  private:
   template <class Row>
-  void gather(Index width, Index stride, const Row& row) const {
-    scratch.rows.gather(count, head.head * stride, width, row);
+  void gather(Index width, const Row& row) const {
+    scratch.rows.gather(count, head.head, width, row);
   }
 };
 
@@ -194,7 +179,7 @@ struct SinkSource {
   bool has_padding = false;
 
   void score(float (*scores)[simd::max_block]) const {
-    gather(layer.format.head_dim(), layer.format.head_dim(),
+    gather(layer.format.head_dim(),
            [&](Index t) { return layer.full_precision.keys.row(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
@@ -210,16 +195,16 @@ struct SinkSource {
   void read_values() const {}
 
   void add_values(float (*scores)[simd::max_block]) const {
-    gather(layer.format.value_dim(), layer.format.value_stride(),
-           [&](Index t) { return layer.full_precision_value(first + t); });
+    gather(layer.format.value_dim(),
+           [&](Index t) { return layer.full_precision.values.row(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
   }
 
  private:
   template <class Row>
-  void gather(Index width, Index stride, const Row& row) const {
-    scratch.rows.gather(count, head.head * stride, width, row);
+  void gather(Index width, const Row& row) const {
+    scratch.rows.gather(count, head.head, width, row);
   }
 };
 

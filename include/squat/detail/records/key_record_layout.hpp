@@ -213,10 +213,10 @@ class KeyRecordLayout {
         });
   }
 
-  /// Dequantizes `tokens` tokens from `first` on, a multiple of 16, into out[tokens][head_dim],
-  /// channels in their own order, rotated back.
+  /// Dequantizes tokens [0, tokens) into out[tokens][head_dim], channels in their own order,
+  /// rotated back.
   template <class Real>
-  void dequantize(const std::byte* record, Index tokens, Real* out, Index first = 0) const {
+  void dequantize(const std::byte* record, Index tokens, Real* out) const {
     Real scale[max_head_dim], zero[max_head_dim];  // of each position
     for (Index p = 0; !is_per_token_ && p < head_dim_; ++p) {
       const auto a = affine<Real>(record, p);
@@ -229,10 +229,10 @@ class KeyRecordLayout {
       for (const Run& run : runs_)
         for (Index p = run.first; p < run.first + run.count; p += 8) {
           std::uint8_t codes[16][8];
-          read_tile(record, run, first + t, p, codes);
+          read_tile(record, run, t, p, codes);
           for (Index lane = 0; lane < count; ++lane) {
             if (is_per_token_) {
-              const auto a = affine<Real>(record, first + t + lane, groups_.group_of(p));
+              const auto a = affine<Real>(record, t + lane, groups_.group_of(p));
               std::fill_n(scale + p, 8, a.scale);
               std::fill_n(zero + p, 8, a.zero);
             }
