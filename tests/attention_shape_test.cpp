@@ -23,12 +23,7 @@ void converse_in_shape(unsigned seed, bool exact) {
   const LayerShape shape = drawn_shape(draw);
   Config config = draw.config();
   config.arithmetic = exact ? Arithmetic::dequantized : Arithmetic::fast;
-  SCOPED_TRACE(::testing::Message()
-               << "seed " << seed << ", heads " << shape.query_heads << "/" << shape.kv_heads
-               << " of " << shape.head_dim << " and " << shape.value_dim << ", window "
-               << shape.window << ", chunk " << shape.chunk << ", sinks " << shape.sink_tokens
-               << ", cap " << shape.softcap << ", logits " << shape.sink_logits.size()
-               << ", slopes " << shape.alibi_slopes.size());
+  SCOPED_TRACE(described(seed, shape, config));
   ShapedConversation conversation(shape, config, 1000 * seed);
   conversation.attention(draw.of<Index>({1, 70, 150}), draw.of<Index>({0, 0, 1}), draw);
   for (int call = 0; call < 4; ++call) {

@@ -21,12 +21,7 @@ void move_in_conversation(unsigned seed, bool exact) {
   }
   Config config = draw.config();
   config.arithmetic = exact ? Arithmetic::dequantized : Arithmetic::fast;
-  SCOPED_TRACE(::testing::Message()
-               << "seed " << seed << ", heads " << shape.query_heads << "/" << shape.kv_heads
-               << " of " << shape.head_dim << " and " << shape.value_dim << ", window "
-               << shape.window << ", chunk " << shape.chunk << ", sinks " << shape.sink_tokens
-               << ", residual " << config.residual_length << ", blocks of "
-               << config.token_group_size << ", pairing " << static_cast<int>(shape.rope.pairing));
+  SCOPED_TRACE(described(seed, shape, config));
   ShapedConversation conversation(shape, config, 1000 * seed);
   conversation.attention(draw.of<Index>({20, 150, 300}), draw.of<Index>({0, 0, 7}), draw);
   for (int step = 0; step < 6; ++step) {

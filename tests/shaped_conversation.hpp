@@ -39,6 +39,18 @@ inline LayerShape drawn_shape(Draw& draw) {
   return shape;
 }
 
+/// For the messages of drawn tests.
+inline std::string described(unsigned seed, const LayerShape& shape, const Config& config) {
+  std::ostringstream out;
+  out << "seed " << seed << ", heads " << shape.query_heads << "/" << shape.kv_heads << " of "
+      << shape.head_dim << " and " << shape.value_dim << ", values in keys " << shape.values_in_keys
+      << ", window " << shape.window << ", chunk " << shape.chunk << ", sinks " << shape.sink_tokens
+      << ", cap " << shape.softcap << ", logits " << shape.sink_logits.size() << ", slopes "
+      << shape.alibi_slopes.size() << ", pairing " << static_cast<int>(shape.rope.pairing)
+      << ", residual " << config.residual_length << ", blocks of " << config.token_group_size;
+  return out.str();
+}
+
 /// A conversation with a cache and what went in.
 class ShapedConversation {
  public:

@@ -135,13 +135,9 @@ TEST_P(ServedModel, GivesTheSameOnAnyNumberOfThreads) {
 }
 
 std::vector<TinyModel> served_models() {
-  std::vector<TinyModel> models;
-  for (const char* architecture : {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4",
-                                   "cohere2", "llama4", "phi3", "gpt-oss", "deepseek2", "bloom"}) {
-    TinyModel model;
-    model.architecture = architecture;
-    models.push_back(model);
-  }
+  std::vector<TinyModel> models =
+      tiny_models({"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4", "cohere2", "llama4",
+                   "phi3", "gpt-oss", "deepseek2", "bloom"});
   models[0].head_dim = 128;
   return models;
 }
@@ -213,26 +209,9 @@ TEST_P(MovedModel, IsInOneLayerAsIfItHadNeverHadTheTokensTakenOut) {
 
 /// Every way in which keys turn.
 std::vector<TinyModel> moved_models() {
-  std::vector<TinyModel> models;
-  for (const char* architecture : {"llama", "qwen2", "qwen3", "phi3", "deepseek2", "bloom"}) {
-    TinyModel model;
-    model.architecture = architecture;
-    models.push_back(model);
-  }
-  TinyModel separate = models[4];
-  separate.latent_cache = false;
-  models.push_back(separate);
-  TinyModel partial = models[3];
-  partial.rotary_dim = 48;
-  models.push_back(partial);
-  for (const char* scaling : {"linear", "yarn"}) {
-    TinyModel scaled;
-    scaled.rotary_scaling = scaling;
-    models.push_back(scaled);
-  }
-  TinyModel factors;
-  factors.rotary_factors = true;
-  models.push_back(factors);
+  std::vector<TinyModel> models =
+      tiny_models({"llama", "qwen2", "qwen3", "phi3", "deepseek2", "bloom"});
+  for (const TinyModel& variant : tiny_rotary_variants()) models.push_back(variant);
   return models;
 }
 

@@ -99,6 +99,23 @@ const std::vector<std::string>& tiny_decoders() {
   return all;
 }
 
+std::vector<TinyModel> tiny_models(const std::vector<std::string>& architectures) {
+  std::vector<TinyModel> models;
+  for (const std::string& architecture : architectures)
+    models.emplace_back().architecture = architecture;
+  return models;
+}
+
+std::vector<TinyModel> tiny_rotary_variants() {
+  std::vector<TinyModel> models = tiny_models({"llama", "llama", "llama", "phi3", "deepseek2"});
+  models[0].rotary_scaling = "linear";
+  models[1].rotary_scaling = "yarn";
+  models[2].rotary_factors = true;
+  models[3].rotary_dim = 48;
+  models[4].latent_cache = false;
+  return models;
+}
+
 const std::vector<std::string>& tiny_encoders() {
   static const std::vector<std::string> all{"bert", "t5"};
   return all;

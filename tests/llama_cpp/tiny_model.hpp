@@ -40,6 +40,11 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model);
 /// and experts), deepseek2 (latent attention), bloom (ALiBi) and jamba (every other layer is of
 /// Mamba).
 const std::vector<std::string>& tiny_decoders();
+/// A model of each of these, as it is.
+std::vector<TinyModel> tiny_models(const std::vector<std::string>& architectures);
+/// Other ways in which keys turn with their position: linear and YaRN scaling, frequency factors, a
+/// part of a head (phi3), keys that are not latent (deepseek2).
+std::vector<TinyModel> tiny_rotary_variants();
 /// bert (embeddings alone, no cache) and t5 (an encoder and a decoder).
 const std::vector<std::string>& tiny_encoders();
 

@@ -116,12 +116,7 @@ TEST_P(TinyDecoder, DependsOnTheSeedAlone) {
 
 /// All architectures as they are, and variants of the first ones.
 std::vector<TinyModel> decoders() {
-  std::vector<TinyModel> models;
-  for (const std::string& architecture : tiny_decoders()) {
-    TinyModel model;
-    model.architecture = architecture;
-    models.push_back(model);
-  }
+  std::vector<TinyModel> models = tiny_models(tiny_decoders());
   for (const char* architecture : {"llama", "qwen2", "qwen3", "phi3", "gemma3"}) {
     for (const int head_dim : {128, 256}) {
       TinyModel model;
@@ -132,22 +127,7 @@ std::vector<TinyModel> decoders() {
       models.push_back(model);
     }
   }
-  for (const char* scaling : {"linear", "yarn"}) {
-    TinyModel model;
-    model.rotary_scaling = scaling;
-    models.push_back(model);
-  }
-  TinyModel factors;
-  factors.rotary_factors = true;
-  models.push_back(factors);
-  TinyModel partial;
-  partial.architecture = "phi3";
-  partial.rotary_dim = 48;
-  models.push_back(partial);
-  TinyModel separate;
-  separate.architecture = "deepseek2";
-  separate.latent_cache = false;
-  models.push_back(separate);
+  for (const TinyModel& variant : tiny_rotary_variants()) models.push_back(variant);
   return models;
 }
 
