@@ -229,6 +229,15 @@ void run(const Options& options) {
     if (const AttentionShape shape{32, 8, 128, tokens}; wanted("Memory: " + shape.name()))
       memory[shape.name()] = memory_table(shape, settings());
 
+  for (const AttentionShape& shape :
+       {AttentionShape{9, 3, 64}, AttentionShape{32, 8, 128}, AttentionShape{4, 1, 256}}) {
+    const std::string heads = shape.name().substr(0, shape.name().rfind(','));
+    if (!wanted("Memory by length: " + heads)) continue;
+    std::printf("\n### Memory by length: %s, bits per element in total\n\n", heads.c_str());
+    length_table(shape, {Setting::published(2), Setting::recommended("2.5"),
+                         Setting::recommended("3"), Setting::recommended("4.5")});
+  }
+
   if (options.json.empty()) return;
   std::ofstream file(options.json);
   file << nlohmann::json{{"processor", processor_name()}, {"tables", tables}, {"memory", memory}}

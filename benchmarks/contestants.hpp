@@ -121,19 +121,25 @@ inline double read_bytes(const squat::MemoryUsage& memory) {
   return static_cast<double>(memory.codes + memory.scales + memory.residual);
 }
 
-/// Appends all tokens of `data`, a chunk at a time; the first chunk is the prompt.
+/// Appends the first `tokens` tokens of `data`, a chunk at a time; the first chunk is the prompt.
 template <class Cache>
-void fill(Cache& cache, const AttentionData& data) {
+void fill(Cache& cache, const AttentionData& data, int tokens) {
   constexpr int chunk = 1024;
   const AttentionShape& shape = data.shape;
   static const std::vector<float> queries = normal_samples(std::size_t{chunk} * 32 * 512, 4);
-  for (int first = 0; first < shape.tokens; first += chunk) {
-    const int count = std::min(chunk, shape.tokens - first);
+  for (int first = 0; first < tokens; first += chunk) {
+    const int count = std::min(chunk, tokens - first);
     cache.update(0, squat::Queries(rows_of(queries, shape.query_width(), 0, count)),
                  squat::Keys(rows_of(data.keys, shape.kv_width(), first, count)),
                  squat::Values(rows_of(data.values, shape.kv_width(), first, count)));
     cache.flush(0);
   }
+}
+
+/// Appends all tokens of `data`.
+template <class Cache>
+void fill(Cache& cache, const AttentionData& data) {
+  fill(cache, data, data.shape.tokens);
 }
 
 /// A cache of one layer that holds the tokens of `data`.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -62,6 +63,36 @@ inline nlohmann::json memory_table(const AttentionShape& shape,
   }
   std::fflush(stdout);
   return json;
+}
+
+/// Prints what caches of 32 to 16384 tokens take in total, in bits per cached element; `shape` says
+/// nothing of tokens.
+inline void length_table(AttentionShape shape, const std::vector<Setting>& settings) {
+  constexpr int lengths[] = {32, 128, 256, 512, 1024, 4096, 16384};
+  shape.tokens = lengths[std::size(lengths) - 1];
+  const AttentionData data(shape);
+  std::printf("| cache | 32 | 128 | 256 | 512 | 1024 | 4096 | 16384 |\n");
+  std::printf("|---|---|---|---|---|---|---|---|\n");
+  const auto print = [&](const std::string& name, const auto& bytes_of) {
+    std::printf("| %s |", name.c_str());
+    for (const int tokens : lengths)
+      std::printf(" %.2f |", 8 * static_cast<double>(bytes_of(tokens)) /
+                                 (2.0 * tokens * static_cast<double>(shape.kv_width())));
+    std::printf("\n");
+  };
+  for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0})
+    print(std::string("ggml ") + ggml_type_name(type), [&](int tokens) {
+      AttentionShape part = shape;
+      part.tokens = tokens;
+      return ggml_memory(part, type).bytes.total();
+    });
+  for (const Setting& setting : settings)
+    print(setting.name, [&](int tokens) {
+      squat::SQuatCache<float, 2> cache(model_shape(shape), setting.config);
+      fill(cache, data, tokens);
+      return cache.memory().total();
+    });
+  std::fflush(stdout);
 }
 
 }  // namespace benchmarks

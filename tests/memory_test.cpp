@@ -12,19 +12,19 @@ namespace {
 
 const ModelShape large{2, 4, 4, 64};
 constexpr Index width = 4 * 64;
+const Index heads = large.layers * large.kv_heads;
 
 /// Appends `count` tokens to every layer and flushes.
-void feed(Cache& cache, Index count) {
+void feed(Cache& cache, Index count, const CallOptions& options = {}) {
   const Rows queries = random_matrix<float>(count, width, 1);
   const Rows keys = random_matrix<float>(count, width, 2),
              values = random_matrix<float>(count, width, 3);
   for (Index layer = 0; layer < large.layers; ++layer) {
-    cache.update(layer, Queries(queries), Keys(keys), Values(values));
+    cache.update(layer, Queries(queries), Keys(keys), Values(values), options);
     cache.flush(layer);
   }
 }
 
-const Index heads = large.layers * large.kv_heads;
 constexpr Index token_codes = 64 * 2 / 8;  ///< of the key or the value of one token and head
 /// A scale and a zero of 2 bytes for 32 numbers: of 32 tokens (keys), of 32 channels (values).
 constexpr Index token_scales = 64 / 32 * 2 * 2;
@@ -111,14 +111,19 @@ TEST(Memory, ResidualShrinksAfterThePrompt) {
   }
 }
 
-TEST(Memory, SubspaceKeepsMomentsWhileThePromptLasts) {
-  Cache cache(large);
-  feed(cache, 100);
-  const Index moments = large.layers * large.kv_heads * 64 * 64 * Index{sizeof(double)};
+TEST(Memory, SubspaceKeepsTheMomentWhileThePromptLasts) {
+  Cache cache(large), at_once(large);
+  CallOptions options;
+  options.fit = FitQueries::accumulate;
+  feed(cache, 100, options);
+  feed(at_once, 100);
+  const Index triangles = heads * 64 * 65 / 2 * Index{sizeof(float)};
   const Index during = cache.memory().subspace;
-  EXPECT_GE(during, moments);
+  EXPECT_GE(during, triangles);
+  EXPECT_LE(during, triangles + at_once.memory().subspace + heads * 2048);
   feed(cache, 1);
-  EXPECT_LE(cache.memory().subspace, during - moments);
+  EXPECT_LE(cache.memory().subspace, during - triangles);
+  EXPECT_EQ(cache.memory().subspace, at_once.memory().subspace);
 }
 
 TEST(Memory, TruncatingAndClearingFree) {

@@ -126,6 +126,7 @@ TEST(FullPrecisionTokens, StayExactBehindPadding) {
   const RandomTokens states(300, 9);
   Config config = Config::recommended(2.25);
   config.full_precision_tokens = 3;
+  config.residual_bits = 0;
   std::vector<std::uint8_t> valid(300, 1);
   for (std::size_t t = 0; t < 40; ++t) valid[t] = 0;
   Cache cache(wide, config);
@@ -162,6 +163,7 @@ TEST(FullPrecisionTokens, AreTakenAnewAfterTruncation) {
   const RandomTokens states(200, 13), others(200, 14);
   Config config = Config::recommended(2.5);
   config.full_precision_tokens = 2;
+  config.residual_bits = 0;
   Cache cache(wide, config);
   feed_random(cache, states, 0, 200);
   cache.truncate(1);

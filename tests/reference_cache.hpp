@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <squat/detail/encoding/key_quantizer.hpp>
 #include <squat/detail/encoding/value_quantizer.hpp>
+#include <squat/detail/plan/gathered_queries.hpp>
 #include <squat/options.hpp>
 #include <utility>
 #include <vector>
@@ -18,7 +19,7 @@ using namespace detail;
 template <class Scalar>
 struct ReferenceFit {
   Index sequence = -1;
-  std::vector<SecondMoment> moments;                         // empty once the prompt is over
+  std::vector<GatheredQueries> queries;                      // empty once the prompt is over
   std::vector<ErrorFeedback<ComputeType<Scalar>>> feedback;  // empty until keys leave
 };
 
@@ -146,11 +147,11 @@ class ReferenceCache {
     if (fit.sequence == -1 || fit.sequence == sequence) {
       const bool is_over = which == FitQueries::first_update || gathered(fit) >= 1024;
       if (!target.has_valid())
-        refit(Fit{}, fit, sequence, queries, mask);
+        refit(Fit{}, fit, sequence, queries, mask, which);
       else if (is_over && !fit.feedback.empty())
-        fit.moments.clear();
-      else if (which == FitQueries::accumulate && !fit.moments.empty())
-        refit(fit, fit, sequence, queries, mask);
+        fit.queries.clear();
+      else if (which == FitQueries::accumulate && !fit.queries.empty())
+        refit(fit, fit, sequence, queries, mask, which);
     }
     target.append(keys, values, mask);
   }
@@ -158,12 +159,14 @@ class ReferenceCache {
   void flush(Index layer_index, Index sequence) {
     Fit& fit = this->fit(layer_index, sequence);
     if (fit.feedback.empty() && layer(layer_index, sequence).has_leaving_keys())
-      for (const SecondMoment& moment : fit.moments) {
-        const QuerySubspace subspace =
-            QuerySubspace::fit(moment, config_.subspace_dim, config_.squat_lambda);
+      for (const GatheredQueries& head : fit.queries) {
+        const QuerySubspace subspace = head.subspace(LayerSettings(config_));
         fit.feedback.emplace_back(config_.rotate_keys ? subspace.rotated() : subspace,
                                   config_.quant_group_size);
       }
+    const bool is_last =
+        !fit.queries.empty() && (fit.queries.front().has_directions() || gathered(fit) >= 1024);
+    if (is_last && !fit.feedback.empty()) fit.queries.clear();
     const typename Layer::Feedback none(static_cast<std::size_t>(shape_.kv_heads),
                                         ErrorFeedback<ComputeType<Scalar>>(shape_.head_dim));
     layer(layer_index, sequence).flush(fit.feedback.empty() ? none : fit.feedback);
@@ -191,23 +194,28 @@ class ReferenceCache {
 
   /// Tokens whose queries are in the moments.
   Index gathered(const Fit& fit) const {
-    return fit.moments.empty() ? 0 : fit.moments.front().count() / shape_.heads_per_kv();
+    return fit.queries.empty() ? 0 : fit.queries.front().count() / shape_.heads_per_kv();
   }
 
   /// fit = `before` with the queries of valid tokens taken in; as it was if there are none. Its
   /// feedback serves until the tokens pass a power of two.
   void refit(Fit before, Fit& fit, Index sequence, const Matrix<Scalar>& queries,
-             const std::vector<std::uint8_t>& mask) {
+             const std::vector<std::uint8_t>& mask, FitQueries which) {
     Index power = 1;
     while (power <= gathered(before)) power *= 2;
-    if (before.moments.empty())
-      before.moments.assign(static_cast<std::size_t>(shape_.kv_heads),
-                            SecondMoment(shape_.head_dim));
+    if (before.queries.empty())
+      before.queries.assign(static_cast<std::size_t>(shape_.kv_heads),
+                            GatheredQueries(shape_.head_dim));
     const Index d = shape_.head_dim;
+    std::vector<SecondMoment> moments(static_cast<std::size_t>(shape_.kv_heads), SecondMoment(d));
     for (Index head = 0; head < shape_.query_heads; ++head)
-      before.moments[static_cast<std::size_t>(head / shape_.heads_per_kv())].template add<Scalar>(
+      moments[static_cast<std::size_t>(head / shape_.heads_per_kv())].template add<Scalar>(
           queries.middleCols(head * d, d), mask);
-    if (before.moments.front().count() == 0) return;
+    for (std::size_t head = 0; head < moments.size(); ++head)
+      before.queries[head].add(moments[head]);
+    if (before.queries.front().count() == 0) return;
+    if (which == FitQueries::first_update)
+      for (GatheredQueries& head : before.queries) head.keep_leading(LayerSettings(config_));
     before.sequence = sequence;
     if (gathered(before) >= power) before.feedback.clear();
     fit = std::move(before);

@@ -362,6 +362,7 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
       {"config.value_group_size", [](auto&, auto& c) { c.value_group_size = 32; }, "64", "32"},
       {"config.value_grid", [](auto&, auto& c) { c.value_grid = ValueGrid::min_max; }, "1", "0"},
       {"config.rotate_values", [](auto&, auto& c) { c.rotate_values = false; }, "1", "0"},
+      {"config.residual_bits", [](auto&, auto& c) { c.residual_bits = 16; }, "8", "16"},
       {"config.full_precision_tokens", [](auto&, auto& c) { c.full_precision_tokens = 0; }, "1",
        "0"},
       {"config.query_decay", [](auto&, auto& c) { c.query_decay = 0.5; }, "0", "0.5"},
@@ -573,7 +574,14 @@ TEST(SnapshotOfASequence, RefusesWhatDoesNotFit) {
 
 ModelShape golden_shape() { return {1, 2, 2, 8}; }
 
-FloatCache golden_cache() { return FloatCache(golden_shape(), small_config(), 2); }
+/// Files of these have no residual_bits.
+Config golden_config() {
+  Config config = small_config();
+  config.residual_bits = 0;
+  return config;
+}
+
+FloatCache golden_cache() { return FloatCache(golden_shape(), golden_config(), 2); }
 
 std::string golden_file(const char* name) {
   std::ifstream in(std::string(SQUAT_TEST_DATA) + "/" + name, std::ios::binary);
@@ -610,7 +618,7 @@ FloatCache moved_cache(bool is_filled) {
   ModelShape shape = golden_shape();
   shape.rope.pairing = RopePairing::halves;
   shape.rope.is_applied = true;
-  FloatCache cache(shape, small_config(), 2);
+  FloatCache cache(shape, golden_config(), 2);
   if (!is_filled) return cache;
   feed(cache, 150, 1, 0, 2);
   cache.fork(0, 1);

@@ -186,6 +186,12 @@ class SQuatCache {
   /// Empties every sequence, forgets every subspace, and gives back the memory of calls.
   void clear();
 
+  /// Gives back the memory that is kept for calls to come: what attention computes in
+  /// (MemoryUsage::workspace), room for tokens, and slabs that are mostly empty. truncate(),
+  /// erase() and fork() give back the memory of tokens themselves, but for slabs of 32 blocks at
+  /// most of which others still use a part.
+  void trim();
+
   /// Writes all sequences, to be loaded again: a prompt that was read once, or work that goes on
   /// another day. The file (SnapshotFormat) has the same bytes on every machine; what several
   /// sequences share is written once. Fails where the stream does.

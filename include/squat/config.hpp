@@ -107,6 +107,10 @@ struct Config {
   ValueGrid value_grid = ValueGrid::min_max;
   /// Values are quantized after a Hadamard rotation, which is undone once on the output.
   bool rotate_values = false;
+  /// Bits of a number of tokens that are not packed: 8 or 16, as integers that share a scale of 16
+  /// bits by 32, or 0: as Scalar has them. With 8 bits the tokens of a call have 16 until the next
+  /// flush() or update(), and those that stay in full precision keep 16.
+  int residual_bits = 0;
   /// The first so many valid tokens of a sequence stay in full precision for good, out of ranges
   /// and fit: models attend to them most. They are seen as any others are, so in a layer with a
   /// window only within it (but for LayerShape::sink_tokens).
@@ -157,6 +161,7 @@ inline Config Config::recommended(double mean_bits) {
   config.adaptive_bits = true;
   config.value_grid = ValueGrid::symmetric;
   config.rotate_values = true;
+  config.residual_bits = mean_bits < 3.5 ? 8 : 16;  // a tenth of what wider codes lose
   config.full_precision_tokens = 1;
   config.value_bits = mean_bits < 2.875 ? 2 : mean_bits < 4.25 ? 3 : mean_bits < 6.25 ? 4 : 8;
   // A scale and a midpoint for 64 keys, a scale for 64 channels of a value, and what blocks share.
@@ -235,6 +240,9 @@ inline void check(const Config& config) {
   require(config.value_grid == ValueGrid::min_max || config.value_grid == ValueGrid::symmetric,
           "config.value_grid is ", static_cast<int>(config.value_grid),
           "; it must be min_max (0) or symmetric (1)");
+  require(config.residual_bits == 0 || config.residual_bits == 8 || config.residual_bits == 16,
+          "config.residual_bits is ", config.residual_bits,
+          "; it must be 8 or 16, or 0 for those of Scalar");
   require(config.full_precision_tokens >= 0 && config.full_precision_tokens <= 1024,
           "config.full_precision_tokens is ", config.full_precision_tokens,
           "; it must be 0 to 1024");

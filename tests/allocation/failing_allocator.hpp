@@ -1,5 +1,5 @@
-// Memory that runs out when a test says so: operator new, and malloc through the linker's
-// --wrap=malloc, since Eigen allocates with malloc.
+// Memory that is counted and runs out when a test says so: operator new, and malloc and free
+// through the linker's --wrap, since Eigen allocates with malloc.
 #pragma once
 
 #include <cstddef>
@@ -11,5 +11,11 @@ void allow_allocations(long count);
 
 /// Bytes that were ever allocated.
 std::size_t allocated_bytes();
+
+/// Bytes that are allocated now.
+std::size_t live_bytes();
+/// The most that they were since reset_peak().
+std::size_t peak_bytes();
+void reset_peak();
 
 }  // namespace squat::testing

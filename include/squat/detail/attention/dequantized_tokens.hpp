@@ -26,11 +26,10 @@ struct DequantizedTokens {
   bool has_padding = false;
 };
 
-/// Numbers of a row from `row` on, into `out`.
-template <class Scalar, class Out>
-void copy_row(const Scalar* row, Out&& out) {
-  for (Index c = 0; c < out.cols(); ++c)
-    out(c) = static_cast<typename std::decay_t<Out>::Scalar>(row[c]);
+/// The numbers of `head` in a row, as many as `out` has columns, into its row `t`.
+template <class Scalar, class Real>
+void copy_row(const TokenRow<Scalar>& row, Index head, Matrix<Real>& out, Index t) {
+  row.read(head, out.cols(), out.row(t).data());
 }
 
 /// Calls visit(tokens), which may spoil them, for runs of tokens of kv head `head` that together
@@ -40,8 +39,6 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
                             DequantizedTokens<ComputeType<Scalar>>& tokens, Visit&& visit) {
   using Real = ComputeType<Scalar>;
   const ValueRecordLayout& value_layout = layer.value_layout();
-  const Index key = head * layer.format.head_dim(), value = head * layer.format.value_stride();
-
   const FullPrecisionTokens<Scalar>& full_precision = layer.full_precision;
   std::optional<RopeWalk<Real>> walk;
   for (Index b = layer.block_at(range.begin); b < static_cast<Index>(layer.blocks.size()); ++b) {
@@ -58,12 +55,12 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
     else if (block.value_tokens > 0)
       value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data());
     for (Index t = block.value_tokens; t < block.tokens && layer.format.stores_values(); ++t)
-      copy_row(layer.waiting_value(block, t) + value, tokens.values.row(t));
+      copy_row(layer.waiting_value(block, t), head, tokens.values, t);
     for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {
       const Index t = full_precision.position(i) - block.position;
       if (t < block.begin || t >= block.tokens) continue;
-      copy_row(full_precision.keys.row(i) + key, tokens.keys.row(t));
-      copy_row(layer.full_precision_value(i) + value, tokens.values.row(t));
+      copy_row(layer.full_precision_key(i), head, tokens.keys, t);
+      copy_row(layer.full_precision_value(i), head, tokens.values, t);
     }
     tokens.first = block.first();
     tokens.count = block.tokens - block.begin;
@@ -80,8 +77,8 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
     tokens.count = std::min(tokens.capacity, layer.size() - tokens.first);
     tokens.has_padding = false;
     for (Index t = 0; t < tokens.count; ++t) {
-      copy_row(layer.key(tokens.first + t) + key, tokens.keys.row(t));
-      copy_row(layer.value(tokens.first + t) + value, tokens.values.row(t));
+      copy_row(layer.key(tokens.first + t), head, tokens.keys, t);
+      copy_row(layer.value(tokens.first + t), head, tokens.values, t);
       tokens.valid[t] = layer.is_valid(tokens.first + t);
       tokens.has_padding |= !tokens.valid[t];
     }
@@ -95,15 +92,14 @@ template <class Scalar, class Visit>
 void for_full_precision_tokens(const LayerView<Scalar>& layer, Index head, Index count,
                                DequantizedTokens<ComputeType<Scalar>>& tokens, Visit&& visit) {
   const FullPrecisionTokens<Scalar>& all = layer.full_precision;
-  const Index key = head * layer.format.head_dim(), value = head * layer.format.value_stride();
   tokens.has_padding = false;
   std::fill_n(tokens.valid, tokens.capacity, std::uint8_t{1});
   for (Index i = 0; i < count; i += tokens.count) {
     tokens.first = all.position(i);
     const Index most = std::min(count - i, tokens.capacity);
     for (Index t = 0; t < most && all.position(i + t) == tokens.first + t; ++t) {
-      copy_row(all.keys.row(i + t) + key, tokens.keys.row(t));
-      copy_row(layer.full_precision_value(i + t) + value, tokens.values.row(t));
+      copy_row(layer.full_precision_key(i + t), head, tokens.keys, t);
+      copy_row(layer.full_precision_value(i + t), head, tokens.values, t);
       tokens.count = t + 1;
     }
     visit(tokens);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/detail/simd/dispatch.hpp>
+#include <squat/detail/store/token_rows.hpp>
 
 namespace squat::detail {
 
@@ -12,15 +13,12 @@ class PlainRows {
  public:
   static constexpr Index chunk = 32;
 
-  /// Takes `count` rows, row(t) [kv_heads * width] of Scalar.
+  /// Takes the first `width` numbers of `head` of `count` rows, row(t) a TokenRow.
   template <class Row>
   void gather(Index count, Index head, Index width, const Row& row) {
     count_ = count;
     width_ = width;
-    for (Index t = 0; t < count; ++t) {
-      const Scalar* const from = row(t) + head * width;
-      for (Index c = 0; c < width; ++c) rows_[t * width + c] = static_cast<float>(from[c]);
-    }
+    for (Index t = 0; t < count; ++t) row(t).read(head, width, rows_ + t * width);
   }
 
   /// Room for `chunk` rows of max_head_dim numbers, in place of those that were taken.

@@ -54,7 +54,7 @@ struct BlockSource {
     if (next != nullptr) prefetch(next->keys(head.head), next->key_layout(head.head).bytes());
     for_full_precision(block.tokens, [&](Index index, Index slot) {
       scratch.rows.gather(1, head.head, layer.format.head_dim(),
-                          [&](Index) { return layer.full_precision.keys.row(index); });
+                          [&](Index) { return layer.full_precision_key(index); });
       for (Index i = 0; i < head.rows; ++i)
         scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i] + slot);
     });
@@ -74,7 +74,7 @@ struct BlockSource {
   void add_values(float (*scores)[simd::max_block]) const {
     const Index packed = block.value_tokens;
     for_full_precision(count, [&](Index index, Index slot) {
-      gather_values(1, [&](Index) { return layer.full_precision.values.row(index); });
+      gather_values(1, [&](Index) { return layer.full_precision_value(index); });
       add_rows(scores, slot);
       for (Index i = 0; i < head.rows; ++i) scores[i][slot] = 0;  // for what the token's slot holds
     });
@@ -179,8 +179,7 @@ struct SinkSource {
   bool has_padding = false;
 
   void score(float (*scores)[simd::max_block]) const {
-    gather(layer.format.head_dim(),
-           [&](Index t) { return layer.full_precision.keys.row(first + t); });
+    gather(layer.format.head_dim(), [&](Index t) { return layer.full_precision_key(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
   }
@@ -196,7 +195,7 @@ struct SinkSource {
 
   void add_values(float (*scores)[simd::max_block]) const {
     gather(layer.format.value_dim(),
-           [&](Index t) { return layer.full_precision.values.row(first + t); });
+           [&](Index t) { return layer.full_precision_value(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
   }

@@ -159,6 +159,11 @@ void SQuatCache<Scalar, KeyBits, ValueBits>::clear() {
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
+void SQuatCache<Scalar, KeyBits, ValueBits>::trim() {
+  cache_->trim();
+}
+
+template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::save(std::ostream& out) const {
   cache_->save(out);
 }

@@ -205,6 +205,15 @@ class CacheOfLayers {
     workspaces_ = std::move(workspaces);
   }
 
+  void trim() {
+    auto workspaces = std::make_unique<Workspaces>();
+    for (LayerStore<Scalar>& layer : layers_) {
+      layer.compact();
+      layer.shrink();
+    }
+    workspaces_ = std::move(workspaces);
+  }
+
   void save(std::ostream& out) const {
     write_cache(out, shape_, stored_config_, layers_, fits_, 0, sequences_);
   }

@@ -46,10 +46,17 @@ namespace squat::detail {
 ///         Bits valid[tokens]
 ///         Shared Records             a row with keys alone has some of its own
 ///       Bits valid[residual]
-///       Scalar key[residual][kv_heads * head_dim]
-///       Scalar value[tokens of rows + residual - values][kv_heads * value_dim]
+///       Numbers key[residual][kv_heads * head_dim]
+///       Numbers value[tokens of rows + residual - values][kv_heads * value_dim]
 ///       uint64 position[exact]       of exact tokens
-///       Scalar key[exact][kv_heads * head_dim], value[exact][kv_heads * value_dim]
+///       Numbers key[exact][kv_heads * head_dim], value[exact][kv_heads * value_dim]
+///
+///     Numbers if residual_bits is 0: Scalar number[]
+///     Numbers otherwise:
+///       uint64 settled               the first so many rows have 8 bits, others 16
+///       per row:
+///         int8 or int16 code[], a number each
+///         uint64 scale[kv_heads][groups of 32 numbers]   upper half of a float32, what a code of 1 is
 ///
 ///     Records of a row:
 ///       Shared Blocks
@@ -63,8 +70,10 @@ namespace squat::detail {
 ///       float16 expected[head_dim]   by position, if scale_bits is 8 and scales are per channel
 ///
 ///     Fit:
-///       uint64 parts                 0: none; else 1 + 2 moments + 4 statistics + 8 plan
+///       uint64 parts                 0: none; else 1 + 2 moments + 4 statistics + 8 plan + 16 directions
 ///       per kv head, if moments: as write(ByteWriter&, const SecondMoment&) puts it
+///       per kv head, if directions: uint64 queries, float64 trace,
+///         float32 direction[min(subspace_dim, head_dim)][head_dim], as GatheredQueries has them
 ///       per kv head, if statistics: float64 blocks, squared_ranges[head_dim], midpoints[head_dim]
 ///       Shared Plan, if plan:
 ///         Shared Blocks
@@ -81,7 +90,8 @@ struct SnapshotFormat {
   static constexpr Word magic(Index version) {
     return {'S', 'Q', 'U', 'A', 'T', 'K', 'V', static_cast<char>('0' + version)};
   }
-  static constexpr Index fit = 1, moments = 2, statistics = 4, plan = 8;  // parts of a fit
+  // Parts of a fit.
+  static constexpr Index fit = 1, moments = 2, statistics = 4, plan = 8, directions = 16;
 
   template <class Scalar>
   static Word scalar() {
@@ -117,7 +127,7 @@ class SnapshotWriter {
 
   void tokens(const LayerStore<Scalar>& store) {
     const LayerView<Scalar> layer = store.view();
-    const Index residual = layer.residual_keys.size(), values = layer.residual_values.size();
+    const Index residual = layer.residual_keys.size();
     const Index full_precision = layer.full_precision.size();
     writer_.number(layer.first);
     writer_.number(store.dropped_valid());
@@ -137,22 +147,32 @@ class SnapshotWriter {
       if (is_new(records_, block.keys(0))) records(layer.format, block);
     }
     bits(residual, [&](Index row) { return *layer.residual_valid.row(row) != 0; });
-    const Index key_width = layer.format.key_width(), value_width = layer.format.value_width();
-    if (residual > 0) writer_.array(layer.residual_keys.row(0), residual * key_width);
-    if (values > 0) writer_.array(layer.residual_values.row(0), values * value_width);
+    rows(layer.residual_keys);
+    rows(layer.residual_values);
     for (Index i = 0; i < full_precision; ++i) writer_.number(layer.full_precision.position(i));
-    if (full_precision == 0) return;
-    writer_.array(layer.full_precision.keys.row(0), full_precision * key_width);
-    writer_.array(layer.full_precision.values.row(0), full_precision * value_width);
+    rows(layer.full_precision.keys);
+    rows(layer.full_precision.values);
   }
 
   /// Null stands for none.
   void fit(const KeyFit<ComputeType<Scalar>>* fit) {
     if (fit == nullptr) return writer_.number(Index{0});
-    writer_.number(SnapshotFormat::fit + (fit->moments.empty() ? 0 : SnapshotFormat::moments) +
+    const bool has_directions = fit->prompt_is_over();
+    writer_.number(SnapshotFormat::fit +
+                   (has_directions          ? SnapshotFormat::directions
+                    : !fit->queries.empty() ? SnapshotFormat::moments
+                                            : 0) +
                    (fit->statistics.empty() ? 0 : SnapshotFormat::statistics) +
                    (fit->plan ? SnapshotFormat::plan : 0));
-    for (const SecondMoment& moment : fit->moments) write(writer_, moment);
+    for (const GatheredQueries& one : fit->queries) {
+      if (!has_directions) {
+        write(writer_, one.moment());
+        continue;
+      }
+      writer_.number(one.count());
+      writer_.number(one.trace());
+      writer_.array(one.directions().data(), one.directions().size());
+    }
     for (const KeyStatistics& one : fit->statistics) {
       writer_.number(one.blocks());
       writer_.array(one.sum_of_squared_ranges().data(), one.sum_of_squared_ranges().size());
@@ -174,6 +194,16 @@ class SnapshotWriter {
     const auto [entry, added] = numbers.emplace(address, static_cast<Index>(numbers.size()));
     writer_.number(entry->second);
     return added;
+  }
+
+  void rows(const TokenRows<Scalar>& rows) {
+    if (rows.has_scales()) writer_.number(rows.settled());
+    for (Index row = 0; row < rows.size(); ++row) {
+      const auto& format = rows.format(row);
+      const std::byte* const bytes = rows.bytes_of(row);
+      writer_.array(bytes, format.numbers(), format.code_size());
+      for (Index i = 0; i < format.scales(); ++i) writer_.number(Index{format.scales_of(bytes)[i]});
+    }
   }
 
   template <class IsSet>

@@ -131,8 +131,8 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
   const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
                token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, key_scales,
                key_group_size, rotate_keys, value_bits, layer_bits, value_group_size, value_grid,
-               rotate_values, full_precision_tokens, query_decay, subspace_queries, subspace_method,
-               arithmetic] = config;
+               rotate_values, residual_bits, full_precision_tokens, query_decay, subspace_queries,
+               subspace_method, arithmetic] = config;
   std::vector<double> layer_key_bits;
   std::vector<int> layer_value_bits;
   for (const LayerBits& bits : layer_bits) {
@@ -161,6 +161,7 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
       {"config.value_group_size", value_group_size},
       {"config.value_grid", value_grid},
       {"config.rotate_values", rotate_values},
+      {"config.residual_bits", residual_bits},
       {"config.exact_tokens", full_precision_tokens},
       {"config.query_decay", query_decay},
       {"config.subspace_queries", subspace_queries},

@@ -49,7 +49,6 @@ class SnapshotReader {
 
   /// Fills `layer`, which is empty.
   void tokens(LayerStore<Scalar>& layer) {
-    const Index key_width = format_->key_width(), value_width = format_->value_width();
     typename LayerStore<Scalar>::Contents contents(*format_);
     const Index dropped = contents.dropped =
         reader_.count("dropped", format_->forgets() ? most : 0);
@@ -90,8 +89,8 @@ class SnapshotReader {
       std::uint8_t* valid = contents.valid.append(count);
       for (Index i = 0; i < count; ++i) valid[i] = word >> i & 1;
     }
-    numbers(contents.keys, residual, key_width);
-    numbers(contents.values, waiting + residual, value_width);
+    numbers(contents.keys, residual);
+    numbers(contents.values, waiting + residual);
     const Index size = contents.size();
     require(full_precision <= size, "the file has exact = ", full_precision, "; there are ", size,
             " tokens");
@@ -103,8 +102,8 @@ class SnapshotReader {
       *kept.positions.append(1) = position;
       least = position + 1;
     }
-    numbers(kept.keys, full_precision, key_width);
-    numbers(kept.values, full_precision, value_width);
+    numbers(kept.keys, full_precision);
+    numbers(kept.values, full_precision);
     contents.check_gaps();
     layer.restore(std::move(contents));
     require(size >= layer.least_size(), "the file has size = ", size, " and dropped = ", dropped,
@@ -121,15 +120,20 @@ class SnapshotReader {
 
   /// Null where there is none.
   std::unique_ptr<KeyFit<Real>> fit() {
-    const Index parts = reader_.count("parts", 15);
+    const Index parts = reader_.count("parts", 31);
     if (parts == 0) return nullptr;
     // What keys are quantized with must be there, or follow.
     require((parts & SnapshotFormat::fit) != 0 &&
-                (parts & (SnapshotFormat::moments | SnapshotFormat::plan)) != 0,
+                (parts & (SnapshotFormat::moments | SnapshotFormat::directions |
+                          SnapshotFormat::plan)) != 0,
             "the file has parts = ", parts, " of a fit, which are not enough");
+    require((parts & SnapshotFormat::moments) == 0 || (parts & SnapshotFormat::directions) == 0,
+            "the file has parts = ", parts, " of a fit, which exclude each other");
     auto fit = std::make_unique<KeyFit<Real>>();
     for (Index head = 0; head < kv_heads_ && (parts & SnapshotFormat::moments) != 0; ++head)
-      fit->moments.push_back(read_moment(reader_, head_dim_));
+      fit->queries.emplace_back(read_moment(reader_, head_dim_));
+    for (Index head = 0; head < kv_heads_ && (parts & SnapshotFormat::directions) != 0; ++head)
+      fit->queries.push_back(directions());
     for (Index head = 0; head < kv_heads_ && (parts & SnapshotFormat::statistics) != 0; ++head)
       fit->statistics.push_back(statistics());
     if ((parts & SnapshotFormat::plan) != 0)
@@ -266,6 +270,16 @@ class SnapshotReader {
     return *blank_feedback_;
   }
 
+  GatheredQueries directions() {
+    const Index count = reader_.count("queries", Index{1} << 62);
+    const double trace = reader_.real();
+    Matrix<float> directions(std::min(format_->settings.subspace_dim, head_dim_), head_dim_);
+    reader_.array(directions.data(), directions.size());
+    require(std::isfinite(trace) && trace >= 0 && directions.allFinite(),
+            "the file has directions of queries that no queries can have");
+    return {std::move(directions), trace, count};
+  }
+
   KeyStatistics statistics() {
     const double blocks = reader_.real(), range = 64 * largest_;  // of keys, however rotated
     Eigen::VectorXd squared_ranges(head_dim_), midpoints(head_dim_);
@@ -279,14 +293,20 @@ class SnapshotReader {
   }
 
   /// Appends `rows` rows of keys or values.
-  void numbers(TokenBuffer<Scalar>& buffer, Index rows, Index width) {
-    while (buffer.size() < rows) {
-      const Index count = std::min(rows - buffer.size(), std::max(buffer.size(), Index{64}));
-      buffer.reserve(count);
-      Scalar* data = buffer.append(count);
-      reader_.array(data, count * width);
-      const Eigen::Map<const Matrix<Scalar>> block(data, count, width);
-      require((block.template cast<Real>().array().abs() <= static_cast<Real>(largest_)).all(),
+  void numbers(TokenRows<Scalar>& rows, Index count) {
+    Matrix<Real> numbers(1, rows.numbers());
+    const Index settled =
+        rows.has_scales() ? reader_.count("settled", rows.can_settle() ? count : 0) : 0;
+    for (Index row = 0; row < count; ++row) {
+      rows.append_blank(row < settled, std::min(count - row - 1, std::max(row, Index{64})));
+      const auto& format = rows.format(row);
+      std::byte* const bytes = rows.bytes_of(row);
+      reader_.array(bytes, format.numbers(), format.code_size());
+      for (Index i = 0; i < format.scales(); ++i)
+        format.scales_of(bytes)[i] = static_cast<std::uint16_t>(reader_.count("scale", 0xFFFF));
+      for (Index head = 0; head < format.heads(); ++head)
+        rows.read(row, head, format.width(), numbers.data() + head * format.width());
+      require((numbers.array().abs() <= static_cast<Real>(largest_)).all(),
               "the file has a key or value that is not finite or beyond ", largest_);
     }
   }

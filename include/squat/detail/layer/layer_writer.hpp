@@ -26,6 +26,7 @@ class LayerWriter {
     auto transaction = fits_.begin(layer_, sequence_, tokens(), queries, options);
     store_.reserve(keys.rows());
     pack();
+    store_.settle();
     store_.append(keys, values, options.mask);
     store_.shrink();
     fits_.commit(layer_, sequence_, tokens(), std::move(transaction));
@@ -35,6 +36,7 @@ class LayerWriter {
   /// for the newest residual_length. Then drops what the layer's window has left behind.
   void flush() {
     pack();
+    store_.settle();
     store_.shrink();
   }
 
@@ -66,11 +68,14 @@ class LayerWriter {
     const LayerFormat& format = store_.format();
     if (format.settings.has_token_scales) return;
     const Index tokens = format.settings.block_tokens;
+    Matrix<Scalar> keys(tokens, format.head_dim());
     for (Index first = 0; first < count; first += tokens) {
       std::uint8_t counts[TokenBlock::max_tokens];
       store_.mark(first, tokens, counts);
-      for (Index head = 0; head < format.kv_heads(); ++head)
-        statistics[at(head)].add(store_.residual_keys(first, tokens, head), Mask(counts, tokens));
+      for (Index head = 0; head < format.kv_heads(); ++head) {
+        store_.read_keys(first, head, keys);
+        statistics[at(head)].add(keys, Mask(counts, tokens));
+      }
     }
   }
 
@@ -97,12 +102,14 @@ class LayerWriter {
         store_.receive(blocks.back(), first + done, std::min(block_tokens, tokens - done),
                        counts + done);
       }
+      Matrix<Scalar> keys(tokens, format.head_dim());
       for (Index head = 0; head < format.kv_heads(); ++head) {
+        store_.read_keys(first, head, keys);
         std::byte* records[Encoder::max_blocks];
         for (Index i = block; i < blocks.size(); ++i) records[i - block] = blocks[i].keys(head);
         Encoder((*plan.layouts)[at(head)], format.settings)
-            .encode(store_.residual_keys(first, tokens, head), plan.feedback[at(head)],
-                    {records, blocks.size() - block}, Mask(counts, tokens), slot);
+            .encode(keys, plan.feedback[at(head)], {records, blocks.size() - block},
+                    Mask(counts, tokens), slot);
       }
       first += tokens;
     }
@@ -115,6 +122,7 @@ class LayerWriter {
     const LayerFormat& format = store_.format();
     if (!format.stores_values()) return;
     const ValueEncoder<Scalar> encoder(format.value_layout, format.settings);
+    Matrix<Scalar> value(1, format.value_width());
     for (Index done = 0, b = store_.value_block(); done < count; ++b) {
       TokenBlock& block = store_.blocks()[b];
       const Index here = std::min(block.waiting_values(), count - done);
@@ -122,7 +130,8 @@ class LayerWriter {
         const Index slot = block.value_tokens + token;
         if (block.has_full_precision && store_.is_in_full_precision(block.position + slot))
           continue;
-        encoder.encode(store_.residual_value(done + token), format.kv_heads(), slot,
+        store_.read_value(done + token, value.data());
+        encoder.encode(value.data(), format.kv_heads(), slot,
                        [&](Index head) { return block.values(head); });
       }
       done += here;

@@ -47,10 +47,13 @@ class KeyFits {
 
   /// From now on all keys go by `moments` [layers][kv_heads], of the shape and with queries, until
   /// clear().
-  void calibrate(std::vector<std::vector<SecondMoment>> moments) {
+  void calibrate(const std::vector<std::vector<SecondMoment>>& moments) {
     std::vector<Fit> fits(moments.size());
     for (std::size_t layer = 0; layer < fits.size(); ++layer)
-      fits[layer].moments = std::move(moments[layer]);
+      for (const SecondMoment& moment : moments[layer]) {
+        fits[layer].queries.emplace_back(moment);
+        fits[layer].queries.back().keep_leading(formats_[layer]->settings);
+      }
     calibrated_ = std::move(fits);
   }
 
@@ -69,6 +72,7 @@ class KeyFits {
     bool may_join;             ///< whether such queries shape a fit at all
     bool continues;            ///< whether they follow others of one text, token by token
     bool wants_plan;           ///< whether the fit has so many more now that a new plan is due
+    bool joins = false;        ///< whether the fit has others of the same text
   };
 
   /// Before `tokens` take in new ones. `queries` is null where there are none, which shape a fit
@@ -87,12 +91,15 @@ class KeyFits {
       if (queries == nullptr && fit != nullptr) return transaction;
       if (transaction.may_join && (owner == no_owner || owner == sequence)) {
         transaction.fit = continued(layer, fit);
+        transaction.joins = fit != nullptr;
         before = gathered(layer, *transaction.fit);
       }
     }
     if (queries == nullptr) return transaction;
     if (transaction.fit && !add_queries(layer, *transaction.fit, tokens, *queries, options.mask))
       transaction.fit = nullptr;
+    if (transaction.fit && !accumulate && query_decay_ == 0)
+      transaction.fit->end_prompt(format(layer).settings);
     if (transaction.fit && before > 0 && query_decay_ == 0)
       transaction.wants_plan = std::ilogb(gathered(layer, *transaction.fit)) > std::ilogb(before);
     return transaction;
@@ -102,6 +109,8 @@ class KeyFits {
   void commit(Index layer, Index sequence, const Tokens& tokens, Transaction transaction) noexcept {
     const Lock lock = guard(layer);
     std::unique_ptr<Fit>& own = this->own(layer, sequence);
+    // Keys that left meanwhile may have ended the prompt.
+    if (transaction.joins && own && own->plan && own->queries.empty()) return;
     if (transaction.fit) {
       // Keys that come one by one keep to the metric of their block, or each would ask for a new
       // plan.
@@ -138,7 +147,10 @@ class KeyFits {
     fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, format.blank_key_layouts,
                                format.settings);
     fit.statistics = std::move(statistics);
-    return fit.plan;
+    const Plan plan = fit.plan;
+    const bool is_last = query_decay_ == 0 && (fit.prompt_is_over() || is_complete(layer, &fit));
+    if (owner == calibration || is_last) fit.forget();
+    return plan;
   }
 
   /// For fork(): a copy of what `sequence` alone goes by, or null.
@@ -212,7 +224,7 @@ class KeyFits {
 
   /// Tokens whose queries are in the moments of a fit, exact ones included.
   Index gathered(Index layer, const Fit& fit) const {
-    const Index queries = fit.moments.empty() ? 0 : fit.moments.front().count();
+    const Index queries = fit.queries.empty() ? 0 : fit.queries.front().count();
     const LayerFormat& format = this->format(layer);
     return queries == 0
                ? 0
@@ -223,7 +235,7 @@ class KeyFits {
   /// enough, or forgotten when the prompt was over. A few new ones would make a worse plan.
   bool is_complete(Index layer, const Fit* fit) const {
     return fit != nullptr && fit->plan &&
-           (fit->moments.empty() || gathered(layer, *fit) >= enough_tokens);
+           (fit->queries.empty() || gathered(layer, *fit) >= enough_tokens);
   }
 
   const LayerFormat& format(Index layer) const {
@@ -252,12 +264,12 @@ class KeyFits {
   std::unique_ptr<Fit> continued(Index layer, const Fit* fit) const {
     auto copy = std::make_unique<Fit>();
     if (fit != nullptr) {
-      copy->moments = fit->moments;
+      copy->queries = fit->queries;
       copy->statistics = fit->statistics;
     }
-    if (copy->moments.empty())
-      copy->moments.assign(static_cast<std::size_t>(format(layer).kv_heads()),
-                           SecondMoment(format(layer).head_dim()));
+    if (copy->queries.empty())
+      copy->queries.assign(static_cast<std::size_t>(format(layer).kv_heads()),
+                           GatheredQueries(format(layer).head_dim()));
     return copy;
   }
 
@@ -275,22 +287,24 @@ class KeyFits {
       counts[static_cast<std::size_t>(token)] = mask[token] && !is_full_precision;
       counted += mask[token] && !is_full_precision;
     }
-    if (query_decay_ > 0)
-      for (SecondMoment& moment : fit.moments)
-        moment.fade(std::pow(query_decay_, static_cast<double>(counted)));
-    const LayerShape& shape = format.shape;
-    for (Index head = 0; head < shape.query_heads; ++head) {
-      SecondMoment& moment = fit.moments[static_cast<std::size_t>(head / shape.heads_per_kv())];
-      const auto own = queries.middleCols(head * d, d);
-      if (turns_queries_ && format.rope) {
-        Matrix<Real> rotated = own.template cast<Real>();
-        RopeWalk<Real>(*format.rope).rotate(tokens.size, rotated.data(), rotated.rows(), d);
-        moment.add<Real>(rotated, counts);
-      } else {
-        moment.add<Scalar>(own, counts);
+    const double factor =
+        query_decay_ > 0 ? std::pow(query_decay_, static_cast<double>(counted)) : 1;
+    const Index group = format.shape.heads_per_kv();
+    for (Index kv_head = 0; kv_head < format.kv_heads(); ++kv_head) {
+      SecondMoment moment(d);
+      for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+        const auto own = queries.middleCols(head * d, d);
+        if (turns_queries_ && format.rope) {
+          Matrix<Real> rotated = own.template cast<Real>();
+          RopeWalk<Real>(*format.rope).rotate(tokens.size, rotated.data(), rotated.rows(), d);
+          moment.add<Real>(rotated, counts);
+        } else {
+          moment.add<Scalar>(own, counts);
+        }
       }
+      fit.queries[static_cast<std::size_t>(kv_head)].add(moment, factor);
     }
-    return fit.moments.front().count() > 0;
+    return fit.queries.front().count() > 0;
   }
 
   /// Of a layer, under no metric.

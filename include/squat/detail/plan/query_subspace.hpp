@@ -28,17 +28,19 @@ class QuerySubspace {
     const LeadingDirections leading = method == SubspaceMethod::power
                                           ? iterate_powers<Real>(moment.sum(), r)
                                           : decompose<Real>(moment.sum(), r);
-    const double mean = moment.sum().trace() / static_cast<double>(moment.head_dim());
-    const double unit = normalised && mean > 0 ? mean : 1;
-    QuerySubspace subspace;
-    subspace.lambda_ = lambda;
-    subspace.qhat_.resize(r, moment.head_dim());
-    for (Index i = 0; i < r; ++i) {
+    Matrix<double> directions(r, moment.head_dim());
+    for (Index i = 0; i < r; ++i)
       // Rounding can leave a null direction slightly negative.
-      const double s = std::sqrt(std::max(leading.values[i], 0.0) / unit);
-      subspace.qhat_.row(i) = s * leading.vectors.col(i).transpose();
-    }
-    return subspace;
+      directions.row(i) =
+          std::sqrt(std::max(leading.values[i], 0.0)) * leading.vectors.col(i).transpose();
+    return {std::move(directions), lambda, normalised ? moment.sum().trace() : 0};
+  }
+
+  /// From `directions` diag(S_r) V_r^T [rank, head_dim]. If `trace` is not 0 their squares are
+  /// divided by its mean over the channels: it is that of Q^T Q.
+  QuerySubspace(Matrix<double> directions, double lambda, double trace = 0)
+      : qhat_(std::move(directions)), lambda_(lambda) {
+    if (trace > 0) qhat_ /= std::sqrt(trace / static_cast<double>(head_dim()));
   }
 
   /// From the queries Q [n, head_dim] themselves, by singular value decomposition. A template so
@@ -53,12 +55,10 @@ class QuerySubspace {
     require(q.allFinite(), "queries hold a value that is not finite");
     Eigen::JacobiSVD<Eigen::MatrixXd> svd(q, Eigen::ComputeThinU | Eigen::ComputeThinV);
     const Index r = std::min(rank, q.cols()), available = std::min(r, svd.singularValues().size());
-    QuerySubspace subspace;
-    subspace.lambda_ = lambda;
-    subspace.qhat_ = Matrix<double>::Zero(r, q.cols());
-    subspace.qhat_.topRows(available) = svd.singularValues().head(available).asDiagonal() *
-                                        svd.matrixV().leftCols(available).transpose();
-    return subspace;
+    Matrix<double> directions = Matrix<double>::Zero(r, q.cols());
+    directions.topRows(available) = svd.singularValues().head(available).asDiagonal() *
+                                    svd.matrixV().leftCols(available).transpose();
+    return {std::move(directions), lambda};
   }
 
   /// Channels in another order: position i is channel order[i]. An empty order changes nothing.

@@ -39,8 +39,6 @@ struct LayerFormat {
   /// Of the values of a token, where they are stored.
   Index value_width() const { return kv_heads() * shape.own_value_width(); }
   bool stores_values() const { return !shape.values_in_keys; }
-  /// From one head's value of a token to the next one's, wherever they are.
-  Index value_stride() const { return stores_values() ? value_dim() : head_dim(); }
   /// Whether old tokens go out of sight.
   bool forgets() const { return shape.window > 0 || shape.chunk > 0; }
   const KeyRecordLayout& blank_key_layout() const { return blank_key_layouts->front(); }

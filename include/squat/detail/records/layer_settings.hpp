@@ -36,6 +36,7 @@ struct LayerSettings {
   Index key_group_size;
   Index value_group_size;
   Index residual_length;
+  int residual_bits;
   Index full_precision_tokens;
   // Of the metric.
   Index feedback_step;
@@ -61,6 +62,7 @@ struct LayerSettings {
         key_group_size(or_default(config.key_group_size, block_tokens)),
         value_group_size(or_default(config.value_group_size, block_tokens)),
         residual_length(config.residual_length),
+        residual_bits(config.residual_bits),
         full_precision_tokens(config.full_precision_tokens),
         feedback_step(config.quant_group_size),
         subspace_dim(config.subspace_dim),

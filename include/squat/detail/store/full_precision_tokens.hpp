@@ -2,7 +2,7 @@
 #pragma once
 
 #include <squat/detail/records/layer_format.hpp>
-#include <squat/detail/store/token_buffer.hpp>
+#include <squat/detail/store/token_rows.hpp>
 #include <squat/options.hpp>
 
 namespace squat::detail {
@@ -13,8 +13,8 @@ namespace squat::detail {
 template <class Scalar>
 struct FullPrecisionTokens {
   explicit FullPrecisionTokens(const LayerFormat& format)
-      : keys(format.key_width(), 0),
-        values(format.value_width(), 0),
+      : keys(format.kv_heads(), format.head_dim(), bits(format), 0),
+        values(format.kv_heads(), format.shape.own_value_width(), bits(format), 0),
         most_sinks(format.shape.sink_tokens) {}
 
   Index size() const { return positions.size(); }
@@ -33,8 +33,8 @@ struct FullPrecisionTokens {
     positions.reserve(count);
   }
   void append(Index position, const Scalar* key, const Scalar* value) {
-    std::copy_n(key, keys.width(), keys.append(1));
-    std::copy_n(value, values.width(), values.append(1));
+    keys.append(key);
+    values.append(value);
     *positions.append(1) = position;
     sinks += taken < most_sinks;
     ++taken;
@@ -49,13 +49,16 @@ struct FullPrecisionTokens {
   void erase(const TokenRange& range) { drop(before(range.begin), before(range.end)); }
   Index bytes() const { return keys.bytes() + values.bytes() + positions.bytes(); }
 
-  TokenBuffer<Scalar> keys, values;
+  TokenRows<Scalar> keys, values;
   TokenBuffer<Index> positions{1, 0};
   Index taken = 0;  ///< how many there were, erased ones included
   Index sinks = 0;  ///< so many of the first ones are attention sinks (LayerShape::sink_tokens)
   Index most_sinks;
 
  private:
+  // There are few of them, and models attend to them most.
+  static int bits(const LayerFormat& format) { return format.settings.residual_bits == 0 ? 0 : 16; }
+
   void drop(Index begin, Index end) {
     sinks -= std::min(end, sinks) - std::min(begin, sinks);
     keys.erase(begin, end);

@@ -23,8 +23,8 @@ class LayerStore {
   struct Contents {
     explicit Contents(const LayerFormat& format)
         : blocks(format),
-          keys(format.key_width()),
-          values(format.value_width()),
+          keys(format.kv_heads(), format.head_dim(), format.settings.residual_bits),
+          values(format.kv_heads(), format.shape.own_value_width(), format.settings.residual_bits),
           full_precision(format) {}
 
     Index size() const { return residual_begin + keys.size(); }
@@ -42,7 +42,7 @@ class LayerStore {
     Index dropped_valid = 0;
     TokenBlocks blocks;
     Index residual_begin = 0;            ///< position of the first residual key
-    TokenBuffer<Scalar> keys, values;    ///< residual; values that blocks lack come first
+    TokenRows<Scalar> keys, values;      ///< residual; values that blocks lack come first
     TokenBuffer<std::uint8_t> valid{1};  ///< of residual keys; 0 for padding
     FullPrecisionTokens<Scalar> full_precision;
   };
@@ -107,23 +107,20 @@ class LayerStore {
   /// reserve().
   void append(const MatrixView<Scalar>& keys, const MatrixView<Scalar>& values,
               const Mask& mask) noexcept {
-    Scalar* key = held_.keys.append(keys.rows());
-    Scalar* value = held_.values.append(keys.rows());
     std::uint8_t* valid = held_.valid.append(keys.rows());
-    const Index key_width = format_->key_width(), value_width = format_->value_width();
-    for (Index token = 0; token < keys.rows(); ++token, key += key_width, value += value_width) {
+    for (Index token = 0; token < keys.rows(); ++token) {
+      const Scalar *key = keys.row(token).data(), *value = values.row(token).data();
       if (mask[token] && full_precision_to_come() > 0)
-        held_.full_precision.append(size() - keys.rows() + token, keys.row(token).data(),
-                                    values.row(token).data());
+        held_.full_precision.append(size(), key, value);
       valid[token] = mask[token];
       valid_tokens_ += mask[token];
       // Padding may hold anything, so nothing of it is kept.
       if (mask[token]) {
-        std::copy_n(keys.row(token).data(), key_width, key);
-        std::copy_n(values.row(token).data(), value_width, value);
+        held_.keys.append(key);
+        held_.values.append(value);
       } else {
-        std::fill_n(key, key_width, Scalar(0));
-        std::fill_n(value, value_width, Scalar(0));
+        held_.keys.append_zeros(1);
+        held_.values.append_zeros(1);
       }
     }
   }
@@ -140,14 +137,14 @@ class LayerStore {
     return std::max(held_.values.size() - format_->settings.residual_length, Index{0});
   }
 
-  /// Residual keys of one kv head, `tokens` of them from `first` on.
-  Eigen::Map<const Matrix<Scalar>, 0, Eigen::OuterStride<>> residual_keys(Index first, Index tokens,
-                                                                          Index head) const {
-    return {held_.keys.row(first) + head * format_->head_dim(), tokens, format_->head_dim(),
-            Eigen::OuterStride<>(format_->key_width())};
+  /// Residual keys of one kv head, as many as `keys` [tokens, head_dim] has room for, from `first`
+  /// on.
+  void read_keys(Index first, Index head, Matrix<Scalar>& keys) const {
+    for (Index token = 0; token < keys.rows(); ++token)
+      held_.keys.read_settled(first + token, head, keys.row(token).data());
   }
   /// Residual value `i` of all kv heads.
-  const Scalar* residual_value(Index i) const { return held_.values.row(i); }
+  void read_value(Index i, Scalar* value) const { held_.values.read_settled(i, value); }
   bool is_in_full_precision(Index position) const { return held_.full_precision.contain(position); }
   /// Position of residual key `i`.
   Index position(Index i) const { return held_.residual_begin + i; }
@@ -199,12 +196,19 @@ class LayerStore {
     find_value_block();
   }
 
+  /// Rounds what stays in the residual to residual_bits.
+  void settle() noexcept {
+    try {
+      held_.keys.settle();
+      held_.values.settle();
+    } catch (const std::bad_alloc&) {  // without the memory they stay as they are
+    }
+  }
   /// Gives back what a long prompt needed, and with it what reserve() made room for.
   void shrink() noexcept {
-    const Index residual = format_->settings.residual_length;
-    held_.keys.shrink(residual);
-    held_.valid.shrink(residual);
-    held_.values.shrink(residual);
+    held_.keys.shrink();
+    held_.valid.shrink();
+    held_.values.shrink();
   }
 
   /// Gives back what erased tokens took.
@@ -271,6 +275,7 @@ class LayerStore {
     held_.values.truncate(waiting);
     find_value_block();
     held_.full_precision.truncate(size);
+    shrink();
   }
 
   /// Bytes; `counted` says what other sequences share.

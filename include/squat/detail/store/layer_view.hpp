@@ -15,8 +15,8 @@ template <class Scalar>
 struct LayerView {
   const LayerFormat& format;
   const std::vector<TokenBlock>& blocks;  ///< oldest first
-  const TokenBuffer<Scalar>& residual_keys;
-  const TokenBuffer<Scalar>& residual_values;       ///< those of blocks that lack them come first
+  const TokenRows<Scalar>& residual_keys;
+  const TokenRows<Scalar>& residual_values;         ///< those of blocks that lack them come first
   const TokenBuffer<std::uint8_t>& residual_valid;  ///< of residual_keys; 0 for padding
   const FullPrecisionTokens<Scalar>& full_precision;
   Index first;           ///< position before which all is dropped
@@ -24,24 +24,25 @@ struct LayerView {
 
   Index size() const { return residual_begin + residual_keys.size(); }
   const ValueRecordLayout& value_layout() const { return format.value_layout; }
-  /// Residual key at `position` [kv_heads * head_dim]. Padding is zero.
-  const Scalar* key(Index position) const { return residual_keys.row(position - residual_begin); }
-  /// Value of the same token, heads format.value_stride() apart.
-  const Scalar* value(Index position) const {
+  /// Residual key at `position`. Padding is zero.
+  TokenRow<Scalar> key(Index position) const { return {residual_keys, position - residual_begin}; }
+  /// Value of the same token, the first numbers of a row.
+  TokenRow<Scalar> value(Index position) const {
     if (!format.stores_values()) return key(position);
-    return residual_values.row(residual_values.size() - residual_keys.size() + position -
-                               residual_begin);
+    return {residual_values,
+            residual_values.size() - residual_keys.size() + position - residual_begin};
   }
   /// Of full-precision token `i`.
-  const Scalar* full_precision_value(Index i) const {
-    return (format.stores_values() ? full_precision.values : full_precision.keys).row(i);
+  TokenRow<Scalar> full_precision_key(Index i) const { return {full_precision.keys, i}; }
+  TokenRow<Scalar> full_precision_value(Index i) const {
+    return {format.stores_values() ? full_precision.values : full_precision.keys, i};
   }
   /// Value in `slot` of a block that lacks it.
-  const Scalar* waiting_value(const TokenBlock& block, Index slot) const {
+  TokenRow<Scalar> waiting_value(const TokenBlock& block, Index slot) const {
     Index behind = residual_keys.size();
     for (const TokenBlock* b = &block; b < blocks.data() + blocks.size(); ++b)
       behind += b->waiting_values();
-    return residual_values.row(residual_values.size() - behind + slot - block.value_tokens);
+    return {residual_values, residual_values.size() - behind + slot - block.value_tokens};
   }
 
   /// Whether there is a token at `position` that is not padding.

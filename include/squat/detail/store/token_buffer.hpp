@@ -14,7 +14,7 @@ template <class T>
 class TokenBuffer {
  public:
   /// A window that slides by one row a token is moved to the front only every `spare_rows` tokens.
-  explicit TokenBuffer(Index width, Index spare_rows = 16)
+  explicit TokenBuffer(Index width, Index spare_rows = 4)
       : width_(width), spare_rows_(spare_rows) {}
   TokenBuffer(const TokenBuffer& other) : width_(other.width_), spare_rows_(other.spare_rows_) {
     reserve(other.size_);
@@ -25,6 +25,7 @@ class TokenBuffer {
 
   Index width() const { return width_; }
   Index size() const { return size_; }
+  Index capacity() const { return capacity_; }
   Index bytes() const { return capacity_ * width_ * Index{sizeof(T)}; }
   T* row(Index token) { return data_.get() + (first_ + token) * width_; }
   const T* row(Index token) const { return data_.get() + (first_ + token) * width_; }
@@ -65,10 +66,10 @@ class TokenBuffer {
     truncate(size_ - (end - begin));
   }
 
-  /// Gives back what a long prompt needed; keeps enough for `expected` rows.
-  void shrink(Index expected) noexcept {
-    const Index enough = std::max(size_, expected) + spare_rows_;
-    if (capacity_ <= 2 * enough) return;
+  /// Gives back the memory of rows that left.
+  void shrink() noexcept {
+    const Index enough = size_ > 0 ? size_ + spare_rows_ : 0;
+    if (capacity_ <= enough + (size_ > 0 ? 2 * spare_rows_ : 0)) return;
     // Without the memory for a smaller copy the large one serves on.
     if (T* data = new (std::nothrow) T[elements(enough)]) adopt(data, enough);
   }

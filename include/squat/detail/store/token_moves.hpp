@@ -30,8 +30,8 @@ class TokenMoves {
     const TokenRange rows = range.among(held_.residual_begin, held_.keys.size());
     for (Index row = rows.begin; row < rows.end; ++row) {
       *held_.valid.row(row) = 0;
-      std::fill_n(held_.keys.row(row), held_.keys.width(), Scalar(0));
-      std::fill_n(held_.values.row(waiting + row), held_.values.width(), Scalar(0));
+      held_.keys.clear(row);
+      held_.values.clear(waiting + row);
     }
     held_.full_precision.erase(range);
   }
@@ -62,7 +62,7 @@ class TokenMoves {
     FullPrecisionTokens<Scalar>& full = held_.full_precision;
     for (Index i = full.before(range.begin), end = full.before(range.end); i < end; ++i) {
       *full.positions.row(i) += delta;
-      turn(delta, full.keys.row(i));
+      turn(delta, full.keys, i);
     }
   }
 
@@ -107,22 +107,23 @@ class TokenMoves {
     Index first = 0;  // valid row
     while (first < rows && *held_.valid.row(first) == 0) ++first;
     const Index begin = first < rows ? moved(first) : size, count = size - begin;
-    TokenBuffer<Scalar> keys(held_.keys.width()), values(held_.values.width());
+    TokenRows<Scalar> keys = held_.keys.like(), values = held_.values.like();
     TokenBuffer<std::uint8_t> valid(1);
     keys.reserve(count);
     values.reserve(waiting + count);
     valid.reserve(count);
-    std::fill_n(keys.append(count), count * keys.width(), Scalar(0));
-    std::fill_n(values.append(waiting + count), (waiting + count) * values.width(), Scalar(0));
+    keys.append_zeros(count);
+    values.append_zeros(waiting + count);
+    for (TokenRows<Scalar>* rows : {&held_.keys, &held_.values, &keys, &values}) rows->settle();
     std::fill_n(valid.append(count), count, std::uint8_t{0});
-    if (waiting > 0) std::copy(held_.values.row(0), held_.values.row(waiting), values.row(0));
+    for (Index row = 0; row < waiting; ++row) values.copy(row, held_.values, row);
     for (Index row = first; row < rows; ++row) {
       if (*held_.valid.row(row) == 0) continue;
       const Index to = moved(row) - begin;
       *valid.row(to) = 1;
-      std::copy_n(held_.keys.row(row), keys.width(), keys.row(to));
-      std::copy_n(held_.values.row(waiting + row), values.width(), values.row(waiting + to));
-      if (begin + to != held_.residual_begin + row) turn(delta, keys.row(to));
+      keys.copy(to, held_.keys, row);
+      values.copy(waiting + to, held_.values, waiting + row);
+      if (begin + to != held_.residual_begin + row) turn(delta, keys, to);
     }
     held_.keys = std::move(keys);
     held_.values = std::move(values);
@@ -130,14 +131,13 @@ class TokenMoves {
     held_.residual_begin = begin;
   }
 
-  /// Turns the key of all kv heads.
-  void turn(Index delta, Scalar* key) const {
+  /// Turns key `row` of all kv heads.
+  void turn(Index delta, TokenRows<Scalar>& keys, Index row) const {
     if (format_.applied_rope == nullptr) return;
-    const Index width = format_.key_width();
-    Eigen::Map<Eigen::Matrix<Scalar, 1, Eigen::Dynamic>> row(key, width);
-    Matrix<Real> turned = row.template cast<Real>();
-    RopeWalk<Real>(*format_.applied_rope).rotate_all(delta, turned.data(), 1, width);
-    row = turned.template cast<Scalar>();
+    Matrix<Real> turned(1, format_.key_width());
+    keys.read_settled(row, turned.data());
+    RopeWalk<Real>(*format_.applied_rope).rotate_all(delta, turned.data(), 1, turned.cols());
+    keys.write(row, Matrix<Scalar>(turned.template cast<Scalar>()).data());
   }
 
   const LayerFormat& format_;

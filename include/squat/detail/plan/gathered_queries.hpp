@@ -1,0 +1,105 @@
+// What a fit keeps of the queries of a kv head.
+#pragma once
+
+#include <squat/detail/plan/query_subspace.hpp>
+#include <squat/detail/records/layer_settings.hpp>
+
+namespace squat::detail {
+
+/// The second moment of the queries of a kv head, in single precision: the triangle of q^T q while
+/// queries come, and once the prompt is over the part of it that a metric takes, its leading
+/// directions and its trace. In these, more queries can still join.
+class GatheredQueries {
+ public:
+  explicit GatheredQueries(Index head_dim)
+      : head_dim_(head_dim), triangle_(Eigen::VectorXf::Zero(head_dim * (head_dim + 1) / 2)) {}
+  explicit GatheredQueries(const SecondMoment& moment) : GatheredQueries(moment.head_dim()) {
+    add(moment);
+  }
+  /// What keep_leading() leaves: from `directions` [rank, head_dim], with their singular values.
+  GatheredQueries(Matrix<float> directions, double trace, Index count)
+      : head_dim_(directions.cols()),
+        count_(count),
+        trace_(trace),
+        directions_(std::move(directions)) {}
+
+  Index head_dim() const { return head_dim_; }
+  Index count() const { return count_; }  ///< queries added
+  /// Whether the leading directions alone are there.
+  bool has_directions() const { return directions_.size() > 0; }
+  const Matrix<float>& directions() const { return directions_; }  ///< [rank, head_dim]
+  double trace() const { return trace_; }  ///< of the moment, beside directions
+  Index bytes() const { return (triangle_.size() + directions_.size()) * Index{sizeof(float)}; }
+
+  /// Of directions: what they do not account for is the same in every direction that is left.
+  SecondMoment moment() const {
+    Matrix<double> sum = Matrix<double>::Zero(head_dim_, head_dim_);
+    if (!has_directions()) {
+      for (Index i = 0, at = 0; i < head_dim_; ++i)
+        for (Index j = 0; j <= i; ++j, ++at) sum(i, j) = sum(j, i) = triangle_[at];
+      return SecondMoment(std::move(sum), count_);
+    }
+    const Matrix<double> q = directions_.cast<double>();
+    const double rest = std::max(trace_ - q.squaredNorm(), 0.0);
+    const double each = head_dim_ > q.rows() ? rest / static_cast<double>(head_dim_ - q.rows()) : 0;
+    sum.diagonal().setConstant(each);
+    for (Index i = 0; i < q.rows(); ++i) {
+      const double energy = q.row(i).squaredNorm();
+      if (energy > 0) sum += (1 - each / energy) * q.row(i).transpose() * q.row(i);
+    }
+    return SecondMoment(std::move(sum), count_);
+  }
+
+  /// Adds queries, after what was there was weighed by `factor`. Fails on another width, or a sum
+  /// that is not finite in single precision.
+  void add(const SecondMoment& queries, double factor = 1) {
+    SecondMoment sum = moment();
+    sum.fade(factor);
+    sum.add(queries);
+    Eigen::VectorXf triangle(head_dim_ * (head_dim_ + 1) / 2);
+    for (Index i = 0, at = 0; i < head_dim_; ++i)
+      for (Index j = 0; j <= i; ++j, ++at) triangle[at] = static_cast<float>(sum.sum()(i, j));
+    require(triangle.allFinite(), "queries are so large that their squares are not finite");
+    triangle_.swap(triangle);
+    directions_.resize(0, 0);
+    count_ = sum.count();
+  }
+
+  /// Keeps what subspace() asks for with these settings. A template for the reason that decompose()
+  /// is one.
+  template <class Settings>
+  void keep_leading(const Settings& settings) {
+    if (has_directions()) return;
+    const Index rank = std::min(settings.subspace_dim, head_dim_);
+    const SecondMoment all = moment();
+    Matrix<float> directions = Matrix<float>::Zero(rank, head_dim_);
+    if (count_ > 0 && settings.lambda > 0)
+      directions = QuerySubspace::fit(all, rank, settings.lambda, false, settings.subspace_method)
+                       .qhat()
+                       .template cast<float>();
+    directions_.swap(directions);
+    trace_ = all.sum().trace();
+    triangle_.resize(0);
+  }
+
+  /// The metric that they give to errors of keys.
+  template <class Settings>
+  QuerySubspace subspace(const Settings& settings) const {
+    if (!has_directions()) {
+      GatheredQueries leading = *this;
+      leading.keep_leading(settings);
+      return leading.subspace(settings);
+    }
+    return QuerySubspace(directions_.cast<double>(), settings.lambda,
+                         settings.has_normalised_lambda ? trace_ : 0);
+  }
+
+ private:
+  Index head_dim_;
+  Index count_ = 0;
+  Eigen::VectorXf triangle_;  // row by row, or empty
+  double trace_ = 0;
+  Matrix<float> directions_;  // or empty
+};
+
+}  // namespace squat::detail
