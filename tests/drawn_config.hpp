@@ -40,6 +40,7 @@ class Draw {
     config.value_group_size = of<Index>({0, 32, 64, 128, 256, 512});
     config.value_grid = of({ValueGrid::min_max, ValueGrid::symmetric});
     config.rotate_values = of({true, false});
+    config.residual_bits = of({0, 8, 16});
     config.full_precision_tokens = of<Index>({0, 1, 5});
     config.query_decay = of({0.0, 0.99, 1.0});
     config.subspace_method = of({SubspaceMethod::eigen, SubspaceMethod::power});

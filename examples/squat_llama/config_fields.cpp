@@ -114,6 +114,7 @@ constexpr Field kFields[] = {
     field<&squat::Config::value_group_size>("value_group_size"),
     field<&squat::Config::value_grid>("value_grid"),
     field<&squat::Config::rotate_values>("rotate_values"),
+    field<&squat::Config::residual_bits>("residual_bits"),
     field<&squat::Config::full_precision_tokens>("full_precision_tokens"),
     field<&squat::Config::query_decay>("query_decay"),
     field<&squat::Config::subspace_queries>("subspace_queries"),
