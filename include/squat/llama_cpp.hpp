@@ -178,11 +178,14 @@ class LlamaContext {
     require(params.attention_type != LLAMA_ATTENTION_TYPE_NON_CAUSAL,
             "params.attention_type is not causal; a cache is causal");
     require(params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT, "params.ctx_type is ",
-            static_cast<int>(params.ctx_type), "; it must be the default one");
+            static_cast<int>(params.ctx_type),
+            "; it must be the default one: layers for multi-token prediction go on from states of "
+            "the model's other layers");
     check_pooling(params.pooling_type);
-    require(params.ctx_other == nullptr,
-            "params.ctx_other is given; the context must have a memory of its own");
     const std::string name = llama_cpp::architecture(model);
+    // Other drafts are given ctx_other, too, and llama.cpp takes no notice.
+    require(name != "gemma4-assistant", "the model (", name,
+            ") drafts from the keys and values of params.ctx_other, which a cache does not share");
     require(!llama_model_has_encoder(model), "the model (", name, ") has an encoder");
     require(!llama_model_is_recurrent(model) && !llama_model_is_hybrid(model), "the model (", name,
             ") has recurrent layers, whose state is no cache of keys and values");

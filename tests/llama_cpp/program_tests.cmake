@@ -11,7 +11,11 @@ add_test(NAME llama_cpp.server_shift
          COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/server_test.py
                  ${SQUAT_LLAMA_CPP_PROGRAMS} ${SQUAT_TEST_MODEL} squat:2.5 --requests 1 --slots 1
                  --context 512 --checks shift -- --context-shift --cache-reuse 16)
-set_tests_properties(llama_cpp.server llama_cpp.server_shift PROPERTIES ${serial})
+add_test(NAME llama_cpp.server_draft
+         COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/server_draft_test.py
+                 ${SQUAT_LLAMA_CPP_PROGRAMS} ${SQUAT_TEST_MODEL} squat:8 --context 1024)
+set_tests_properties(llama_cpp.server llama_cpp.server_shift llama_cpp.server_draft
+                     PROPERTIES ${serial})
 
 # It takes llama-cpp-python from PyPI when it runs for the first time, which is made for a llama.h
 # with llama_process.
