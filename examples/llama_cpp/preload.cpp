@@ -21,9 +21,16 @@ using squat_preload::report;
 using squat_preload::Settings;
 
 squat::llama_cpp::Functions next_functions() {
-  return {SQUAT_NEXT(llama_init_from_model), SQUAT_NEXT(llama_free),
-          SQUAT_NEXT(llama_decode),          SQUAT_NEXT(llama_memory_clear),
-          SQUAT_NEXT(llama_memory_seq_rm),   SQUAT_NEXT(llama_set_abort_callback)};
+  return {SQUAT_NEXT(llama_init_from_model),
+          SQUAT_NEXT(llama_free),
+          SQUAT_NEXT(llama_decode),
+          SQUAT_NEXT(llama_memory_clear),
+          SQUAT_NEXT(llama_memory_seq_rm),
+          SQUAT_NEXT(llama_memory_seq_cp),
+          SQUAT_NEXT(llama_state_seq_get_size_ext),
+          SQUAT_NEXT(llama_state_seq_get_data_ext),
+          SQUAT_NEXT(llama_state_seq_set_data_ext),
+          SQUAT_NEXT(llama_set_abort_callback)};
 }
 
 void log_start(const LlamaContext& context, const llama_model* model, const Settings& settings) {
@@ -117,6 +124,12 @@ uint32_t llama_n_ctx(const llama_context* context) {
 uint32_t llama_n_ctx_seq(const llama_context* context) {
   const LlamaContext* own = find(context);
   return own != nullptr ? own->n_ctx_seq() : SQUAT_NEXT(llama_n_ctx_seq)(context);
+}
+
+void llama_set_embeddings(llama_context* context, bool embeddings) {
+  SQUAT_NEXT(llama_set_embeddings)(context, embeddings);
+  LlamaContext* own = find(context);
+  if (own != nullptr) own->set_embeddings(embeddings);
 }
 
 void llama_set_causal_attn(llama_context* context, bool is_causal) {

@@ -15,54 +15,66 @@ using squat_preload::report;
 
 constexpr llama_seq_id all = -1;
 
-void save(const LlamaContext& context, std::ostream& out, llama_seq_id sequence) {
-  if (sequence == all)
+/// What a state holds.
+enum class Part { whole, states, nothing };
+
+/// A partial state holds what a sequence cannot be cut back to: the states of recurrent layers.
+/// With windows it is the whole state, and nothing without either.
+Part part(const LlamaContext& context, llama_state_seq_flags flags) {
+  if ((flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == 0) return Part::whole;
+  if (context.sequences().has_states()) return Part::states;
+  const squat::ModelShape& shape = context.cache().shape();
+  for (squat::Index layer = 0; layer < shape.layers; ++layer)
+    if (shape.layer(layer).window > 0) return Part::whole;
+  return Part::nothing;
+}
+
+void save(const LlamaContext& context, std::ostream& out, llama_seq_id sequence,
+          Part part = Part::whole) {
+  if (part == Part::nothing) return;
+  if (part == Part::states)
+    context.sequences().save_states(out, sequence);
+  else if (sequence == all)
     context.sequences().save(out);
   else
     context.sequences().save(out, sequence);
 }
 
-void load(LlamaContext& context, std::istream& in, llama_seq_id sequence) {
-  if (sequence == all)
+void load(LlamaContext& context, std::istream& in, llama_seq_id sequence, Part part = Part::whole) {
+  if (part == Part::nothing) return;
+  if (part == Part::states)
+    context.sequences().load_states(in, sequence);
+  else if (sequence == all)
     context.sequences().load(in);
   else
     context.sequences().load(in, sequence);
 }
 
-/// Whether a partial state is asked for where there is none: it holds what a sequence cannot be cut
-/// back to, which only windows bring about. With them it is the whole state of the sequence.
-bool is_empty(const LlamaContext& context, llama_state_seq_flags flags) {
-  const squat::ModelShape& shape = context.cache().shape();
-  for (squat::Index layer = 0; layer < shape.layers; ++layer)
-    if (shape.layer(layer).window > 0) return false;
-  return (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) != 0;
-}
-
-size_t state_size(const LlamaContext& context, llama_seq_id sequence) {
+size_t state_size(const LlamaContext& context, llama_seq_id sequence, Part part = Part::whole) {
   return guarded(std::size_t{0}, [&] {
     squat::llama_cpp::CountingBuffer buffer;
     std::ostream out(&buffer);
-    save(context, out, sequence);
+    save(context, out, sequence, part);
     return buffer.count();
   });
 }
 
 size_t get_state(const LlamaContext& context, std::uint8_t* data, size_t size,
-                 llama_seq_id sequence) {
+                 llama_seq_id sequence, Part part = Part::whole) {
   return guarded(std::size_t{0}, [&] {
     squat::llama_cpp::WritingBuffer buffer(data, size);
     std::ostream out(&buffer);
-    save(context, out, sequence);
+    save(context, out, sequence, part);
     return buffer.count();
   });
 }
 
 size_t set_state(LlamaContext& context, const std::uint8_t* data, size_t size,
-                 llama_seq_id sequence) {
+                 llama_seq_id sequence, Part part = Part::whole) {
   return guarded(std::size_t{0}, [&] {
     squat::llama_cpp::ReadingBuffer buffer(data, size);
     std::istream in(&buffer);
-    load(context, in, sequence);
+    load(context, in, sequence, part);
     return buffer.count();
   });
 }
@@ -134,7 +146,7 @@ size_t llama_state_seq_get_size_ext(llama_context* context, llama_seq_id sequenc
                                     llama_state_seq_flags flags) {
   const LlamaContext* own = find(context);
   if (own == nullptr) return SQUAT_NEXT(llama_state_seq_get_size_ext)(context, sequence, flags);
-  return is_empty(*own, flags) ? 0 : state_size(*own, sequence);
+  return state_size(*own, sequence, part(*own, flags));
 }
 
 size_t llama_state_seq_get_data_ext(llama_context* context, uint8_t* data, size_t size,
@@ -142,7 +154,7 @@ size_t llama_state_seq_get_data_ext(llama_context* context, uint8_t* data, size_
   const LlamaContext* own = find(context);
   if (own == nullptr)
     return SQUAT_NEXT(llama_state_seq_get_data_ext)(context, data, size, sequence, flags);
-  return is_empty(*own, flags) ? 0 : get_state(*own, data, size, sequence);
+  return get_state(*own, data, size, sequence, part(*own, flags));
 }
 
 size_t llama_state_seq_set_data_ext(llama_context* context, const uint8_t* data, size_t size,
@@ -150,7 +162,7 @@ size_t llama_state_seq_set_data_ext(llama_context* context, const uint8_t* data,
   LlamaContext* own = find(context);
   if (own == nullptr)
     return SQUAT_NEXT(llama_state_seq_set_data_ext)(context, data, size, sequence, flags);
-  return is_empty(*own, flags) ? 0 : set_state(*own, data, size, sequence);
+  return set_state(*own, data, size, sequence, part(*own, flags));
 }
 
 size_t llama_state_seq_get_size(llama_context* context, llama_seq_id sequence) {

@@ -12,6 +12,7 @@
 #include <squat/llama_cpp/functions.hpp>
 #include <squat/llama_cpp/model_attention.hpp>
 #include <squat/llama_cpp/probe.hpp>
+#include <squat/llama_cpp/recurrent_order.hpp>
 #include <squat/llama_cpp/sequences.hpp>
 
 namespace squat {
@@ -27,12 +28,13 @@ namespace squat {
 ///
 /// How: llama.cpp's scheduler shows every graph to a callback before it is computed. There each
 /// attention operator becomes a custom one, so that ggml's threads run squat's attention in its
-/// place. llama.cpp's own cells hold a batch, and are empty before the next one.
+/// place. llama.cpp's own cells hold a batch, and are empty before the next one (of a model with
+/// recurrent layers, but for each sequence's last token).
 ///
 /// Serves decoders with causal attention: capped scores, learned sinks, ALiBi, latent attention,
-/// sliding windows, chunks, heads and widths by layer, layers that share keys and values. What it
-/// cannot compute it refuses when the context is made, or before a batch is computed, with a
-/// squat::Error that says why.
+/// sliding windows, chunks, heads and widths by layer, layers that share keys and values, recurrent
+/// layers in between. What it cannot compute it refuses when the context is made, or before a batch
+/// is computed, with a squat::Error that says why.
 class LlamaContext {
  public:
   /// Makes the context. `params.n_ctx` is how many tokens the cache may hold. Calls `llama` where a
@@ -44,6 +46,7 @@ class LlamaContext {
         user_eval_data_(params.cb_eval_user_data),
         user_abort_(params.abort_callback),
         user_abort_data_(params.abort_callback_data),
+        has_embeddings_(params.embeddings),
         context_(nullptr, llama.free) {
     check(model, params);
     set_sizes(model, params);
@@ -57,7 +60,8 @@ class LlamaContext {
     const ModelShape shape = attention.shape(model);
     const std::vector<llama_cpp::AttentionLayer> layers = attention.layers();
     cache_.emplace(shape, config, Index{n_seq_max_});
-    sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_);
+    if (llama_model_is_hybrid(model)) states_.emplace(context_.get(), llama_);
+    sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_, states_ ? &*states_ : nullptr);
     operator_.emplace(*cache_, layers);
     hooks_.reserve(layers.size());
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -124,18 +128,26 @@ class LlamaContext {
   /// Computes the batch of these `tokens` by any function of llama.cpp that does.
   template <class Compute>
   std::int32_t process(const std::vector<llama_cpp::BatchToken>& tokens, const Compute& compute) {
+    using llama_cpp::BatchToken;
     require(is_causal_, "attention is set to be not causal; a cache is causal");
     if (!sequences_->have_room(tokens)) return 1;
-    operator_->begin(tokens);
+    const std::vector<BatchToken> order =
+        states_
+            ? llama_cpp::recurrent_order(tokens, llama_n_ubatch(context_.get()), has_embeddings_)
+            : tokens;
+    operator_->begin(order, states_ ? states_->cells() : std::vector<llama_cpp::CellToken>());
     for (auto& [cells, readers] : readers_of_) readers.asked = 0;
+    is_begun_ = false;
     const std::int32_t result = compute();
-    llama_.memory_clear(memory(), false);  // sequences may go on at any position then
+    if (!states_) llama_.memory_clear(memory(), false);  // sequences may go on at any position then
     const bool is_computed = result == 0 && !operator_->has_failed();
     const Index done =
         is_computed ? operator_->tokens_done() : operator_->tokens_before_last_graph();
     const auto count = static_cast<Index>(tokens.size());
-    sequences_->took(tokens, done);
-    if (operator_->has_failed()) fail(operator_->error());
+    const std::string lost = is_begun_ ? sequences_->took(order, done) : "";
+    if (states_ && is_computed) states_->keep_last(operator_->cells());
+    if (operator_->has_failed()) fail(operator_->error() + (lost.empty() ? "" : "; ") + lost);
+    require(lost.empty(), lost);
     require(!is_computed || done == count, "llama.cpp computed the batch, but ", count - done,
             " of its ", count, " tokens met no attention operator");
     return result;
@@ -146,6 +158,10 @@ class LlamaContext {
     sequences_->clear();
     llama_.memory_clear(memory(), false);
   }
+
+  /// To be called where llama_set_embeddings is: it changes the order in which recurrent layers see
+  /// the tokens of a batch.
+  void set_embeddings(bool has_embeddings) { has_embeddings_ = has_embeddings; }
 
   /// llama_set_causal_attn: with false, every batch fails.
   void set_causal(bool is_causal) { is_causal_ = is_causal; }
@@ -187,8 +203,9 @@ class LlamaContext {
     require(name != "gemma4-assistant", "the model (", name,
             ") drafts from the keys and values of params.ctx_other, which a cache does not share");
     require(!llama_model_has_encoder(model), "the model (", name, ") has an encoder");
-    require(!llama_model_is_recurrent(model) && !llama_model_is_hybrid(model), "the model (", name,
-            ") has recurrent layers, whose state is no cache of keys and values");
+    require(
+        !llama_model_is_recurrent(model), "the model (", name,
+        ") has no attention: its state does not grow, and there are no keys and values to keep");
     const llama_rope_type rope = llama_model_rope_type(model);
     require(rope == LLAMA_ROPE_TYPE_NONE || rope == LLAMA_ROPE_TYPE_NORM ||
                 rope == LLAMA_ROPE_TYPE_NEOX,
@@ -220,6 +237,10 @@ class LlamaContext {
   llama_context_params own_params(const llama_model* model, llama_context_params params) {
     params.n_batch = std::min(params.n_batch, wanted_tokens(model, params));
     params.n_ctx = params.n_batch;
+    if (llama_model_is_hybrid(model)) {
+      params.n_ctx += n_seq_max_;  // cells that stay with states
+      params.n_rs_seq = 0;         // states to go back to; llama_n_rs_seq says that there are none
+    }
     // LongRoPE has two sets of factors, and llama.cpp goes by n_ctx to choose.
     const std::string original =
         llama_cpp::architecture_metadata(model, "rope.scaling.original_context_length");
@@ -272,9 +293,17 @@ class LlamaContext {
       if (ask) self.probe_->on_node(*node);
       return !ask;
     }
+    self.is_begun_ = true;
+    if (ask && node->op == GGML_OP_SET_ROWS) self.note_cells(*node);
     if (ask && node->op == GGML_OP_FLASH_ATTN_EXT) self.replace(*node);
     // Where nobody wants to see the node, the graph stays in one piece.
     return self.user_eval_ != nullptr ? self.user_eval_(node, ask, self.user_eval_data_) : !ask;
+  }
+
+  void note_cells(const ggml_tensor& node) {
+    const auto found = readers_of_.find(node.view_src);
+    if (found != readers_of_.end())
+      operator_->note_cells(found->second.layers.front(), *node.src[1]);
   }
 
   void replace(ggml_tensor& node) {
@@ -306,8 +335,11 @@ class LlamaContext {
   void* user_abort_data_;
   std::uint32_t n_seq_max_ = 1, n_ctx_ = 0, n_ctx_seq_ = 0;
   bool is_causal_ = true;
+  bool has_embeddings_;
+  bool is_begun_ = false;              // the batch: a graph of it
   llama_cpp::Probe* probe_ = nullptr;  // while graphs are looked at
   std::optional<llama_cpp::Cache> cache_;
+  std::optional<llama_cpp::RecurrentStates> states_;
   std::optional<llama_cpp::Sequences> sequences_;
   std::optional<llama_cpp::AttentionOperator> operator_;
   std::vector<Hook> hooks_;                                          // by layer

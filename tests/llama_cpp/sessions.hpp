@@ -18,6 +18,28 @@ struct Piece {
 
 using Rows = std::vector<std::vector<float>>;  // of logits
 
+/// Everything stays in full precision.
+inline Config exact_config() {
+  Config config;
+  config.scale_bits = 32;
+  config.arithmetic = Arithmetic::dequantized;
+  config.residual_length = 1024;
+  config.shared_svd = false;
+  return config;
+}
+
+/// How far logits are off, relative: |a - b| / |a| over all of them.
+inline double difference(const Rows& a, const Rows& b) {
+  double error = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const Eigen::Map<const Eigen::VectorXf> expected(a[i].data(), static_cast<Index>(a[i].size()));
+    const Eigen::Map<const Eigen::VectorXf> found(b[i].data(), static_cast<Index>(b[i].size()));
+    error += (expected - found).cast<double>().squaredNorm();
+    size += expected.cast<double>().squaredNorm();
+  }
+  return std::sqrt(error / size);
+}
+
 /// A context under test: what a server does with it.
 class Session {
  public:

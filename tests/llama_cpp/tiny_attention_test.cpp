@@ -141,5 +141,11 @@ TEST(TinyAttention, IsInEveryOtherLayerOfJamba) {
   EXPECT_EQ(found.state_layers, 1);
 }
 
+TEST(TinyAttention, IsInEveryOtherLayerOfLfm2) {
+  const Attention found = attention("lfm2");
+  EXPECT_TRUE(found.hybrid);
+  EXPECT_EQ(found.layers, 2);
+}
+
 }  // namespace
 }  // namespace squat::testing

@@ -37,6 +37,8 @@ void write_tiny_gpt_oss(GgufWriter& writer, const TinyModel& model);
 void write_tiny_deepseek2(GgufWriter& writer, const TinyModel& model);
 void write_tiny_bloom(GgufWriter& writer, const TinyModel& model);
 void write_tiny_jamba(GgufWriter& writer, const TinyModel& model);
+void write_tiny_lfm2(GgufWriter& writer, const TinyModel& model);
+void write_tiny_mamba(GgufWriter& writer, const TinyModel& model);
 void write_tiny_bert(GgufWriter& writer, const TinyModel& model);
 void write_tiny_t5(GgufWriter& writer, const TinyModel& model);
 

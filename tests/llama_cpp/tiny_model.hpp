@@ -37,8 +37,9 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model);
 /// (positions of several dimensions), gemma2 (capped scores), gemma4 (widths by layer, and layers
 /// that read what others have written), cohere2 (windows, no position elsewhere),
 /// llama4 (chunks of 8192 tokens, no position elsewhere), gpt-oss (sinks
-/// and experts), deepseek2 (latent attention), bloom (ALiBi) and jamba (every other layer is of
-/// Mamba).
+/// and experts), deepseek2 (latent attention), bloom (ALiBi), jamba (every other layer is of
+/// Mamba) and lfm2 (every other layer is a short convolution). mamba, which has no attention, is
+/// none of these.
 const std::vector<std::string>& tiny_decoders();
 /// A model of each of these, as it is.
 std::vector<TinyModel> tiny_models(const std::vector<std::string>& architectures);

@@ -22,9 +22,12 @@ class AttentionOperator {
     cache_.set_executor(team_);
   }
 
-  /// To be called before a batch: its tokens, in order.
-  void begin(std::vector<BatchToken> batch) {
+  /// To be called before a batch: its tokens, in the order in which graphs compute them, and the
+  /// cells of tokens from before.
+  void begin(std::vector<BatchToken> batch, std::vector<CellToken> kept_cells = {}) {
     batch_ = std::move(batch);
+    cells_ = std::move(kept_cells);
+    kept_ = static_cast<Index>(cells_.size());
     error_.clear();
     has_failed_ = false;
     std::fill(tokens_done_.begin(), tokens_done_.end(), 0);
@@ -32,6 +35,24 @@ class AttentionOperator {
     rows_begin_ = rows_end_ = 0;
     sequences_.clear();
   }
+
+  /// Before a graph is computed: the cells that a layer's keys are written to, which
+  /// ggml_set_rows takes as `rows` [tokens].
+  void note_cells(std::size_t layer, const ggml_tensor& rows) {
+    if (has_failed_) return;
+    const Index begin = tokens_done_[layer];
+    bool is_known = rows.type == GGML_TYPE_I64 && rows.data != nullptr &&
+                    begin + rows.ne[0] <= static_cast<Index>(batch_.size());
+    for (Index i = begin; is_known && i < begin + rows.ne[0]; ++i) {
+      const Index cell = static_cast<const std::int64_t*>(rows.data)[i - begin];
+      if (i == noted()) cells_.push_back({cell, batch_[static_cast<std::size_t>(i)]});
+      is_known = i < noted() && cells_[static_cast<std::size_t>(kept_ + i)].cell == cell;
+    }
+    if (!is_known)
+      fail("layer " + std::to_string(layer) + " keeps its keys in other cells than layers before");
+  }
+  /// The tokens of the batch that have cells.
+  std::vector<CellToken> cells() const { return {cells_.begin() + kept_, cells_.end()}; }
 
   /// Tokens of the batch that all layers have taken in.
   Index tokens_done() const { return *std::min_element(tokens_done_.begin(), tokens_done_.end()); }
@@ -79,6 +100,7 @@ class AttentionOperator {
       const Index end = begin + attention.queries->ne[1];
       require(end <= static_cast<Index>(batch_.size()), "layer ", layer, " has ", end,
               " tokens; the batch has ", batch_.size());
+      require(end <= noted(), "layer ", layer, " of the model's graph does not write its keys");
       if (begin != rows_begin_ || end != rows_end_) {
         sequences_ = rows_by_sequence(batch_, begin, end);
         rows_begin_ = begin;
@@ -88,7 +110,7 @@ class AttentionOperator {
       }
       if (attention.mask != checked_mask_) {
         const LayerShape& shape = cache_.shape().layer(static_cast<Index>(layer));
-        check_mask(*attention.mask, batch_, begin, end, shape);
+        check_mask(*attention.mask, cells_, kept_, begin, end, shape);
         checked_mask_ = attention.mask;
       }
       // A metric that sequences share is that of the first one: they go in turn.
@@ -175,8 +197,11 @@ class AttentionOperator {
     const Index end = begin + attention.queries->ne[1];
     tokens_done_[layer] = end;
     if (!layers_[layer].is_last_reader) return;
-    give_back(*layers_[layer].key_cells, begin, end);
-    give_back(*layers_[layer].value_cells, begin, end);
+    const auto [first, last] =
+        std::minmax_element(cells_.begin() + kept_ + begin, cells_.begin() + kept_ + end,
+                            [](const CellToken& a, const CellToken& b) { return a.cell < b.cell; });
+    give_back(*layers_[layer].key_cells, first->cell, last->cell + 1);
+    give_back(*layers_[layer].value_cells, first->cell, last->cell + 1);
   }
 
   /// Row `row` of a tensor whose rows lie along dimension `dimension`.
@@ -188,22 +213,27 @@ class AttentionOperator {
   }
 
   /// The new keys or values of a sequence [tokens, kv_heads * width of a head], from their cells.
-  static void gather_cells(const ggml_tensor& view, const SequenceRows& sequence, Index begin,
-                           Matrix<float>& out) {
+  void gather_cells(const ggml_tensor& view, const SequenceRows& sequence, Index begin,
+                    Matrix<float>& out) const {
     out.resize(static_cast<Index>(sequence.rows.size()), view.ne[0] * view.ne[2]);
-    for (Index r = 0; r < out.rows(); ++r)
-      ggml_fp16_to_fp32_row(
-          reinterpret_cast<const ggml_fp16_t*>(
-              static_cast<const char*>(view.data) +
-              static_cast<std::size_t>(begin + sequence.rows[static_cast<std::size_t>(r)]) *
-                  view.nb[1]),
-          out.row(r).data(), out.cols());
+    for (Index r = 0; r < out.rows(); ++r) {
+      const Index token = kept_ + begin + sequence.rows[static_cast<std::size_t>(r)];
+      const auto cell = static_cast<std::size_t>(cells_[static_cast<std::size_t>(token)].cell);
+      ggml_fp16_to_fp32_row(reinterpret_cast<const ggml_fp16_t*>(
+                                static_cast<const char*>(view.data) + cell * view.nb[1]),
+                            out.row(r).data(), out.cols());
+    }
   }
+
+  /// Tokens of the batch whose cells are known.
+  Index noted() const { return static_cast<Index>(cells_.size()) - kept_; }
 
   Cache& cache_;
   std::vector<AttentionLayer> layers_;
   ThreadTeam team_;
   std::vector<BatchToken> batch_;
+  std::vector<CellToken> cells_;    // from before, then those of the batch
+  Index kept_ = 0;                  // from before
   std::vector<Index> tokens_done_;  // of the batch, per layer
 
   // Of the graph that is being computed.

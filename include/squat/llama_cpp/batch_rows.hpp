@@ -4,17 +4,23 @@
 #include <ggml.h>
 #include <llama.h>
 
+#include <algorithm>
 #include <squat/error.hpp>
 #include <squat/model_shape.hpp>
 #include <vector>
 
 namespace squat::llama_cpp {
 
-/// A token of a batch. llama.cpp's memory is empty before each batch, and takes its tokens in
-/// order: token i is in cell i, and the rows of a graph are those of the next cells.
+/// A token of a batch. The rows of a graph are those of the next tokens.
 struct BatchToken {
   llama_seq_id sequence;
   Index position;
+};
+
+/// The cell of llama.cpp's memory that holds a token.
+struct CellToken {
+  Index cell;
+  BatchToken token;
 };
 
 /// Rows of one sequence in the rows [begin, end) of a batch that one graph computes.
@@ -42,38 +48,39 @@ inline std::vector<SequenceRows> rows_by_sequence(const std::vector<BatchToken>&
 }
 
 /// Fails unless `mask` [cells, rows] shows each of the tokens [begin, end) of a batch exactly what
-/// a cache of `shape` shows it of the batch: earlier tokens of its sequence, itself included, as
-/// far as a window or chunk says, with minus their distance where there are ALiBi slopes. So
-/// nothing is computed that the model means differently.
-inline void check_mask(const ggml_tensor& mask, const std::vector<BatchToken>& batch, Index begin,
-                       Index end, const LayerShape& shape) {
-  constexpr std::uint16_t shown = 0x0000, hidden = 0xfc00;  // 0 and minus infinity
-  require(mask.type == GGML_TYPE_F16 && mask.ne[0] >= end && mask.ne[1] >= end - begin,
-          "the attention mask is ", ggml_type_name(mask.type), " [", mask.ne[0], ", ", mask.ne[1],
-          "]; it must be f16 and have at least ", end, " cells and ", end - begin, " rows");
+/// a cache of `shape` shows it: earlier tokens of its sequence, itself included, as far as a window
+/// or chunk says, with minus their distance where there are ALiBi slopes. So nothing is computed
+/// that the model means differently. `cells`: the tokens that llama.cpp's memory holds from before,
+/// `kept` of them, then those of the batch.
+inline void check_mask(const ggml_tensor& mask, const std::vector<CellToken>& cells, Index kept,
+                       Index begin, Index end, const LayerShape& shape) {
+  constexpr std::uint16_t hidden = 0xfc00;  // minus infinity; 0 is shown
+  require(mask.type == GGML_TYPE_F16 && mask.ne[1] >= end - begin, "the attention mask is ",
+          ggml_type_name(mask.type), " [", mask.ne[0], ", ", mask.ne[1],
+          "]; it must be f16 and have at least ", end - begin, " rows");
+  std::vector<std::uint16_t> expected(static_cast<std::size_t>(mask.ne[0]));
   for (Index i = begin; i < end; ++i) {
-    const BatchToken& own = batch[static_cast<std::size_t>(i)];
+    const BatchToken& own = cells[static_cast<std::size_t>(kept + i)].token;
+    std::fill(expected.begin(), expected.end(), hidden);
+    for (Index j = 0; j <= kept + i; ++j) {
+      const auto& [cell, other] = cells[static_cast<std::size_t>(j)];
+      require(cell < mask.ne[0], "the attention mask is of ", mask.ne[0],
+              " cells; it must be of more than ", cell);
+      const Index distance = own.position - other.position;
+      if (other.sequence == own.sequence && (shape.window == 0 || distance < shape.window) &&
+          (shape.chunk == 0 || own.position / shape.chunk == other.position / shape.chunk))
+        expected[static_cast<std::size_t>(cell)] =
+            shape.alibi_slopes.empty() || distance == 0
+                ? std::uint16_t{0}
+                : ggml_fp32_to_fp16(static_cast<float>(-distance));
+    }
     const auto* row = reinterpret_cast<const std::uint16_t*>(
         static_cast<const char*>(mask.data) + static_cast<std::size_t>(i - begin) * mask.nb[1]);
-    for (Index cell = 0; cell < mask.ne[0]; ++cell) {
-      bool is_shown = false;
-      Index distance = 0;
-      if (cell <= i) {
-        const BatchToken& other = batch[static_cast<std::size_t>(cell)];
-        is_shown = other.sequence == own.sequence &&
-                   (shape.window == 0 || own.position - other.position < shape.window) &&
-                   (shape.chunk == 0 || own.position / shape.chunk == other.position / shape.chunk);
-        if (is_shown && !shape.alibi_slopes.empty()) distance = own.position - other.position;
-      }
-      const std::uint16_t expected = !is_shown ? hidden
-                                     : distance == 0
-                                         ? shown
-                                         : ggml_fp32_to_fp16(static_cast<float>(-distance));
-      require(row[cell] == expected, "the attention mask ", is_shown ? "hides" : "shows", " token ",
-              cell, " of the batch ", is_shown ? "from" : "to", " token ", i, "; a cache ",
-              is_shown ? "shows" : "hides",
-              " it (masks must be causal, without biases but for ALiBi)");
-    }
+    const auto found = std::mismatch(expected.begin(), expected.end(), row);
+    require(found.first == expected.end(), "the attention mask has ",
+            ggml_fp16_to_fp32(*found.second), " for cell ", found.first - expected.begin(),
+            " and token ", i, " of the batch; a cache has ", ggml_fp16_to_fp32(*found.first),
+            " (masks must be causal, without biases but for ALiBi)");
   }
 }
 

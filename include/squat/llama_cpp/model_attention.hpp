@@ -68,11 +68,13 @@ class ModelAttention {
   }
 
   /// The shape of the model's cache. Fails on attention that a cache cannot compute, naming it.
+  /// Layers that have a recurrent state instead are none of its layers.
   ModelShape shape(const llama_model* model) const {
     const Index layers = static_cast<Index>(nodes_.size());
-    require(layers == llama_model_n_layer(model), "the model's graph has ", layers,
-            " attention operators that keep keys and values; its ", llama_model_n_layer(model),
-            " layers should have one each");
+    const bool is_hybrid = llama_model_is_hybrid(model);
+    require(is_hybrid ? layers > 0 : layers == llama_model_n_layer(model), "the model's graph has ",
+            layers, " attention operators that keep keys and values; its ",
+            llama_model_n_layer(model), " layers should have ", is_hybrid ? "some" : "one each");
     const std::vector<AttentionLayer> all = this->layers();
     std::vector<LayerShape> by_layer;
     for (std::size_t layer = 0; layer < nodes_.size(); ++layer) {
@@ -81,6 +83,8 @@ class ModelAttention {
       one.rope = ropes_[layer];
       if (all[layer].kv_layer != static_cast<Index>(layer)) one.kv_layer = all[layer].kv_layer;
       limit_sight(one, layer, llama_model_n_swa(model));
+      require(!is_hybrid || (one.window == 0 && one.chunk == 0), "layer ", layer,
+              " of the model has a window, and others have a recurrent state: not served together");
     }
     const LayerShape& first = by_layer.front();
     ModelShape shape{layers, first.query_heads, first.kv_heads, first.head_dim};

@@ -7,17 +7,20 @@
 #include <istream>
 #include <ostream>
 #include <squat/llama_cpp/attention_operator.hpp>
+#include <squat/llama_cpp/recurrent_states.hpp>
 
 namespace squat::llama_cpp {
 
 /// The sequences of a cache by position, as llama.h's llama_memory_* and llama_state_* see them. A
-/// sequence has positions 0 to size - 1, of which some may be removed.
+/// sequence has positions 0 to size - 1, of which some may be removed. With recurrent layers it
+/// also has their states after its last token, and cannot go back.
 class Sequences {
  public:
   /// `limit`: tokens that a sequence may have; `total_limit`: those of all, where what a fork
-  /// shares counts once.
-  Sequences(Cache& cache, Index limit, Index total_limit)
+  /// shares counts once. `states`: null without recurrent layers.
+  Sequences(Cache& cache, Index limit, Index total_limit, RecurrentStates* states = nullptr)
       : cache_(cache),
+        states_(states),
         limit_(limit),
         total_limit_(total_limit),
         entries_(static_cast<std::size_t>(cache.sequences())) {}
@@ -52,39 +55,40 @@ class Sequences {
   }
 
   /// Tokens [0, done) of a batch are in all layers of the cache. Cuts off what only some layers
-  /// have taken in of the rest, if there is a rest. Fails where a window has dropped what remains
-  /// would see; such a sequence is empty then.
-  void took(const std::vector<BatchToken>& batch, Index done) {
+  /// have taken in of the rest, if there is a rest. Where that cannot be, since a window has
+  /// dropped what remains would see, or recurrent layers have gone on, a sequence is empty then.
+  /// Returns words on these, "" for none.
+  std::string took(const std::vector<BatchToken>& batch, Index done) {
     for (Index i = 0; i < done; ++i) ++at(batch[static_cast<std::size_t>(i)].sequence).size;
-    if (done == static_cast<Index>(batch.size())) return;
+    if (done == static_cast<Index>(batch.size())) return "";
     std::string lost;
     for (const BatchToken& token : batch) {
       Entry& entry = at(token.sequence);
-      if (cut(token.sequence, entry.size)) continue;
-      lost += " " + std::to_string(token.sequence);
-      cut(token.sequence, 0);
-      entry.size = 0;
+      if (states_ == nullptr && cut(token.sequence, entry.size)) continue;
+      const std::string name = " " + std::to_string(token.sequence);
+      if (lost.find(name) == std::string::npos) lost += name;
+      empty(token.sequence);
     }
-    require(lost.empty(),
-            "the batch failed, and windows have dropped what is needed to go back in "
-            "sequence",
-            lost, ", which is empty now");
+    if (lost.empty()) return "";
+    return std::string("the batch failed, and ") +
+           (states_ != nullptr ? "recurrent layers do not go back"
+                               : "windows have dropped what is needed to go back") +
+           " in sequence" + lost + ", which is empty now";
   }
 
   void clear() {
     cache_.clear();
+    if (states_ != nullptr) states_->clear();
     for (Entry& entry : entries_) entry = Entry();
   }
 
   /// Removes positions [begin, end) (negative: from the first, to the last). Returns false,
-  /// changing nothing, where that goes back further than windows allow.
+  /// changing nothing, where that goes back further than windows or recurrent layers allow.
   bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) {
     Entry& entry = at(sequence);
     const Index first = std::max<Index>(begin, 0);
     if (first == 0 && (end < 0 || end >= entry.size)) {
-      const bool is_cut = cut(sequence, 0);
-      entry = Entry();
-      return is_cut;
+      return empty(sequence);
     }
     if (first >= entry.size) return true;
     const Index shared = std::min(entry.shared, first);
@@ -92,15 +96,16 @@ class Sequences {
       if (end <= first) return true;
       cache_.erase({first, end}, options(sequence));
     } else {
-      if (!cut(sequence, first)) return false;
+      if (states_ != nullptr || !cut(sequence, first)) return false;
       entry.size = first;
     }
     entry.shared = shared;
     return true;
   }
 
-  /// Whether shift() can move positions.
+  /// Whether shift() can move positions. Recurrent layers remember where tokens were.
   bool can_shift() const {
+    if (states_ != nullptr) return false;
     const ModelShape& shape = cache_.shape();
     for (Index layer = 0; layer < shape.layers; ++layer) {
       const LayerShape& one = shape.layer(layer);
@@ -112,6 +117,7 @@ class Sequences {
   /// Moves positions [begin, end) (negative: from the first, to the last) by `delta`. Fails as
   /// SQuatCache::shift does.
   void shift(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos delta) {
+    require(states_ == nullptr, "the model has recurrent layers, which move no tokens");
     Entry& entry = at(sequence);
     const Index first = std::max<Index>(begin, 0);
     const Index last = end < 0 ? entry.size : std::min<Index>(end, entry.size);
@@ -133,12 +139,16 @@ class Sequences {
     require(target.size == 0, "sequence ", from, " cannot be copied to sequence ", to,
             ", which has ", target.size, " tokens: it must be empty");
     require(source.broken.empty(), "sequence ", from, " cannot be copied: ", source.broken);
+    require(states_ == nullptr || size == source.size, "sequence ", from,
+            " cannot be copied up to position ", size - 1,
+            ": recurrent layers have the state after position ", source.size - 1, " alone");
     cache_.fork(from, to);
     if (!cut(to, size)) {
       cut(to, 0);
       fail("sequence " + std::to_string(from) + " cannot be copied up to position " +
            std::to_string(size - 1) + ": its windows have dropped what that token sees");
     }
+    if (states_ != nullptr) states_->copy(from, to);
     target.size = target.shared = size;
   }
 
@@ -146,9 +156,11 @@ class Sequences {
   /// no other way to say that they did not do what they were asked for.
   void break_off(llama_seq_id sequence, const std::string& why) { at(sequence).broken = why; }
 
-  /// The first position that all layers hold, or -1 for an empty sequence.
+  /// The first position that all layers hold, or -1 for an empty sequence. Recurrent layers hold
+  /// the last.
   llama_pos min_position(llama_seq_id sequence) const {
     if (size(sequence) == 0) return -1;
+    if (states_ != nullptr) return max_position(sequence);
     Index first = 0;
     for (Index layer = 0; layer < cache_.shape().layers; ++layer)
       first = std::max(first, cache_.first(layer, options(sequence)));
@@ -158,10 +170,12 @@ class Sequences {
     return static_cast<llama_pos>(size(sequence)) - 1;
   }
 
-  /// Writes `sequence`: uint64 size, then, unless it is 0, the cache's own format (SnapshotFormat).
+  /// Writes `sequence`: uint64 size, then, unless it is 0, the cache's own format (SnapshotFormat)
+  /// and states of recurrent layers.
   void save(std::ostream& out, llama_seq_id sequence) const {
     write_number(out, size(sequence));
     if (size(sequence) > 0) cache_.save(out, sequence);
+    if (size(sequence) > 0 && states_ != nullptr) states_->save(out, sequence);
     require(out.good(), "the state of sequence ", sequence, " could not be written");
   }
 
@@ -170,35 +184,67 @@ class Sequences {
   void load(std::istream& in, llama_seq_id sequence) {
     Entry& entry = at(sequence);
     const Index tokens = read_size(in);
-    if (tokens > 0)
-      cache_.load(in, sequence);
-    else
-      cut(sequence, 0);
+    if (tokens == 0) {
+      empty(sequence);
+      return;
+    }
+    cache_.load(in, sequence);
     entry = Entry();
     entry.size = tokens;
     expect_size(sequence);
+    if (states_ != nullptr) read_states(in, sequence);
+  }
+
+  /// Whether a sequence has states that save_states() writes.
+  bool has_states() const { return states_ != nullptr; }
+
+  /// Writes the states of recurrent layers alone: uint64 size, then RecurrentStates' format.
+  void save_states(std::ostream& out, llama_seq_id sequence) const {
+    write_number(out, size(sequence));
+    if (size(sequence) > 0) states_->save(out, sequence);
+    require(out.good(), "the states of sequence ", sequence, " could not be written");
+  }
+
+  /// Goes back to where save_states() wrote the states of the same text: cuts off what came after.
+  /// Fails, changing nothing, where the sequence is shorter; empties it where states are damaged.
+  void load_states(std::istream& in, llama_seq_id sequence) {
+    const Index tokens = read_size(in);
+    require(tokens <= size(sequence), "the states are those after ", tokens,
+            " tokens; the sequence has ", size(sequence));
+    if (tokens == 0)
+      empty(sequence);
+    else
+      read_states(in, sequence);
+    Entry& entry = at(sequence);
+    cut(sequence, tokens);
+    entry.size = tokens;
+    entry.shared = std::min(entry.shared, tokens);
   }
 
   /// Writes all sequences: uint64 number of sequences, uint64 size[sequences], then the cache's
-  /// own format.
+  /// own format, and states of recurrent layers of each that is not empty.
   void save(std::ostream& out) const {
     write_number(out, cache_.sequences());
     for (const Entry& entry : entries_) write_number(out, entry.size);
     cache_.save(out);
+    for (llama_seq_id s = 0; states_ != nullptr && s < count(); ++s)
+      if (size(s) > 0) states_->save(out, s);
     require(out.good(), "the state could not be written");
   }
 
   /// Puts what save() wrote in place of all sequences.
   void load(std::istream& in) {
-    const Index count = read_number(in);
-    require(count == cache_.sequences(), "the state has ", count, " sequences; the context has ",
-            cache_.sequences());
+    const Index found = read_number(in);
+    require(found == count(), "the state has ", found, " sequences; the context has ", count());
     std::vector<Entry> entries(entries_.size());
     for (Entry& entry : entries) entry.size = read_size(in);
     cache_.load(in);
     entries_ = std::move(entries);
-    for (llama_seq_id sequence = 0; sequence < static_cast<llama_seq_id>(count); ++sequence)
-      expect_size(sequence);
+    if (states_ != nullptr) states_->clear();
+    for (llama_seq_id s = 0; s < count(); ++s) {
+      expect_size(s);
+      if (states_ != nullptr && size(s) > 0) read_states(in, s);
+    }
   }
 
  private:
@@ -249,8 +295,7 @@ class Sequences {
     for (Index layer = 0; layer < cache_.shape().layers; ++layer) {
       const Index found = cache_.size(layer, options(sequence)), expected = entry.size;
       if (found == expected) continue;
-      cut(sequence, 0);
-      entry = Entry();
+      empty(sequence);
       fail("the state says that sequence " + std::to_string(sequence) + " has " +
            std::to_string(expected) + " tokens; layer " + std::to_string(layer) + " has " +
            std::to_string(found));
@@ -268,7 +313,25 @@ class Sequences {
     }
   }
 
+  bool empty(llama_seq_id sequence) {
+    at(sequence) = Entry();
+    if (states_ != nullptr) states_->remove(sequence);
+    return cut(sequence, 0);
+  }
+
+  void read_states(std::istream& in, llama_seq_id sequence) {
+    try {
+      states_->load(in, sequence);
+    } catch (...) {
+      empty(sequence);
+      throw;
+    }
+  }
+
+  llama_seq_id count() const { return static_cast<llama_seq_id>(entries_.size()); }
+
   Cache& cache_;
+  RecurrentStates* states_;
   Index limit_;
   Index total_limit_;
   std::vector<Entry> entries_;
