@@ -54,7 +54,6 @@ class LlamaContext {
     require(context_ != nullptr, "llama.cpp could not make the context (see its messages)");
     require(memory() != nullptr, "the model (", llama_cpp::architecture(model),
             ") keeps no keys and values");
-    check_pooling(llama_pooling_type(context_.get()));
 
     const llama_cpp::ModelAttention attention = inspect(model);
     const ModelShape shape = attention.shape(model);
@@ -197,12 +196,13 @@ class LlamaContext {
             static_cast<int>(params.ctx_type),
             "; it must be the default one: layers for multi-token prediction go on from states of "
             "the model's other layers");
-    check_pooling(params.pooling_type);
     const std::string name = llama_cpp::architecture(model);
     // Other drafts are given ctx_other, too, and llama.cpp takes no notice.
     require(name != "gemma4-assistant", "the model (", name,
             ") drafts from the keys and values of params.ctx_other, which a cache does not share");
     require(!llama_model_has_encoder(model), "the model (", name, ") has an encoder");
+    require(llama_cpp::architecture_metadata(model, "attention.causal") != "false", "the model (",
+            name, ") is not causal; a cache is");
     require(
         !llama_model_is_recurrent(model), "the model (", name,
         ") has no attention: its state does not grow, and there are no keys and values to keep");
@@ -210,13 +210,6 @@ class LlamaContext {
     require(rope == LLAMA_ROPE_TYPE_NONE || rope == LLAMA_ROPE_TYPE_NORM ||
                 rope == LLAMA_ROPE_TYPE_NEOX,
             "the model (", name, ") has several positions for each token (M-RoPE)");
-  }
-
-  static void check_pooling(enum llama_pooling_type type) {
-    require(type == LLAMA_POOLING_TYPE_UNSPECIFIED || type == LLAMA_POOLING_TYPE_NONE,
-            "params.pooling_type is ", static_cast<int>(type),
-            ", or the model's own is; it must be ", static_cast<int>(LLAMA_POOLING_TYPE_NONE),
-            " (none): a cache is for a decoder's tokens");
   }
 
   /// What the context seems to have, as llama.cpp rounds it.

@@ -261,7 +261,7 @@ TEST(LlamaContext, RefusesModelsThatACacheCannotCompute) {
   expect_says(refusal("mamba"), "(mamba) has no attention");
   expect_says(refusal("qwen2vl"), "(qwen2vl) has several positions for each token");
   expect_says(refusal("t5"), "(t5) has an encoder");
-  expect_says(refusal("bert"), "(bert) keeps no keys and values");
+  expect_says(refusal("bert"), "(bert) is not causal");
 }
 
 TEST(LlamaContext, RefusesParametersThatItCannotHonour) {
@@ -274,11 +274,6 @@ TEST(LlamaContext, RefusesParametersThatItCannotHonour) {
   expect_says(with([](auto& p) { p.type_v = GGML_TYPE_Q4_0; }), "type_v is q4_0; it must be f16");
   expect_says(with([](auto& p) { p.attention_type = LLAMA_ATTENTION_TYPE_NON_CAUSAL; }),
               "params.attention_type is not causal");
-  expect_says(with([](auto& p) {
-                p.embeddings = true;
-                p.pooling_type = LLAMA_POOLING_TYPE_MEAN;
-              }),
-              "params.pooling_type is 1, or");
 }
 
 /// What decoding this batch fails with.
@@ -445,6 +440,41 @@ TEST(LlamaContext, ServesControlVectors) {
   const Rows after = own.decode({{1, text}});
   EXPECT_GT(difference(before, after), 1e-2);
   EXPECT_LT(difference(after, session.decode({{1, text}})), 1e-3);
+}
+
+TEST(LlamaContext, GivesPooledEmbeddings) {
+  TinyModel description;
+  description.architecture = "qwen3";
+  description.labels = 2;
+  const llama_model_ptr model = tiny_model(description);
+  const std::vector<llama_token> text = some_tokens(200);
+  for (const auto& [pooling, width] :
+       {std::pair{LLAMA_POOLING_TYPE_LAST, llama_model_n_embd(model.get())},
+        std::pair{LLAMA_POOLING_TYPE_CLS, llama_model_n_embd(model.get())},
+        std::pair{LLAMA_POOLING_TYPE_MEAN, llama_model_n_embd(model.get())},
+        std::pair{LLAMA_POOLING_TYPE_RANK, description.labels}}) {
+    llama_context_params own_params = server_params(), params = squat_params();
+    for (llama_context_params* one : {&own_params, &params}) {
+      one->embeddings = true;
+      one->pooling_type = pooling;
+      one->n_ubatch = one->n_batch;
+    }
+    OwnSession own(model.get(), own_params);
+    SquatSession session(model.get(), params, exact_config());
+    const auto embeddings = [&, width = width](Session& one) {
+      one.decode({{0, part(text, 0, 80)}});
+      one.decode({{1, part(text, 100, 140)}, {0, part(text, 80, 96)}, {2, part(text, 150, 170)}});
+      Rows rows;
+      for (const llama_seq_id sequence : {0, 1, 2}) {
+        const float* row = llama_get_embeddings_seq(one.context(), sequence);
+        rows.emplace_back(row, row + width);
+      }
+      return rows;
+    };
+    const Rows expected = embeddings(own);
+    EXPECT_GT(difference({expected[0]}, {expected[1]}), 1e-2) << pooling;
+    EXPECT_LT(difference(expected, embeddings(session)), 1e-3) << pooling;
+  }
 }
 
 TEST(LlamaContext, HoldsNoMoreOfWindowsThanTheySee) {

@@ -22,7 +22,7 @@ class Failure(Exception):
     """What a server did and should not have done."""
 
 
-def parse_options(description, caches):
+def parse_options(description, caches, **defaults):
     """The options that the scripts share; `caches` adds the script's own to the parser."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("programs", type=pathlib.Path,
@@ -36,6 +36,7 @@ def parse_options(description, caches):
     parser.add_argument("--context", type=int, default=8192, help="in tokens (default: 8192)")
     parser.add_argument("server_options", nargs="*", metavar="-- OPTION",
                         help="more options for llama-server, after --")
+    parser.set_defaults(**defaults)
     options = parser.parse_intermixed_args()
     for name, least in ("requests", 1), ("slots", 1), ("threads", 1), ("context", 512):
         if getattr(options, name) < least:
@@ -189,8 +190,14 @@ class Server:
             time.sleep(0.1)
 
     def peak_bytes(self):
+        return self.memory("VmHWM")
+
+    def resident_bytes(self):
+        return self.memory("VmRSS")
+
+    def memory(self, field):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+        return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
 
     def stop(self, signal_number=signal.SIGTERM):
         """Asks the server to end and checks that it does so properly. Returns what the cache said

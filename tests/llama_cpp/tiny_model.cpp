@@ -88,6 +88,13 @@ void write_sizes(GgufWriter& writer, const TinyModel& model) {
     writer.number("attention.sliding_window_pattern", model.window_period);
 }
 
+void write_classifier(GgufWriter& writer, const TinyModel& model) {
+  std::vector<std::string> names;
+  for (int label = 0; label < model.labels; ++label) names.push_back(std::to_string(label));
+  writer.texts("classifier.output_labels", names);
+  writer.linear("cls.output", model.embedding, model.labels);
+}
+
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, const TinyModel& model) {
@@ -151,6 +158,8 @@ TinyModel completed(TinyModel model) {
   const std::string& scaling = model.rotary_scaling;
   require(scaling == "none" || scaling == "linear" || scaling == "yarn", "rotary_scaling", scaling,
           "none, linear or yarn");
+  require(model.labels == 0 || model.architecture == "qwen3", "labels", model.labels,
+          "0 but for qwen3");
   require(model.latent_cache || model.architecture == "deepseek2", "latent_cache", "false",
           "true but for deepseek2");
   require(model.reading_layers == 0 || model.architecture == "gemma4", "reading_layers",
@@ -167,6 +176,7 @@ void write_tiny_model(const TinyModel& model, const std::string& path) {
   write_sizes(writer, complete);
   write_rotary(writer, complete);
   find(complete.architecture).write(writer, complete);
+  if (complete.labels > 0) write_classifier(writer, complete);
   writer.save(path);
 }
 

@@ -26,6 +26,7 @@ struct TinyModel {
   std::string rotary_scaling = "none";  ///< or "linear" or "yarn", by 4
   bool rotary_factors = false;          ///< llama's; phi3 always has long and short ones
   int reading_layers = 0;    ///< gemma4: the last so many read keys and values of earlier ones
+  int labels = 0;            ///< qwen3: what a classifier tells apart
   bool latent_cache = true;  ///< deepseek2: what keys and values are made from, or these themselves
 };
 
