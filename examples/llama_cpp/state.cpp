@@ -22,7 +22,7 @@ enum class Part { whole, states, nothing };
 /// With windows it is the whole state, and nothing without either.
 Part part(const LlamaContext& context, llama_state_seq_flags flags) {
   if ((flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) == 0) return Part::whole;
-  if (context.sequences().has_states()) return Part::states;
+  if (context.sequences().have_states()) return Part::states;
   const squat::ModelShape& shape = context.cache().shape();
   for (squat::Index layer = 0; layer < shape.layers; ++layer)
     if (shape.layer(layer).window > 0) return Part::whole;

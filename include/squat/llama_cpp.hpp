@@ -14,6 +14,7 @@
 #include <squat/llama_cpp/probe.hpp>
 #include <squat/llama_cpp/recurrent_order.hpp>
 #include <squat/llama_cpp/sequences.hpp>
+#include <squat/llama_cpp/supported.hpp>
 
 namespace squat {
 
@@ -48,7 +49,7 @@ class LlamaContext {
         user_abort_data_(params.abort_callback_data),
         has_embeddings_(params.embeddings),
         context_(nullptr, llama.free) {
-    check(model, params);
+    llama_cpp::check_supported(model, params);
     set_sizes(model, params);
     context_.reset(llama_.init_from_model(model, own_params(model, params)));
     require(context_ != nullptr, "llama.cpp could not make the context (see its messages)");
@@ -184,33 +185,6 @@ class LlamaContext {
     std::vector<std::size_t> layers;
     std::size_t asked = 0;  // of a batch
   };
-
-  static void check(const llama_model* model, const llama_context_params& params) {
-    require(model != nullptr, "model is null");
-    for (const ggml_type type : {params.type_k, params.type_v})
-      require(!ggml_is_quantized(type), "params.type_k or type_v is ", ggml_type_name(type),
-              "; it must be f16: the cache quantizes by itself");
-    require(params.attention_type != LLAMA_ATTENTION_TYPE_NON_CAUSAL,
-            "params.attention_type is not causal; a cache is causal");
-    require(params.ctx_type == LLAMA_CONTEXT_TYPE_DEFAULT, "params.ctx_type is ",
-            static_cast<int>(params.ctx_type),
-            "; it must be the default one: layers for multi-token prediction go on from states of "
-            "the model's other layers");
-    const std::string name = llama_cpp::architecture(model);
-    // Other drafts are given ctx_other, too, and llama.cpp takes no notice.
-    require(name != "gemma4-assistant", "the model (", name,
-            ") drafts from the keys and values of params.ctx_other, which a cache does not share");
-    require(!llama_model_has_encoder(model), "the model (", name, ") has an encoder");
-    require(llama_cpp::architecture_metadata(model, "attention.causal") != "false", "the model (",
-            name, ") is not causal; a cache is");
-    require(
-        !llama_model_is_recurrent(model), "the model (", name,
-        ") has no attention: its state does not grow, and there are no keys and values to keep");
-    const llama_rope_type rope = llama_model_rope_type(model);
-    require(rope == LLAMA_ROPE_TYPE_NONE || rope == LLAMA_ROPE_TYPE_NORM ||
-                rope == LLAMA_ROPE_TYPE_NEOX,
-            "the model (", name, ") has several positions for each token (M-RoPE)");
-  }
 
   /// What the context seems to have, as llama.cpp rounds it.
   void set_sizes(const llama_model* model, const llama_context_params& params) {

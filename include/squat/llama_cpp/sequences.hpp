@@ -6,32 +6,17 @@
 #include <algorithm>
 #include <istream>
 #include <ostream>
-#include <squat/llama_cpp/attention_operator.hpp>
-#include <squat/llama_cpp/recurrent_states.hpp>
+#include <squat/llama_cpp/sequence_entries.hpp>
 
 namespace squat::llama_cpp {
 
 /// The sequences of a cache by position, as llama.h's llama_memory_* and llama_state_* see them. A
 /// sequence has positions 0 to size - 1, of which some may be removed. With recurrent layers it
 /// also has their states after its last token, and cannot go back.
-class Sequences {
+class Sequences : public SequenceEntries {
  public:
-  /// `limit`: tokens that a sequence may have; `total_limit`: those of all, where what a fork
-  /// shares counts once. `states`: null without recurrent layers.
   Sequences(Cache& cache, Index limit, Index total_limit, RecurrentStates* states = nullptr)
-      : cache_(cache),
-        states_(states),
-        limit_(limit),
-        total_limit_(total_limit),
-        entries_(static_cast<std::size_t>(cache.sequences())) {}
-
-  Index size(llama_seq_id sequence) const { return at(sequence).size; }
-
-  Index total() const {
-    Index sum = 0;
-    for (const Entry& entry : entries_) sum += entry.size;
-    return sum;
-  }
+      : SequenceEntries(cache, limit, total_limit, states) {}
 
   /// Whether the tokens of a batch, each at the end of its sequence, still fit. Fails on a sequence
   /// that does not exist or cannot go on, and on positions that leave gaps.
@@ -64,22 +49,16 @@ class Sequences {
     std::string lost;
     for (const BatchToken& token : batch) {
       Entry& entry = at(token.sequence);
-      if (states_ == nullptr && cut(token.sequence, entry.size)) continue;
+      if (!have_states() && cut(token.sequence, entry.size)) continue;
       const std::string name = " " + std::to_string(token.sequence);
       if (lost.find(name) == std::string::npos) lost += name;
       empty(token.sequence);
     }
     if (lost.empty()) return "";
     return std::string("the batch failed, and ") +
-           (states_ != nullptr ? "recurrent layers do not go back"
-                               : "windows have dropped what is needed to go back") +
+           (have_states() ? "recurrent layers do not go back"
+                          : "windows have dropped what is needed to go back") +
            " in sequence" + lost + ", which is empty now";
-  }
-
-  void clear() {
-    cache_.clear();
-    if (states_ != nullptr) states_->clear();
-    for (Entry& entry : entries_) entry = Entry();
   }
 
   /// Removes positions [begin, end) (negative: from the first, to the last). Returns false,
@@ -96,7 +75,7 @@ class Sequences {
       if (end <= first) return true;
       cache_.erase({first, end}, options(sequence));
     } else {
-      if (states_ != nullptr || !cut(sequence, first)) return false;
+      if (have_states() || !cut(sequence, first)) return false;
       entry.size = first;
     }
     entry.shared = shared;
@@ -105,7 +84,7 @@ class Sequences {
 
   /// Whether shift() can move positions. Recurrent layers remember where tokens were.
   bool can_shift() const {
-    if (states_ != nullptr) return false;
+    if (have_states()) return false;
     const ModelShape& shape = cache_.shape();
     for (Index layer = 0; layer < shape.layers; ++layer) {
       const LayerShape& one = shape.layer(layer);
@@ -117,7 +96,7 @@ class Sequences {
   /// Moves positions [begin, end) (negative: from the first, to the last) by `delta`. Fails as
   /// SQuatCache::shift does.
   void shift(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos delta) {
-    require(states_ == nullptr, "the model has recurrent layers, which move no tokens");
+    require(!have_states(), "the model has recurrent layers, which move no tokens");
     Entry& entry = at(sequence);
     const Index first = std::max<Index>(begin, 0);
     const Index last = end < 0 ? entry.size : std::min<Index>(end, entry.size);
@@ -139,7 +118,7 @@ class Sequences {
     require(target.size == 0, "sequence ", from, " cannot be copied to sequence ", to,
             ", which has ", target.size, " tokens: it must be empty");
     require(source.broken.empty(), "sequence ", from, " cannot be copied: ", source.broken);
-    require(states_ == nullptr || size == source.size, "sequence ", from,
+    require(!have_states() || size == source.size, "sequence ", from,
             " cannot be copied up to position ", size - 1,
             ": recurrent layers have the state after position ", source.size - 1, " alone");
     cache_.fork(from, to);
@@ -148,19 +127,15 @@ class Sequences {
       fail("sequence " + std::to_string(from) + " cannot be copied up to position " +
            std::to_string(size - 1) + ": its windows have dropped what that token sees");
     }
-    if (states_ != nullptr) states_->copy(from, to);
+    if (have_states()) states_->copy(from, to);
     target.size = target.shared = size;
   }
-
-  /// From now on `sequence` fails, saying why, until it is removed: for calls of llama.h that have
-  /// no other way to say that they did not do what they were asked for.
-  void break_off(llama_seq_id sequence, const std::string& why) { at(sequence).broken = why; }
 
   /// The first position that all layers hold, or -1 for an empty sequence. Recurrent layers hold
   /// the last.
   llama_pos min_position(llama_seq_id sequence) const {
     if (size(sequence) == 0) return -1;
-    if (states_ != nullptr) return max_position(sequence);
+    if (have_states()) return max_position(sequence);
     Index first = 0;
     for (Index layer = 0; layer < cache_.shape().layers; ++layer)
       first = std::max(first, cache_.first(layer, options(sequence)));
@@ -175,7 +150,7 @@ class Sequences {
   void save(std::ostream& out, llama_seq_id sequence) const {
     write_number(out, size(sequence));
     if (size(sequence) > 0) cache_.save(out, sequence);
-    if (size(sequence) > 0 && states_ != nullptr) states_->save(out, sequence);
+    if (size(sequence) > 0 && have_states()) states_->save(out, sequence);
     require(out.good(), "the state of sequence ", sequence, " could not be written");
   }
 
@@ -192,11 +167,8 @@ class Sequences {
     entry = Entry();
     entry.size = tokens;
     expect_size(sequence);
-    if (states_ != nullptr) read_states(in, sequence);
+    if (have_states()) read_states(in, sequence);
   }
-
-  /// Whether a sequence has states that save_states() writes.
-  bool has_states() const { return states_ != nullptr; }
 
   /// Writes the states of recurrent layers alone: uint64 size, then RecurrentStates' format.
   void save_states(std::ostream& out, llama_seq_id sequence) const {
@@ -227,12 +199,12 @@ class Sequences {
     write_number(out, cache_.sequences());
     for (const Entry& entry : entries_) write_number(out, entry.size);
     cache_.save(out);
-    for (llama_seq_id s = 0; states_ != nullptr && s < count(); ++s)
+    for (llama_seq_id s = 0; have_states() && s < count(); ++s)
       if (size(s) > 0) states_->save(out, s);
     require(out.good(), "the state could not be written");
   }
 
-  /// Puts what save() wrote in place of all sequences.
+  /// Puts what save() wrote in place of all sequences, which are empty where that fails in the end.
   void load(std::istream& in) {
     const Index found = read_number(in);
     require(found == count(), "the state has ", found, " sequences; the context has ", count());
@@ -240,39 +212,19 @@ class Sequences {
     for (Entry& entry : entries) entry.size = read_size(in);
     cache_.load(in);
     entries_ = std::move(entries);
-    if (states_ != nullptr) states_->clear();
-    for (llama_seq_id s = 0; s < count(); ++s) {
-      expect_size(s);
-      if (states_ != nullptr && size(s) > 0) read_states(in, s);
+    if (have_states()) states_->clear();
+    try {
+      for (llama_seq_id s = 0; s < count(); ++s) {
+        expect_size(s);
+        if (have_states() && size(s) > 0) read_states(in, s);
+      }
+    } catch (...) {
+      clear();
+      throw;
     }
   }
 
  private:
-  struct Entry {
-    Index size = 0;
-    Index shared = 0;  // of them, those that came from another sequence
-    std::string broken;
-  };
-
-  Entry& at(llama_seq_id sequence) {
-    check(sequence);
-    return entries_[static_cast<std::size_t>(sequence)];
-  }
-  const Entry& at(llama_seq_id sequence) const {
-    check(sequence);
-    return entries_[static_cast<std::size_t>(sequence)];
-  }
-  void check(llama_seq_id sequence) const {
-    require(sequence >= 0 && sequence < static_cast<llama_seq_id>(entries_.size()), "sequence is ",
-            sequence, "; the context has sequences 0 to ", entries_.size() - 1);
-  }
-
-  static CallOptions options(llama_seq_id sequence) {
-    CallOptions options;
-    options.sequence = sequence;
-    return options;
-  }
-
   static void write_number(std::ostream& out, Index number) {
     const auto value = static_cast<std::uint64_t>(number);
     out.write(reinterpret_cast<const char*>(&value), sizeof value);
@@ -302,23 +254,6 @@ class Sequences {
     }
   }
 
-  /// Cuts the layers of a sequence to `size` tokens; false where windows do not allow it. Layers
-  /// may have more tokens than the sequence, where a batch failed.
-  bool cut(llama_seq_id sequence, Index size) {
-    try {
-      cache_.truncate(size, options(sequence));
-      return true;
-    } catch (const Error&) {
-      return false;
-    }
-  }
-
-  bool empty(llama_seq_id sequence) {
-    at(sequence) = Entry();
-    if (states_ != nullptr) states_->remove(sequence);
-    return cut(sequence, 0);
-  }
-
   void read_states(std::istream& in, llama_seq_id sequence) {
     try {
       states_->load(in, sequence);
@@ -327,14 +262,6 @@ class Sequences {
       throw;
     }
   }
-
-  llama_seq_id count() const { return static_cast<llama_seq_id>(entries_.size()); }
-
-  Cache& cache_;
-  RecurrentStates* states_;
-  Index limit_;
-  Index total_limit_;
-  std::vector<Entry> entries_;
 };
 
 }  // namespace squat::llama_cpp
