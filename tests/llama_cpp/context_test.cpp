@@ -4,29 +4,6 @@
 namespace squat::testing {
 namespace {
 
-/// Small batches, so that a prompt comes in pieces.
-llama_context_params server_params(int threads = 1) {
-  llama_context_params params = exact_context(512);
-  params.n_batch = 96;
-  params.n_ubatch = 32;
-  params.n_seq_max = 3;
-  params.kv_unified = true;
-  params.swa_full = true;
-  params.n_threads = params.n_threads_batch = threads;
-  return params;
-}
-
-/// The same on a SQuat cache, which has its own attention.
-llama_context_params squat_params(int threads = 1) {
-  llama_context_params params = server_params(threads);
-  params.type_k = params.type_v = GGML_TYPE_F16;
-  return params;
-}
-
-std::vector<llama_token> part(const std::vector<llama_token>& tokens, int begin, int end) {
-  return {tokens.begin() + begin, tokens.begin() + end};
-}
-
 /// What a server does: prompts in pieces, of several sequences in a batch, whose rows lie apart in
 /// it; decoding of all together; tokens taken back, unless layers are recurrent; a fork; a state
 /// saved and restored.
@@ -440,41 +417,6 @@ TEST(LlamaContext, ServesControlVectors) {
   const Rows after = own.decode({{1, text}});
   EXPECT_GT(difference(before, after), 1e-2);
   EXPECT_LT(difference(after, session.decode({{1, text}})), 1e-3);
-}
-
-TEST(LlamaContext, GivesPooledEmbeddings) {
-  TinyModel description;
-  description.architecture = "qwen3";
-  description.labels = 2;
-  const llama_model_ptr model = tiny_model(description);
-  const std::vector<llama_token> text = some_tokens(200);
-  for (const auto& [pooling, width] :
-       {std::pair{LLAMA_POOLING_TYPE_LAST, llama_model_n_embd(model.get())},
-        std::pair{LLAMA_POOLING_TYPE_CLS, llama_model_n_embd(model.get())},
-        std::pair{LLAMA_POOLING_TYPE_MEAN, llama_model_n_embd(model.get())},
-        std::pair{LLAMA_POOLING_TYPE_RANK, description.labels}}) {
-    llama_context_params own_params = server_params(), params = squat_params();
-    for (llama_context_params* one : {&own_params, &params}) {
-      one->embeddings = true;
-      one->pooling_type = pooling;
-      one->n_ubatch = one->n_batch;
-    }
-    OwnSession own(model.get(), own_params);
-    SquatSession session(model.get(), params, exact_config());
-    const auto embeddings = [&, width = width](Session& one) {
-      one.decode({{0, part(text, 0, 80)}});
-      one.decode({{1, part(text, 100, 140)}, {0, part(text, 80, 96)}, {2, part(text, 150, 170)}});
-      Rows rows;
-      for (const llama_seq_id sequence : {0, 1, 2}) {
-        const float* row = llama_get_embeddings_seq(one.context(), sequence);
-        rows.emplace_back(row, row + width);
-      }
-      return rows;
-    };
-    const Rows expected = embeddings(own);
-    EXPECT_GT(difference({expected[0]}, {expected[1]}), 1e-2) << pooling;
-    EXPECT_LT(difference(expected, embeddings(session)), 1e-3) << pooling;
-  }
 }
 
 TEST(LlamaContext, HoldsNoMoreOfWindowsThanTheySee) {

@@ -4,17 +4,6 @@
 namespace squat::testing {
 namespace {
 
-llama_context_params hybrid_params() {
-  llama_context_params params = exact_context(512);
-  params.n_batch = 96;
-  params.n_ubatch = 16;
-  params.n_seq_max = 3;
-  params.kv_unified = true;
-  params.type_k = params.type_v = GGML_TYPE_F16;
-  params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-  return params;
-}
-
 class HybridContext : public ::testing::TestWithParam<const char*> {
  protected:
   static TinyModel description() {
@@ -25,8 +14,8 @@ class HybridContext : public ::testing::TestWithParam<const char*> {
   static constexpr double tolerance = 1e-3;  // relative; both round keys and values to 16 bits
 
   llama_model_ptr model_ = tiny_model(description());
-  OwnSession own_{model_.get(), hybrid_params()};
-  SquatSession session_{model_.get(), hybrid_params(), exact_config()};
+  OwnSession own_{model_.get(), squat_params()};
+  SquatSession session_{model_.get(), squat_params(), exact_config()};
   llama_cpp::Sequences& sequences_ = session_.own().sequences();
 };
 
@@ -108,7 +97,7 @@ TEST_P(HybridContext, SavesAndLoadsAllSequences) {
   std::ostringstream saved;
   sequences_.save(saved);
   const Rows wanted = session_.decode({{0, {7}}, {2, {8}}});
-  SquatSession other(model_.get(), hybrid_params(), exact_config());
+  SquatSession other(model_.get(), squat_params(), exact_config());
   other.decode({{1, {5, 6}}, {0, {9}}});
   std::istringstream in(saved.str());
   other.own().sequences().load(in);
@@ -147,7 +136,7 @@ TEST_P(HybridContext, EmptiesTheSequencesOfABatchThatStops) {
   session_.own().set_abort_callback(nullptr, nullptr);
   EXPECT_EQ(sequences_.size(0), 0);
   EXPECT_EQ(sequences_.size(1), 2);
-  SquatSession fresh(model_.get(), hybrid_params(), exact_config());
+  SquatSession fresh(model_.get(), squat_params(), exact_config());
   fresh.decode({{1, {5, 6}}});
   EXPECT_LT(difference(fresh.decode({{1, {9}}}), session_.decode({{1, {9}}})), 1e-5);
 }

@@ -13,9 +13,20 @@ add_test(NAME llama_cpp.server_shift
                  --context 512 --checks shift -- --context-shift --cache-reuse 16)
 add_test(NAME llama_cpp.server_draft
          COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/server_draft_test.py
-                 ${SQUAT_LLAMA_CPP_PROGRAMS} ${SQUAT_TEST_MODEL} squat:8 --context 1024)
+                 ${SQUAT_LLAMA_CPP_PROGRAMS} ${SQUAT_TEST_MODEL} squat:8 --context 1024
+                 --threads 1)
+# Recurrent layers, which go back to checkpoints. (A slot restored from its file has none, in
+# llama.cpp either.)
+set(hybrid_model ${CMAKE_CURRENT_BINARY_DIR}/lfm2.gguf)
+add_test(NAME llama_cpp.write_hybrid COMMAND squat_write_tiny_model lfm2 ${hybrid_model})
+set_tests_properties(llama_cpp.write_hybrid PROPERTIES FIXTURES_SETUP hybrid_model)
+add_test(NAME llama_cpp.server_hybrid
+         COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/server_test.py
+                 ${SQUAT_LLAMA_CPP_PROGRAMS} ${hybrid_model} squat:8 --requests 12 --context 2048
+                 --threads 1 --checks overflow crowd samples)
 set_tests_properties(llama_cpp.server llama_cpp.server_shift llama_cpp.server_draft
-                     PROPERTIES ${serial})
+                     llama_cpp.server_hybrid PROPERTIES ${serial})
+set_tests_properties(llama_cpp.server_hybrid PROPERTIES FIXTURES_REQUIRED hybrid_model)
 
 # It takes llama-cpp-python from PyPI when it runs for the first time, which is made for a llama.h
 # with llama_process.

@@ -28,6 +28,29 @@ inline Config exact_config() {
   return config;
 }
 
+/// Small batches, so that a prompt comes in pieces.
+inline llama_context_params server_params(int threads = 1) {
+  llama_context_params params = exact_context(512);
+  params.n_batch = 96;
+  params.n_ubatch = 32;
+  params.n_seq_max = 3;
+  params.kv_unified = true;
+  params.swa_full = true;
+  params.n_threads = params.n_threads_batch = threads;
+  return params;
+}
+
+/// The same on a SQuat cache, which has its own attention.
+inline llama_context_params squat_params(int threads = 1) {
+  llama_context_params params = server_params(threads);
+  params.type_k = params.type_v = GGML_TYPE_F16;
+  return params;
+}
+
+inline std::vector<llama_token> part(const std::vector<llama_token>& tokens, int begin, int end) {
+  return {tokens.begin() + begin, tokens.begin() + end};
+}
+
 /// How far logits are off, relative: |a - b| / |a| over all of them.
 inline double difference(const Rows& a, const Rows& b) {
   double error = 0, size = 0;
