@@ -11,10 +11,7 @@ using squat_preload::guarded_batch;
 /// What programs have put into their batches.
 class Batches {
  public:
-  struct Batch {
-    std::vector<squat::llama_cpp::BatchToken> tokens;
-    bool is_coupled = false;  // a token belongs to several sequences
-  };
+  using Batch = std::vector<squat::llama_cpp::BatchToken>;
 
   static Batches& instance() {
     static Batches batches;
@@ -45,7 +42,7 @@ class Batches {
 std::int32_t note_token(const llama_batch_ext* batch, llama_seq_id sequence, std::int32_t result) {
   if (result >= 0 || result == -2)
     Batches::instance().change(batch, [&](Batches::Batch& noted) {
-      noted.tokens.push_back({sequence, 0});
+      noted.push_back({sequence, 0});
     });
   return result;
 }
@@ -80,8 +77,8 @@ bool llama_batch_ext_add_seq(llama_batch_ext* batch, int32_t index, llama_seq_id
   const bool is_added = SQUAT_NEXT(llama_batch_ext_add_seq)(batch, index, sequence);
   if (is_added)
     Batches::instance().change(batch, [&](Batches::Batch& noted) {
-      if (noted.tokens.at(static_cast<std::size_t>(index)).sequence != sequence)
-        noted.is_coupled = true;
+      squat::llama_cpp::BatchToken& token = noted.at(static_cast<std::size_t>(index));
+      if (!token.is_of(sequence)) token.more.push_back(sequence);
     });
   return is_added;
 }
@@ -90,7 +87,7 @@ bool llama_batch_ext_set_pos(llama_batch_ext* batch, int32_t index, const llama_
   const bool is_set = SQUAT_NEXT(llama_batch_ext_set_pos)(batch, index, position);
   if (is_set)
     Batches::instance().change(batch, [&](Batches::Batch& noted) {
-      noted.tokens.at(static_cast<std::size_t>(index)).position = *position;
+      noted.at(static_cast<std::size_t>(index)).position = *position;
     });
   return is_set;
 }
@@ -101,11 +98,7 @@ int32_t llama_process(llama_context* context, llama_process_type type, llama_bat
   return guarded_batch(*own, [&] {
     squat::require(type == LLAMA_PROCESS_TYPE_DECODE,
                    "llama_process: a context on a SQuat cache only decodes");
-    const Batches::Batch noted = Batches::instance().get(batch);
-    squat::require(!noted.is_coupled,
-                   "llama_process: a token of the batch belongs to several sequences; it must "
-                   "belong to one");
-    return own->process(noted.tokens,
+    return own->process(Batches::instance().get(batch),
                         [&] { return SQUAT_NEXT(llama_process)(context, type, batch); });
   });
 }

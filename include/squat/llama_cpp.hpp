@@ -101,7 +101,7 @@ class LlamaContext {
     return sequences_->total() * numbers * 2;
   }
 
-  /// llama_decode: computes a batch, each token of which goes on with its sequence, and returns
+  /// llama_decode: computes a batch, each token of which goes on with its sequences, and returns
   /// what llama_decode returns. 1: the batch does not fit, and nothing changed. Fails on a batch
   /// that the cache cannot take (nothing changed), and where something goes wrong while it is
   /// computed (the tokens of the graphs that were complete remain, as in llama.cpp).
@@ -111,15 +111,22 @@ class LlamaContext {
     std::vector<llama_pos> positions;
     std::vector<Index> next(static_cast<std::size_t>(n_seq_max_), -1);
     for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
-      require(batch.n_seq_id == nullptr || batch.n_seq_id[i] == 1, "token ", i,
-              " of the batch belongs to ", batch.n_seq_id == nullptr ? 1 : batch.n_seq_id[i],
-              " sequences; it must belong to one");
-      const llama_seq_id sequence = batch.seq_id == nullptr ? 0 : batch.seq_id[i][0];
-      const Index size = sequences_->size(sequence);
-      Index& expected = next[static_cast<std::size_t>(sequence)];
-      expected = expected < 0 ? size : expected + 1;
-      positions.push_back(batch.pos == nullptr ? static_cast<llama_pos>(expected) : batch.pos[i]);
-      tokens.push_back({sequence, positions.back()});
+      llama_cpp::BatchToken& token = tokens.emplace_back();
+      require(batch.n_seq_id == nullptr || batch.n_seq_id[i] > 0, "token ", i,
+              " of the batch belongs to no sequence");
+      if (batch.seq_id != nullptr) {
+        const llama_seq_id* all = batch.seq_id[i];
+        token.sequence = all[0];
+        if (batch.n_seq_id != nullptr) token.more.assign(all + 1, all + batch.n_seq_id[i]);
+      }
+      positions.push_back(batch.pos != nullptr ? batch.pos[i] : -1);
+      token.for_sequences([&](llama_seq_id sequence) {
+        const Index size = sequences_->size(sequence);
+        Index& expected = next[static_cast<std::size_t>(sequence)];
+        expected = expected < 0 ? size : expected + 1;
+        if (batch.pos == nullptr) positions.back() = static_cast<llama_pos>(expected);
+      });
+      token.position = positions.back();
     }
     batch.pos = positions.data();
     return process(tokens, [&] { return llama_.decode(context_.get(), batch); });
@@ -130,6 +137,10 @@ class LlamaContext {
   std::int32_t process(const std::vector<llama_cpp::BatchToken>& tokens, const Compute& compute) {
     using llama_cpp::BatchToken;
     require(is_causal_, "attention is set to be not causal; a cache is causal");
+    if (states_)
+      for (const BatchToken& token : tokens)
+        require(token.more.empty(), "a token of the batch belongs to sequences ", token.sequence,
+                " and ", token.more.front(), "; with recurrent layers it must belong to one");
     if (!sequences_->have_room(tokens)) return 1;
     const std::vector<BatchToken> order =
         states_

@@ -281,7 +281,10 @@ TEST_F(PlainContext, RefusesBatchesThatItCannotTakeAndGoesOn) {
   expect_says(failure(context_, batch), "has position 3; it must be 0");
   position = 0;
   count = 2;
-  expect_says(failure(context_, batch), "token 0 of the batch belongs to 2 sequences");
+  sequences[1] = 4;
+  expect_says(failure(context_, batch), "sequence is 4; the context has sequences 0 to 2");
+  count = 0;
+  expect_says(failure(context_, batch), "token 0 of the batch belongs to no sequence");
   count = 1;
   sequences[0] = 3;
   expect_says(failure(context_, batch), "sequence is 3; the context has sequences 0 to 2");
@@ -313,6 +316,32 @@ TEST_F(PlainContext, CopiesCountOnce) {
   session_.fork(0, 1);
   session_.decode({{0, {1}}, {1, {2}}});
   EXPECT_EQ(context_.sequences().total(), 962);
+}
+
+// A beginning that sequences have in common, in one batch with what they have not.
+TEST_F(PlainContext, TakesTokensOfSeveralSequences) {
+  OwnSession own(model_.get(), server_params());
+  const std::vector<llama_token> text = some_tokens(300);
+  const std::vector<std::vector<Piece>> batches = {{{1, part(text, 0, 40), {0, 2}},
+                                                    {0, part(text, 40, 50)},
+                                                    {1, part(text, 60, 70)},
+                                                    {2, part(text, 80, 90)}},
+                                                   {{0, {5}}, {2, {6}}},
+                                                   {{1, {7}}, {0, {8}}}};
+  for (const std::vector<Piece>& batch : batches)
+    EXPECT_LT(difference(own.decode(batch), session_.decode(batch)), 1e-3);
+  EXPECT_EQ(context_.sequences().size(2), 51);
+  EXPECT_TRUE(session_.cut(2, 45));
+  EXPECT_TRUE(own.cut(2, 45));
+  EXPECT_LT(difference(own.decode({{2, {9}}}), session_.decode({{2, {9}}})), 1e-3);
+}
+
+TEST_F(PlainContext, CountsTokensOfSeveralSequencesOnce) {
+  const std::vector<llama_token> text = some_tokens(480);
+  for (int begin = 0; begin < 480; begin += 96)
+    session_.decode({{0, part(text, begin, begin + 96), {1, 2}}});
+  session_.decode({{0, part(text, 0, 10)}, {1, part(text, 0, 10)}, {2, part(text, 0, 12)}});
+  EXPECT_THROW(session_.decode({{0, {1}}}), std::runtime_error);  // the context is full
 }
 
 TEST_F(PlainContext, TakesTokensOut) {

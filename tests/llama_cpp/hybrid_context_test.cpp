@@ -55,6 +55,12 @@ TEST_P(HybridContext, TakesTheTokensOfABatchInLlamaCppsOrder) {
     EXPECT_LT(difference(own_.decode(batch), session_.decode(batch)), tolerance);
 }
 
+TEST_P(HybridContext, TakesNoTokensOfSeveralSequences) {
+  session_.decode({{0, {5}}});
+  EXPECT_THROW(session_.decode({{1, {5}, {2}}}), Error);
+  EXPECT_EQ(sequences_.size(0), 1);
+}
+
 // Where every token is an output, graphs have one sequence each.
 TEST_P(HybridContext, GivesEmbeddings) {
   const auto embeddings = [&](Session& session, const std::vector<Piece>& batch) {

@@ -10,10 +10,11 @@
 
 namespace squat::testing {
 
-/// New tokens of a sequence.
+/// New tokens of a sequence, or of several.
 struct Piece {
   llama_seq_id sequence;
   std::vector<llama_token> tokens;
+  std::vector<llama_seq_id> more = {};
 };
 
 using Rows = std::vector<std::vector<float>>;  // of logits
@@ -73,16 +74,21 @@ class Session {
   Rows decode(const std::vector<Piece>& pieces) {
     std::vector<llama_token> tokens;
     std::vector<llama_pos> positions;
-    std::vector<llama_seq_id> sequences;
+    std::vector<std::vector<llama_seq_id>> sequences;
+    std::vector<std::int32_t> counts;
     for (const Piece& piece : pieces)
       for (const llama_token token : piece.tokens) {
         tokens.push_back(token);
         positions.push_back(next_[piece.sequence]++);
-        sequences.push_back(piece.sequence);
+        sequences.push_back({piece.sequence});
+        for (const llama_seq_id other : piece.more) {
+          sequences.back().push_back(other);
+          ++next_[other];
+        }
+        counts.push_back(static_cast<std::int32_t>(sequences.back().size()));
       }
-    std::vector<std::int32_t> counts(tokens.size(), 1);
     std::vector<llama_seq_id*> lists;
-    for (llama_seq_id& sequence : sequences) lists.push_back(&sequence);
+    for (std::vector<llama_seq_id>& set : sequences) lists.push_back(set.data());
     std::vector<std::int8_t> wanted(tokens.size(), 1);
     const llama_batch batch{static_cast<std::int32_t>(tokens.size()),
                             tokens.data(),

@@ -151,9 +151,9 @@ class AttentionOperator {
     // Several tokens are part of a prompt, of which all parts shape the metric.
     options.fit = rows > 1 ? FitQueries::accumulate : FitQueries::first_update;
     const ggml_tensor& queries = *attention.queries;
-    const bool in_place = sequence.are_contiguous() && queries.nb[0] == sizeof(float) &&
-                          queries.nb[2] == queries.ne[0] * sizeof(float) &&
-                          queries.nb[1] % sizeof(float) == 0;
+    const bool in_place =
+        sequence.foreign == 0 && sequence.are_contiguous() && queries.nb[0] == sizeof(float) &&
+        queries.nb[2] == queries.ne[0] * sizeof(float) && queries.nb[1] % sizeof(float) == 0;
     if (in_place) {
       const auto row = static_cast<std::size_t>(sequence.rows.front());
       const ConstRows from(row_of(queries, 1, row), rows, query_width,
@@ -173,9 +173,12 @@ class AttentionOperator {
                           static_cast<std::size_t>(c) * queries.nb[0],
                       sizeof(float));
     attend_layer(layer, work.queries, work, work.out, options);
-    for (Index r = 0; r < rows; ++r)
-      std::copy_n(work.out.row(r).data(), out_width,
-                  row_of(node, 2, static_cast<std::size_t>(sequence.rows[r])));
+    for (Index r = 0; r < rows; ++r) {
+      const Index row = sequence.rows[static_cast<std::size_t>(r)];
+      if (batch_[static_cast<std::size_t>(begin + row)].sequence == sequence.sequence)
+        std::copy_n(work.out.row(r).data(), out_width,
+                    row_of(node, 2, static_cast<std::size_t>(row)));
+    }
   }
 
   /// What is new stays in full precision until the last layer that reads it has seen it.

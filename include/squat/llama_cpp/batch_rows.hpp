@@ -13,8 +13,19 @@ namespace squat::llama_cpp {
 
 /// A token of a batch. The rows of a graph are those of the next tokens.
 struct BatchToken {
-  llama_seq_id sequence;
-  Index position;
+  llama_seq_id sequence = 0;  ///< the first that it belongs to: what that one has seen, it sees
+  Index position = 0;
+  std::vector<llama_seq_id> more = {};  ///< others that it belongs to
+
+  bool is_of(llama_seq_id any) const {
+    return any == sequence || std::find(more.begin(), more.end(), any) != more.end();
+  }
+  /// Calls use(sequence) for all that it belongs to.
+  template <class Use>
+  void for_sequences(const Use& use) const {
+    use(sequence);
+    for (const llama_seq_id other : more) use(other);
+  }
 };
 
 /// The cell of llama.cpp's memory that holds a token.
@@ -27,6 +38,7 @@ struct CellToken {
 struct SequenceRows {
   llama_seq_id sequence;
   std::vector<Index> rows;  ///< in the graph, ascending
+  Index foreign = 0;        ///< rows of tokens whose first sequence is another
 
   bool are_contiguous() const {
     return rows.back() - rows.front() + 1 == static_cast<Index>(rows.size());
@@ -38,11 +50,14 @@ inline std::vector<SequenceRows> rows_by_sequence(const std::vector<BatchToken>&
                                                   Index end) {
   std::vector<SequenceRows> sequences;
   for (Index i = begin; i < end; ++i) {
-    const llama_seq_id sequence = batch[static_cast<std::size_t>(i)].sequence;
-    std::size_t s = 0;
-    while (s < sequences.size() && sequences[s].sequence != sequence) ++s;
-    if (s == sequences.size()) sequences.push_back({sequence, {}});
-    sequences[s].rows.push_back(i - begin);
+    const BatchToken& token = batch[static_cast<std::size_t>(i)];
+    token.for_sequences([&](llama_seq_id sequence) {
+      std::size_t s = 0;
+      while (s < sequences.size() && sequences[s].sequence != sequence) ++s;
+      if (s == sequences.size()) sequences.push_back({sequence, {}});
+      sequences[s].rows.push_back(i - begin);
+      sequences[s].foreign += sequence != token.sequence;
+    });
   }
   return sequences;
 }
@@ -67,7 +82,7 @@ inline void check_mask(const ggml_tensor& mask, const std::vector<CellToken>& ce
       require(cell < mask.ne[0], "the attention mask is of ", mask.ne[0],
               " cells; it must be of more than ", cell);
       const Index distance = own.position - other.position;
-      if (other.sequence == own.sequence && (shape.window == 0 || distance < shape.window) &&
+      if (other.is_of(own.sequence) && (shape.window == 0 || distance < shape.window) &&
           (shape.chunk == 0 || own.position / shape.chunk == other.position / shape.chunk))
         expected[static_cast<std::size_t>(cell)] =
             shape.alibi_slopes.empty() || distance == 0

@@ -27,13 +27,15 @@ class Sequences : public SequenceEntries {
     Index total = 0;
     for (const Entry& entry : entries_) total += entry.size - entry.shared;
     for (const BatchToken& token : batch) {
-      require(at(token.sequence).broken.empty(), "sequence ", token.sequence, ": ",
-              at(token.sequence).broken, " (remove the sequence to use it again)");
-      Index& next = sizes[static_cast<std::size_t>(token.sequence)];
-      require(token.position == next, "a token of sequence ", token.sequence, " has position ",
-              token.position, "; it must be ", next, ": positions have no gaps");
-      ++next;
       ++total;
+      token.for_sequences([&](llama_seq_id sequence) {
+        require(at(sequence).broken.empty(), "sequence ", sequence, ": ", at(sequence).broken,
+                " (remove the sequence to use it again)");
+        Index& next = sizes[static_cast<std::size_t>(sequence)];
+        require(token.position == next, "a token of sequence ", sequence, " has position ",
+                token.position, "; it must be ", next, ": positions have no gaps");
+        ++next;
+      });
     }
     return total <= total_limit_ &&
            std::all_of(sizes.begin(), sizes.end(), [&](Index size) { return size <= limit_; });
@@ -44,16 +46,24 @@ class Sequences : public SequenceEntries {
   /// dropped what remains would see, or recurrent layers have gone on, a sequence is empty then.
   /// Returns words on these, "" for none.
   std::string took(const std::vector<BatchToken>& batch, Index done) {
-    for (Index i = 0; i < done; ++i) ++at(batch[static_cast<std::size_t>(i)].sequence).size;
+    for (Index i = 0; i < done; ++i) {
+      const BatchToken& token = batch[static_cast<std::size_t>(i)];
+      token.for_sequences([&](llama_seq_id sequence) {
+        Entry& entry = at(sequence);
+        // What begins a sequence and is another's, too, counts once.
+        if (sequence != token.sequence && entry.shared == entry.size) ++entry.shared;
+        ++entry.size;
+      });
+    }
     if (done == static_cast<Index>(batch.size())) return "";
     std::string lost;
-    for (const BatchToken& token : batch) {
-      Entry& entry = at(token.sequence);
-      if (!have_states() && cut(token.sequence, entry.size)) continue;
-      const std::string name = " " + std::to_string(token.sequence);
-      if (lost.find(name) == std::string::npos) lost += name;
-      empty(token.sequence);
-    }
+    for (const BatchToken& token : batch)
+      token.for_sequences([&](llama_seq_id sequence) {
+        if (!have_states() && cut(sequence, size(sequence))) return;
+        const std::string name = " " + std::to_string(sequence);
+        if (lost.find(name) == std::string::npos) lost += name;
+        empty(sequence);
+      });
     if (lost.empty()) return "";
     return std::string("the batch failed, and ") +
            (have_states() ? "recurrent layers do not go back"
