@@ -94,7 +94,7 @@ TEST_P(ServedModel, GivesTheSameOnAnyNumberOfThreads) {
 std::vector<TinyModel> served_models() {
   std::vector<TinyModel> models =
       tiny_models({"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4", "cohere2", "llama4",
-                   "phi3", "gpt-oss", "deepseek2", "bloom", "jamba", "lfm2"});
+                   "phi3", "gpt-oss", "deepseek2", "bloom", "jamba", "granitehybrid", "lfm2"});
   models[0].head_dim = 128;
   return models;
 }

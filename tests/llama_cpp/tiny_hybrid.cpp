@@ -11,6 +11,7 @@ struct StateSizes {
   explicit StateSizes(const TinyModel& model) : inner(2 * model.embedding) {}
 
   int inner, state = 16, step_rank = 16, convolution = 4;
+  int heads() const { return step_rank; }  // of Mamba-2
 };
 
 void write_state_sizes(GgufWriter& writer, const StateSizes& sizes) {
@@ -40,6 +41,22 @@ void write_mamba(GgufWriter& writer, const TinyModel& model, const std::string& 
     decays[i] = -1 - static_cast<float>(i % static_cast<std::size_t>(sizes.state));
   writer.tensor(at + "ssm_a", {sizes.state, sizes.inner}, decays);
   writer.random(at + "ssm_d", {sizes.inner}, 1, 0.2);
+  writer.linear(at + "ssm_out", sizes.inner, model.embedding);
+}
+
+/// Mamba-2: a head has one decay.
+void write_mamba2(GgufWriter& writer, const TinyModel& model, const std::string& at) {
+  const StateSizes sizes(model);
+  const int convolved = sizes.inner + 2 * sizes.state;  // with what is written and read
+  writer.linear(at + "ssm_in", model.embedding, sizes.inner + convolved + sizes.heads());
+  writer.linear(at + "ssm_conv1d", sizes.convolution, convolved);
+  writer.bias(at + "ssm_conv1d", convolved);
+  writer.random(at + "ssm_dt.bias", {sizes.heads()}, -3.5, 0.7);
+  std::vector<float> decays;
+  for (int head = 0; head < sizes.heads(); ++head) decays.push_back(-1 - static_cast<float>(head));
+  writer.tensor(at + "ssm_a", {1, sizes.heads()}, decays);
+  writer.random(at + "ssm_d", {1, sizes.heads()}, 1, 0.2);
+  writer.random(at + "ssm_norm.weight", {sizes.inner, 1}, 1, 0.2);
   writer.linear(at + "ssm_out", sizes.inner, model.embedding);
 }
 
@@ -90,6 +107,14 @@ void write_tiny_jamba(GgufWriter& writer, const TinyModel& model) {
   write_state_sizes(writer, StateSizes(model));
   write_alternating(writer, model, /*normed=*/false,
                     [&](const std::string& at) { write_mamba(writer, model, at, /*norms=*/true); });
+  write_output(writer, model);
+}
+
+void write_tiny_granite_hybrid(GgufWriter& writer, const TinyModel& model) {
+  write_state_sizes(writer, StateSizes(model));
+  writer.number("ssm.group_count", 1);
+  write_alternating(writer, model, /*normed=*/false,
+                    [&](const std::string& at) { write_mamba2(writer, model, at); });
   write_output(writer, model);
 }
 

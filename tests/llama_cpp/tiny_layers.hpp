@@ -37,6 +37,7 @@ void write_tiny_gpt_oss(GgufWriter& writer, const TinyModel& model);
 void write_tiny_deepseek2(GgufWriter& writer, const TinyModel& model);
 void write_tiny_bloom(GgufWriter& writer, const TinyModel& model);
 void write_tiny_jamba(GgufWriter& writer, const TinyModel& model);
+void write_tiny_granite_hybrid(GgufWriter& writer, const TinyModel& model);
 void write_tiny_lfm2(GgufWriter& writer, const TinyModel& model);
 void write_tiny_mamba(GgufWriter& writer, const TinyModel& model);
 void write_tiny_bert(GgufWriter& writer, const TinyModel& model);

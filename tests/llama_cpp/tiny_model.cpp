@@ -34,6 +34,7 @@ const std::map<std::string, Architecture>& architectures() {
       {"deepseek2", {write_tiny_deepseek2, 2, false, true}},
       {"bloom", {write_tiny_bloom, 2, true, true}},
       {"jamba", {write_tiny_jamba, 2, true}},
+      {"granitehybrid", {write_tiny_granite_hybrid, 2, true}},
       {"lfm2", {write_tiny_lfm2, 4, true}},
       {"mamba", {write_tiny_mamba}},
       {"bert", {write_tiny_bert, 2, true}},
@@ -102,9 +103,9 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model) {
 }
 
 const std::vector<std::string>& tiny_decoders() {
-  static const std::vector<std::string> all{"llama",   "qwen2",     "qwen3",  "phi3",    "gemma3",
-                                            "qwen2vl", "gemma2",    "gemma4", "cohere2", "llama4",
-                                            "gpt-oss", "deepseek2", "bloom",  "jamba",   "lfm2"};
+  static const std::vector<std::string> all{
+      "llama",   "qwen2",  "qwen3",   "phi3",      "gemma3", "qwen2vl", "gemma2",        "gemma4",
+      "cohere2", "llama4", "gpt-oss", "deepseek2", "bloom",  "jamba",   "granitehybrid", "lfm2"};
   return all;
 }
 
