@@ -7,14 +7,14 @@
 
 #include "random_matrix.hpp"
 
-namespace squat::testing {
+namespace squat::testing::token_rows {
 namespace {
 
 using namespace detail;
 
 constexpr Index heads = 3, width = 40;  // a group of 32 numbers and one of 8
 
-Matrix<float> read(const TokenRows<float>& rows) {
+Matrix<float> read_all(const TokenRows<float>& rows) {
   Matrix<float> all(rows.size(), heads * width);
   for (Index row = 0; row < rows.size(); ++row)
     for (Index head = 0; head < heads; ++head)
@@ -42,14 +42,14 @@ void expect_near(const Matrix<float>& a, const Matrix<float>& b, float part) {
 
 TEST(TokenRows, RoundToTheNearestOf127AndOf32767) {
   const Matrix<float> numbers = random_matrix<float>(20, heads * width, 1);
-  EXPECT_EQ(read(rows_of(numbers, 0)), numbers);
+  EXPECT_EQ(read_all(rows_of(numbers, 0)), numbers);
   // Half a step, and a scale is up to a part of 128 larger than it had to be.
-  expect_near(read(rows_of(numbers, 16)), numbers, 0.51f / 32767);
+  expect_near(read_all(rows_of(numbers, 16)), numbers, 0.51f / 32767);
   TokenRows<float> rows = rows_of(numbers, 8);
-  expect_near(read(rows), numbers, 0.51f / 32767);
+  expect_near(read_all(rows), numbers, 0.51f / 32767);
   rows.settle();
-  expect_near(read(rows), numbers, 0.51f / 127);
-  EXPECT_GT((read(rows) - numbers).cwiseAbs().maxCoeff(), 0.4f / 127);
+  expect_near(read_all(rows), numbers, 0.51f / 127);
+  EXPECT_GT((read_all(rows) - numbers).cwiseAbs().maxCoeff(), 0.4f / 127);
   EXPECT_LE(rows.bytes(), 24 * (heads * width + heads * 2 * 2) + 4 * 24 * heads * width);
   rows.shrink();
   EXPECT_LE(rows.bytes(), 24 * (heads * width + heads * 2 * 2));
@@ -62,7 +62,7 @@ TEST(TokenRows, WhatIsPackedDoesNotDependOnWhen) {
   rows.settle();
   for (Index row = 0; row < 20; ++row) rows.read_settled(row, late.row(row).data());
   EXPECT_EQ(early, late);
-  EXPECT_EQ(late, read(rows));
+  EXPECT_EQ(late, read_all(rows));
 }
 
 TEST(TokenRows, AreTheSameForNumbersTimesAPowerOfTwo) {
@@ -74,7 +74,7 @@ TEST(TokenRows, AreTheSameForNumbersTimesAPowerOfTwo) {
       const float factor = std::ldexp(1.0f, power);
       TokenRows<float> scaled = rows_of(numbers * factor, bits);
       scaled.settle();
-      EXPECT_EQ(read(scaled), read(rows) * factor);
+      EXPECT_EQ(read_all(scaled), read_all(rows) * factor);
     }
   }
 }
@@ -86,7 +86,7 @@ TEST(TokenRows, HoldWhatIsZeroTinyOrHuge) {
   for (const int bits : {8, 16}) {
     TokenRows<float> rows = rows_of(numbers, bits);
     rows.settle();
-    const Matrix<float> stored = read(rows);
+    const Matrix<float> stored = read_all(rows);
     EXPECT_TRUE(stored.allFinite());
     EXPECT_TRUE(stored.row(0).isZero(0));
     EXPECT_LE(stored.row(1).cwiseAbs().maxCoeff(), std::numeric_limits<float>::min());
@@ -103,7 +103,7 @@ TEST(TokenRows, LeaveAndAreCutAcrossSettledAndNewOnes) {
     for (Index row = 10; row < 30; ++row) rows.append(numbers.row(row).data());
     change(rows);
     ASSERT_EQ(rows.size(), static_cast<Index>(kept.size()));
-    const Matrix<float> left = read(rows);
+    const Matrix<float> left = read_all(rows);
     for (std::size_t i = 0; i < kept.size(); ++i)
       expect_near(left.row(static_cast<Index>(i)), numbers.row(kept[i]), 0.01f);
   };
@@ -125,4 +125,4 @@ TEST(TokenRows, LeaveAndAreCutAcrossSettledAndNewOnes) {
 }
 
 }  // namespace
-}  // namespace squat::testing
+}  // namespace squat::testing::token_rows
