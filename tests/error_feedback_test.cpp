@@ -197,6 +197,30 @@ TEST(ErrorFeedback, PaysInEveryOracleCase) {
   EXPECT_GE(cases, 20);
 }
 
+TEST(ErrorFeedback, IsTheSameFromWhatIsKeptOfIt) {
+  const auto check = [](auto real) {
+    using Real = decltype(real);
+    unsigned seed = 100;
+    for (const Setting& s : settings()) {
+      const ErrorFeedback<Real> whole(random_subspace(s, seed++), s.step);
+      ErrorFeedback<Real> kept = whole;
+      kept.compress();
+      EXPECT_LE(kept.bytes(), whole.bytes());
+      if (whole.form() == ErrorFeedback<Real>::Form::low_rank) {
+        EXPECT_EQ(kept.bytes(), s.head_dim * s.rank * Index{sizeof(Real)});
+      }
+      const ErrorFeedback<Real> again = kept.expanded();
+      EXPECT_EQ(again.form(), whole.form());
+      const Matrix<double> errors = random_matrix(s.head_dim, 32, seed++);
+      const Matrix<double> expected = moves(whole, errors), found = moves(again, errors);
+      EXPECT_LE((found - expected).norm(),
+                (std::is_same_v<Real, double> ? 1e-9 : 1e-4) * (1 + expected.norm()));
+    }
+  };
+  check(1.0);
+  check(1.0f);
+}
+
 TEST(ErrorFeedback, TakesTheCheaperForm) {
   const QuerySubspace narrow = random_subspace({64, 1, 4, 0.1}, 7);
   const QuerySubspace wide = random_subspace({64, 1, 60, 0.1}, 7);

@@ -163,6 +163,8 @@ class ReferenceCache {
         const QuerySubspace subspace = head.subspace(LayerSettings(config_));
         fit.feedback.emplace_back(config_.rotate_keys ? subspace.rotated() : subspace,
                                   config_.quant_group_size);
+        fit.feedback.back().compress();  // which rounds Qhat
+        fit.feedback.back() = fit.feedback.back().expanded();
       }
     const bool is_last =
         !fit.queries.empty() && (fit.queries.front().has_directions() || gathered(fit) >= 1024);

@@ -236,6 +236,7 @@ TEST(Window, StorageNeverChangesWhatAQuerySees) {
     config.key_bits = config.value_bits = 8;
     EXPECT_LE(error_of_storage(config, false), 1e-2);
     config.scale_bits = 32;
+    config.residual_bits = 0;
     config.residual_length = 256;
     EXPECT_LE(error_of_storage(config, true), 1e-4);
   }

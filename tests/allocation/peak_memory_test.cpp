@@ -55,7 +55,7 @@ TEST(PeakMemory, BitsPerElementAtEveryLength) {
   const struct {
     Index tokens;
     double most;  // bits of an element, everything included
-  } bounds[] = {{32, 16}, {128, 9}, {256, 6}, {512, 4.2}, {1024, 3.4}, {4096, 2.75}};
+  } bounds[] = {{32, 16}, {128, 7}, {256, 5}, {512, 3.7}, {1024, 3.1}, {4096, 2.65}};
   for (const ModelShape& shape : shapes)
     for (const auto& [tokens, most] : bounds) {
       if (tokens > 1024 && shape.head_dim > 64) continue;

@@ -250,11 +250,13 @@ class SnapshotReader {
   Plan plan() {
     KeyLayouts layouts = this->layouts();
     std::vector<ErrorFeedback<Real>> feedback(at(kv_heads_), blank_feedback());
-    for (ErrorFeedback<Real>& one : feedback)
+    for (ErrorFeedback<Real>& one : feedback) {
       for (Matrix<Real>* table : one.tables()) {
         reader_.array(table->data(), table->size());
         require(table->allFinite(), "the file has a table of feedback that is not finite");
       }
+      one.compress();
+    }
     return std::make_shared<const KeyPlan<Real>>(
         KeyPlan<Real>{std::move(layouts), std::move(feedback)});
   }

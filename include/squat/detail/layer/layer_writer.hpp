@@ -86,6 +86,8 @@ class LayerWriter {
     const LayerFormat& format = store_.format();
     TokenBlocks& blocks = store_.blocks();
     const Index block_tokens = format.settings.block_tokens;
+    std::vector<ErrorFeedback<Real>> feedback;
+    for (const ErrorFeedback<Real>& one : plan.feedback) feedback.push_back(one.expanded());
     for (Index first = 0; first < count;) {
       const bool fills = store_.may_grow(first);
       const Index slot = fills ? Index{blocks.back().tokens} : Index{0};
@@ -108,7 +110,7 @@ class LayerWriter {
         std::byte* records[Encoder::max_blocks];
         for (Index i = block; i < blocks.size(); ++i) records[i - block] = blocks[i].keys(head);
         Encoder((*plan.layouts)[at(head)], format.settings)
-            .encode(keys, plan.feedback[at(head)], {records, blocks.size() - block},
+            .encode(keys, feedback[at(head)], {records, blocks.size() - block},
                     Mask(counts, tokens), slot);
       }
       first += tokens;

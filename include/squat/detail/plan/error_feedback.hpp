@@ -44,10 +44,12 @@ class ErrorFeedback {
       return;
     }
     block_ = block_of(head_dim_, step_);
-    if (form == Form::dense || block_ != step_) factor_dense(subspace.metric());
-    if (block_ == head_dim_) return;
-    form_ = form;
-    if (form == Form::low_rank) factor_low_rank(subspace);
+    // One block of all channels has no feedback but inside.
+    if (form == Form::dense || block_ == head_dim_)
+      factor_dense(subspace.metric());
+    else
+      factor_low_rank(subspace);
+    if (block_ < head_dim_) form_ = form;
   }
 
   /// Dense form for any symmetric positive definite metric A [head_dim, head_dim].
@@ -67,6 +69,20 @@ class ErrorFeedback {
   /// Channels that correct() and absorb() take at a time: step(), or eight with inner().
   Index block() const { return block_; }
   Form form() const { return form_; }
+  /// Drops the tables that follow from the others, for memory's sake. expanded() makes them anew.
+  void compress() {
+    if (form_ != Form::low_rank) return;
+    is_compressed_ = true;
+    gain_.resize(0, 0);
+    inner_.resize(0, 0);
+  }
+  /// With all tables.
+  ErrorFeedback expanded() const {
+    if (!is_compressed_) return *this;
+    const Matrix<Real> qhat =
+        token_major() ? Matrix<Real>(-correction_) : Matrix<Real>(-correction_.transpose());
+    return {QuerySubspace(qhat.template cast<double>(), lambda_), step_, Form::low_rank};
+  }
   Index bytes() const {
     return (correction_.size() + gain_.size() + inner_.size()) * Index{sizeof(Real)};
   }
@@ -169,6 +185,8 @@ class ErrorFeedback {
     const Matrix<double>& q = subspace.qhat();
     const Index r = subspace.rank();
     rank_ = r;
+    lambda_ = subspace.lambda();
+    if (block_ != step_) inner_ = Matrix<Real>::Zero(head_dim_ / 8, 64);
     if (token_major()) {
       correction_ = -q.template cast<Real>();
       gain_ = Matrix<Real>::Zero(head_dim_, round_up(r, 8));
@@ -177,13 +195,19 @@ class ErrorFeedback {
       gain_ = Matrix<Real>::Zero(has_inner() ? round_up(r, 8) : r, head_dim_);
     }
     // M^-1, by a rank-one update (Sherman-Morrison) for each channel that joins R, last ones first.
-    Matrix<double> inverse = Matrix<double>::Identity(r, r) * subspace.lambda();
+    // Of A = U D U^T it gives, on the way, D_j = 1 + q_j M^-1 q_j^T and U_ij = q_i M^-1 q_j^T /
+    // D_j.
+    Matrix<double> inverse = Matrix<double>::Identity(r, r) * lambda_;
+    Matrix<double> u = Matrix<double>::Zero(8, 8);
     Eigen::VectorXd image(r);
-    for (Index channel = head_dim_ - 1; channel >= block_; --channel) {
+    for (Index channel = head_dim_ - 1; channel >= (has_inner() ? 0 : block_); --channel) {
       for (Index i = 0; i < r; ++i) image[i] = inverse.row(i).dot(q.col(channel));
       const double scale = 1 / (1 + image.dot(q.col(channel)));
+      for (Index i = channel / 8 * 8; i < channel && has_inner(); ++i)
+        u(i % 8, channel % 8) = scale * image.dot(q.col(i));
       for (Index i = 0; i < r; ++i) inverse.row(i) -= scale * image[i] * image.transpose();
-      if (channel % block_ != 0) continue;
+      if (has_inner() && channel % 8 == 0) set_inner(channel / 8, in_blocks(u, step_));
+      if (channel % block_ != 0 || channel == 0) continue;
       for (Index j = channel - block_; j < channel; ++j)
         for (Index i = 0; i < r; ++i)
           (token_major() ? gain_(j, i) : gain_(i, j)) =
@@ -197,15 +221,21 @@ class ErrorFeedback {
     if (block_ != step_) {
       const Matrix<double> steps = in_blocks(u, step_);
       inner_ = Matrix<Real>::Zero(head_dim_ / 8, 64);
-      for (Index j = 0; j < head_dim_; ++j)
-        for (Index i = j / 8 * 8; i < j / step_ * step_; ++i)
-          inner_(j / 8, 8 * (j % 8) + i % 8) = static_cast<Real>(-steps(i, j));
+      for (Index first = 0; first < head_dim_; first += 8)
+        set_inner(first / 8, steps.block(first, first, 8, 8));
     }
     const Matrix<double> blocks = in_blocks(u, block_);
     correction_ = Matrix<Real>::Zero(head_dim_, head_dim_);
     for (Index j = block_; j < head_dim_; ++j)
       for (Index i = 0; i < j / block_ * block_; ++i)
         (token_major() ? correction_(i, j) : correction_(j, i)) = static_cast<Real>(-blocks(i, j));
+  }
+
+  /// From the part of U that eight channels take of each other, in blocks of `step`.
+  void set_inner(Index block, const Matrix<double>& u) {
+    for (Index j = 0; j < 8; ++j)
+      for (Index i = 0; i < j / step_ * step_; ++i)
+        inner_(block, 8 * j + i) = static_cast<Real>(-u(i, j));
   }
 
   static Matrix<double> in_blocks(Matrix<double> u, Index block) {
@@ -258,6 +288,8 @@ class ErrorFeedback {
   Index block_;
   Index rank_ = 0;
   Form form_ = Form::none;
+  double lambda_ = 0;  // of a low rank
+  bool is_compressed_ = false;
   // What moves channel j, in row j, or if token_major() in column j: minus column j of Qhat (rank
   // numbers), or minus column j of U (head_dim numbers).
   Matrix<Real> correction_;

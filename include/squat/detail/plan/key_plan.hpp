@@ -13,7 +13,7 @@ namespace squat::detail {
 template <class Real>
 struct KeyPlan {
   KeyLayouts layouts;
-  std::vector<ErrorFeedback<Real>> feedback;  ///< channels in the order of the layout
+  std::vector<ErrorFeedback<Real>> feedback;  ///< compressed; channels in the order of the layout
 
   Index bytes() const {
     Index sum = Index{sizeof(*this)};
@@ -50,6 +50,7 @@ std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& met
     layouts.emplace_back(head_dim, std::move(bits), settings);
     layouts.back().set_expected(statistics[head].midpoints());
   }
+  for (ErrorFeedback<Real>& one : feedback) one.compress();
   return std::make_shared<const KeyPlan<Real>>(
       KeyPlan<Real>{settings.has_token_scales
                         ? blank_layouts
