@@ -147,8 +147,8 @@ struct Config {
 };
 
 inline Config Config::recommended(double mean_bits) {
-  require(mean_bits >= 1.75 && mean_bits <= 8, "mean_bits is ", mean_bits,
-          "; it must be 1.75 to 8");
+  require(detail::is_finite(mean_bits) && mean_bits >= 1.75 && mean_bits <= 8, "mean_bits is ",
+          mean_bits, "; it must be 1.75 to 8");
   Config config;
   config.backend = Backend::unbiased;
   const bool few_bits = mean_bits < 2.5;  // they need more feedback, which takes more time
@@ -185,8 +185,9 @@ inline void check_group_size(const char* field, Index size) {
 /// Of all layers, or of layer `name`.
 inline void check_bits(const std::string& name, const LayerBits& bits, bool adaptive) {
   const bool all = name.empty();
-  require(bits.keys == 0 || (bits.keys >= 1 && bits.keys <= 8), "config.", name, "key_bits is ",
-          bits.keys, "; it must be 1 to 8, or 0 for ", all ? "KeyBits" : "config.key_bits");
+  require(is_finite(bits.keys) && (bits.keys == 0 || (bits.keys >= 1 && bits.keys <= 8)), "config.",
+          name, "key_bits is ", bits.keys, "; it must be 1 to 8, or 0 for ",
+          all ? "KeyBits" : "config.key_bits");
   require(adaptive || bits.keys == std::floor(bits.keys), "config.", name, "key_bits is ",
           bits.keys, "; without adaptive_bits it must be whole");
   require((bits.values >= 0 && bits.values <= 4) || bits.values == 8, "config.", name,
@@ -216,7 +217,7 @@ inline void check(const Config& config) {
             "config.residual_length is ", config.residual_length,
             "; it must be a positive multiple of token_group_size (", config.token_group_size,
             "): that many keys share a channel's scale (key_scales = per_token needs no residual)");
-  require(std::isfinite(config.squat_lambda) && config.squat_lambda >= 0, "config.squat_lambda is ",
+  require(is_finite(config.squat_lambda) && config.squat_lambda >= 0, "config.squat_lambda is ",
           config.squat_lambda, "; it must be finite and not negative");
   require(config.subspace_dim >= 1, "config.subspace_dim is ", config.subspace_dim,
           "; it must be at least 1");
@@ -246,8 +247,8 @@ inline void check(const Config& config) {
   require(config.full_precision_tokens >= 0 && config.full_precision_tokens <= 1024,
           "config.full_precision_tokens is ", config.full_precision_tokens,
           "; it must be 0 to 1024");
-  require(config.query_decay >= 0 && config.query_decay <= 1, "config.query_decay is ",
-          config.query_decay, "; it must be 0 to 1");
+  require(is_finite(config.query_decay) && config.query_decay >= 0 && config.query_decay <= 1,
+          "config.query_decay is ", config.query_decay, "; it must be 0 to 1");
   require(config.subspace_queries == SubspaceQueries::after_rope ||
               config.subspace_queries == SubspaceQueries::before_rope,
           "config.subspace_queries is ", static_cast<int>(config.subspace_queries),

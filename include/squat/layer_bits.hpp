@@ -26,7 +26,7 @@ inline Config divide_bits(double mean_bits, const std::vector<LayerCost>& costs)
   require(!costs.empty(), "costs are of no layer");
   for (std::size_t layer = 0; layer < costs.size(); ++layer)
     for (const double cost : {costs[layer].keys, costs[layer].values})
-      require(cost >= 0 && std::isfinite(cost), "costs of layer ", layer, " have ", cost,
+      require(detail::is_finite(cost) && cost >= 0, "costs of layer ", layer, " have ", cost,
               "; it must be finite and not negative");
 
   // One kind of code in one layer, and what more bits would do.

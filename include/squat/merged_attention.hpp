@@ -82,9 +82,9 @@ class MergedAttention {
     check_shape("log_sum_exp", log_sum_exp.rows(), log_sum_exp.cols(), query_heads_);
     for (Index row = 0; row < log_sum_exp.rows(); ++row)
       for (Index head = 0; head < query_heads_; ++head) {
-        const float one = log_sum_exp(row, head);
-        require(one <= std::numeric_limits<float>::max(), "log_sum_exp row ", row, " head ", head,
-                " is ", one, "; it must be finite or minus infinity");
+        const float& one = log_sum_exp.row(row).data()[head];
+        require(detail::is_finite(one) || detail::is_minus_infinity(one), "log_sum_exp row ", row,
+                " head ", head, " is ", one, "; it must be finite or minus infinity");
       }
     for (Index row = 0; row < values_.rows(); ++row)
       for (Index head = 0; head < query_heads_; ++head)

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <squat/detail/math/finite.hpp>
 #include <squat/error.hpp>
-#include <squat/matrix.hpp>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -134,13 +134,13 @@ inline void check(const Rope& rope, Index head_dim, const std::string& name = ""
   const Index most = head_dim - rope.first;
   require(rope.dims >= 0 && rope.dims <= most && rope.dims % 2 == 0, name, "rope.dims is ",
           rope.dims, "; it must be even and at most head_dim - first (", most, "), or 0 for that");
-  require(std::isfinite(rope.base) && rope.base > 0, name, "rope.base is ", rope.base,
+  require(is_finite(rope.base) && rope.base > 0, name, "rope.base is ", rope.base,
           "; it must be finite and positive");
   const std::size_t pairs = static_cast<std::size_t>(rope.dims == 0 ? most : rope.dims) / 2;
   require(rope.factors.empty() || rope.factors.size() == pairs, name, "rope.factors has ",
           rope.factors.size(), " entries; there are ", pairs, " pairs");
   for (const double factor : rope.factors)
-    require(std::isfinite(factor) && factor > 0, name, "rope.factors holds ", factor,
+    require(is_finite(factor) && factor > 0, name, "rope.factors holds ", factor,
             "; it must be finite and positive");
 }
 
@@ -150,7 +150,7 @@ inline void check_head_table(const std::string& name, const std::vector<double>&
           table.size(), " entries; it must have one for each of the ", query_heads,
           " query heads, or none");
   for (const double entry : table)
-    require(std::isfinite(entry) && std::abs(entry) <= 1e30, name, " holds ", entry,
+    require(is_finite(entry) && std::abs(entry) <= 1e30, name, " holds ", entry,
             "; it must be finite and at most 1e30 in magnitude");
 }
 
@@ -165,7 +165,7 @@ inline void check(const LayerShape& shape, const std::string& name = "shape.") {
   require(shape.value_dim >= 0 && shape.value_width() <= max_value_dim && shape.value_dim % 8 == 0,
           name, "value_dim is ", shape.value_dim, "; it must be a multiple of 8 from 8 to ",
           max_value_dim, ", or 0 for head_dim (", shape.head_dim, ")");
-  require(std::isfinite(shape.softmax_scale) && shape.softmax_scale >= 0, name, "softmax_scale is ",
+  require(is_finite(shape.softmax_scale) && shape.softmax_scale >= 0, name, "softmax_scale is ",
           shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
   check(shape.rope, shape.head_dim, name);
   require(!shape.values_in_keys || shape.value_width() <= shape.head_dim, name,
@@ -184,7 +184,7 @@ inline void check(const LayerShape& shape, const std::string& name = "shape.") {
           "chunk ", shape.chunk, "; one of both must be 0");
   require(shape.sink_tokens >= 0 && shape.sink_tokens <= 1024, name, "sink_tokens is ",
           shape.sink_tokens, "; it must be 0 to 1024");
-  require(std::isfinite(shape.softcap) && shape.softcap >= 0, name, "softcap is ", shape.softcap,
+  require(is_finite(shape.softcap) && shape.softcap >= 0, name, "softcap is ", shape.softcap,
           "; it must be positive, or 0 for none");
   check_head_table(name + "sink_logits", shape.sink_logits, shape.query_heads);
   check_head_table(name + "alibi_slopes", shape.alibi_slopes, shape.query_heads);

@@ -180,7 +180,7 @@ class ModelAttention {
     Index count = 0;
     for (Index cell = 0; cell < mask->ne[0]; ++cell)
       count += mask->type == GGML_TYPE_F32
-                   ? std::isfinite(static_cast<const float*>(mask->data)[cell])
+                   ? detail::is_finite(static_cast<const float*>(mask->data)[cell])
                    : static_cast<const std::uint16_t*>(mask->data)[cell] != 0xfc00;
     return count;
   }

@@ -240,7 +240,7 @@ class SnapshotReader {
     reader_.array(expected.data(), head_dim_);
     Eigen::VectorXd midpoints(head_dim_);
     for (Index i = 0; i < head_dim_; ++i) {
-      require((Eigen::numext::isfinite)(expected[at(i)]), "the file expects a channel nowhere");
+      require(is_finite(expected[at(i)]), "the file expects a channel nowhere");
       midpoints[layout.channel_at(i)] = static_cast<double>(expected[at(i)]);
     }
     layout.set_expected(midpoints);
@@ -253,7 +253,7 @@ class SnapshotReader {
     for (ErrorFeedback<Real>& one : feedback) {
       for (Matrix<Real>* table : one.tables()) {
         reader_.array(table->data(), table->size());
-        require(table->allFinite(), "the file has a table of feedback that is not finite");
+        require(all_finite(*table), "the file has a table of feedback that is not finite");
       }
       one.compress();
     }
@@ -277,7 +277,7 @@ class SnapshotReader {
     const double trace = reader_.real();
     Matrix<float> directions(std::min(format_->settings.subspace_dim, head_dim_), head_dim_);
     reader_.array(directions.data(), directions.size());
-    require(std::isfinite(trace) && trace >= 0 && directions.allFinite(),
+    require(is_finite(trace) && trace >= 0 && all_finite(directions),
             "the file has directions of queries that no queries can have");
     return {std::move(directions), trace, count};
   }
@@ -287,7 +287,8 @@ class SnapshotReader {
     Eigen::VectorXd squared_ranges(head_dim_), midpoints(head_dim_);
     reader_.array(squared_ranges.data(), head_dim_);
     reader_.array(midpoints.data(), head_dim_);
-    require(blocks >= 0 && blocks <= 0x1p53 && (squared_ranges.array() >= 0).all() &&
+    require(is_finite(blocks) && all_finite(squared_ranges) && all_finite(midpoints) &&
+                blocks >= 0 && blocks <= 0x1p53 && (squared_ranges.array() >= 0).all() &&
                 (squared_ranges.array() <= blocks * range * range).all() &&
                 (midpoints.array().abs() <= blocks * range).all(),
             "the file has statistics that no keys can have");
@@ -310,7 +311,7 @@ class SnapshotReader {
         rows.read(row, head, format.width(), numbers.data() + head * format.width());
       // Rounding adds half a step to the largest number.
       const double largest = rows.has_scales() ? 1.01 * largest_ : largest_;
-      require((numbers.array().abs() <= static_cast<Real>(largest)).all(),
+      require(are_within(numbers.data(), numbers.size(), largest),
               "the file has a key or value that is not finite or beyond ", largest);
     }
   }

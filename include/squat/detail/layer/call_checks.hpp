@@ -2,6 +2,7 @@
 #pragma once
 
 #include <limits>
+#include <squat/detail/math/finite.hpp>
 #include <squat/detail/records/affine.hpp>
 #include <squat/options.hpp>
 
@@ -88,24 +89,20 @@ struct CallChecks {
   }
 
  private:
-  using Real = ComputeType<Scalar>;
-  static constexpr double unlimited = std::numeric_limits<double>::infinity();
+  static constexpr double unlimited = std::numeric_limits<double>::max();
 
   /// Width, and every element of a valid row finite and at most `limit` in magnitude.
   void matrix(const char* name, const MatrixView<Scalar>& all, Index heads, Index width,
               double limit, const Mask& mask) const {
     require(all.cols() == heads * width, name, " have ", all.cols(),
             " columns; the shape asks for ", heads, " heads of ", width);
-    const Real largest =
-        static_cast<Real>(std::min(limit, static_cast<double>(std::numeric_limits<Real>::max())));
     for (Index row = 0; row < all.rows(); ++row) {
       if (!mask[row]) continue;
-      const auto magnitudes = all.row(row).template cast<Real>().array().abs();
-      if ((magnitudes <= largest).all()) continue;
+      const Scalar* const numbers = all.row(row).data();
+      if (are_within(numbers, all.cols(), limit)) continue;
       for (Index column = 0; column < all.cols(); ++column) {
-        const Real value = static_cast<Real>(all(row, column));
-        require(std::abs(value) <= largest, name, " row ", row, " column ", column, " is ", value,
-                "; it must be finite",
+        require(are_within(numbers + column, 1, limit), name, " row ", row, " column ", column,
+                " is ", numbers[column], "; it must be finite",
                 limit == unlimited ? ""
                 : scale_bits != 32
                     ? " and at most 65504 in magnitude (config.scale_bits = 32 allows more)"

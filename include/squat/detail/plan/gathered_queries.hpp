@@ -59,7 +59,7 @@ class GatheredQueries {
     Eigen::VectorXf triangle(head_dim_ * (head_dim_ + 1) / 2);
     for (Index i = 0, at = 0; i < head_dim_; ++i)
       for (Index j = 0; j <= i; ++j, ++at) triangle[at] = static_cast<float>(sum.sum()(i, j));
-    require(triangle.allFinite(), "queries are so large that their squares are not finite");
+    require(all_finite(triangle), "queries are so large that their squares are not finite");
     triangle_.swap(triangle);
     directions_.resize(0, 0);
     count_ = sum.count();

@@ -1,8 +1,8 @@
 // A metric taken apart, channel by channel.
 #pragma once
 
+#include <squat/detail/math/finite.hpp>
 #include <squat/error.hpp>
-#include <squat/matrix.hpp>
 
 namespace squat::detail {
 
@@ -16,7 +16,7 @@ struct UnitUpperFactor {
   explicit UnitUpperFactor(const Matrix<double>& metric) : u(metric), d(metric.rows()) {
     for (Index j = u.rows() - 1; j >= 0; --j) {
       d[j] = u(j, j);
-      require(d[j] > 0 && std::isfinite(d[j]), "metric is not positive definite at channel ", j);
+      require(is_finite(d[j]) && d[j] > 0, "metric is not positive definite at channel ", j);
       for (Index i = 0; i < j; ++i) {
         const double factor = u(i, j) / d[j];
         for (Index k = i; k < j; ++k) u(i, k) -= factor * u(k, j);

@@ -52,7 +52,7 @@ class QuerySubspace {
     require(queries.rows() >= 1 && queries.cols() >= 1, "queries are [", queries.rows(), ", ",
             queries.cols(), "]; both must be at least 1");
     const Eigen::MatrixXd q = queries.template cast<double>();
-    require(q.allFinite(), "queries hold a value that is not finite");
+    require(all_finite(q), "queries hold a value that is not finite");
     Eigen::JacobiSVD<Eigen::MatrixXd> svd(q, Eigen::ComputeThinU | Eigen::ComputeThinV);
     const Index r = std::min(rank, q.cols()), available = std::min(r, svd.singularValues().size());
     Matrix<double> directions = Matrix<double>::Zero(r, q.cols());
@@ -92,7 +92,7 @@ class QuerySubspace {
  private:
   static void check_arguments(Index rank, double lambda) {
     require(rank >= 1, "rank is ", rank, "; it must be at least 1");
-    require(std::isfinite(lambda) && lambda >= 0, "lambda is ", lambda,
+    require(is_finite(lambda) && lambda >= 0, "lambda is ", lambda,
             "; it must be finite and not negative");
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/config.hpp>
+#include <squat/detail/math/finite.hpp>
 #include <squat/options.hpp>
 
 namespace squat::detail {
@@ -15,7 +16,7 @@ class SecondMoment {
   SecondMoment(Matrix<double> sum, Index count) : sum_(std::move(sum)), count_(count) {
     require(sum_.rows() == sum_.cols(), "sum is [", sum_.rows(), ", ", sum_.cols(),
             "]; it must be square");
-    require(sum_.allFinite() && (sum_.diagonal().array() >= 0).all(),
+    require(all_finite(sum_) && (sum_.diagonal().array() >= 0).all(),
             "sum holds a number that is not finite or a negative square");
   }
 
@@ -40,7 +41,7 @@ class SecondMoment {
       sum += (rows.topRows(used).transpose() * rows.topRows(used)).template cast<double>();
       count += used;
     }
-    require(sum.allFinite(), "queries hold a value that is not finite, or whose square is not");
+    require(all_finite(sum), "queries hold a value that is not finite, or whose square is not");
     sum_ = std::move(sum);
     count_ = count;
   }
@@ -51,7 +52,7 @@ class SecondMoment {
     require(other.head_dim() == head_dim(), "the other moment is of head_dim ", other.head_dim(),
             "; this one of ", head_dim());
     Matrix<double> sum = sum_ + other.sum_;
-    require(sum.allFinite(), "the sum of the moments is not finite");
+    require(all_finite(sum), "the sum of the moments is not finite");
     sum_ = std::move(sum);
     count_ += other.count_;
   }

@@ -57,17 +57,11 @@ class AffineTable {
 
   /// Whether all is finite and no scale negative, as set() leaves it.
   bool is_valid(const std::byte* table) const {
-    const float most = largest_stored(scale_bits_);
-    for (Index i = 0; i < entries_; ++i) {
-      if (scale_bits_ == 8) {
-        if (byte(table, i) > largest_scale_byte) return false;
-        continue;
-      }
-      const float scale = load<float>(table, i);
-      if (!(scale >= 0 && scale <= most)) return false;
-      if (has_zeros_ && !(std::abs(load<float>(table, entries_ + i)) <= most)) return false;
-    }
-    return true;
+    if (scale_bits_ == 16) return are_valid<Eigen::half>(table);
+    if (scale_bits_ == 32) return are_valid<float>(table);
+    return std::all_of(table, table + entries_, [](std::byte scale) {
+      return std::to_integer<int>(scale) <= largest_scale_byte;
+    });
   }
 
   /// `affine` must hold values as stored_range() gives them, so that nothing is lost here.
@@ -87,6 +81,18 @@ class AffineTable {
  private:
   static std::uint8_t byte(const std::byte* table, Index at) {
     return std::to_integer<std::uint8_t>(table[at]);
+  }
+
+  /// Scales and zeros that are stored as `Stored`.
+  template <class Stored>
+  bool are_valid(const std::byte* table) const {
+    for (Index i = 0; i < (has_zeros_ ? 2 : 1) * entries_; ++i) {
+      Stored number;
+      std::memcpy(&number, table + i * Index{sizeof number}, sizeof number);
+      if (!are_within(&number, 1, largest_stored(scale_bits_))) return false;
+      if (i < entries_ && number < Stored(0)) return false;
+    }
+    return true;
   }
 
   template <class Real>
