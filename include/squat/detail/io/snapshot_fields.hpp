@@ -72,6 +72,9 @@ inline std::string current_name(const SnapshotField& field) {
                                              : field.name;
 }
 
+/// Whether caches that differ in it store the same, and read it alike.
+inline bool matters(const SnapshotField& field) { return field.name != "config.arithmetic"; }
+
 /// Fields of one layer.
 inline std::vector<SnapshotField> snapshot_fields(const LayerShape& shape) {
   const auto& [query_heads, kv_heads, head_dim, value_dim, values_in_keys, softmax_scale, rope,
@@ -191,8 +194,8 @@ inline void write_fields(ByteWriter& writer, const ModelShape& shape, const Conf
   }
 }
 
-/// Reads what write_fields() wrote. Fails, naming the field, where it is not of `shape` and
-/// `config`.
+/// Reads what write_fields() wrote. Fails, naming the field, where one that matters is not of
+/// `shape` and `config`.
 inline void check_fields(ByteReader& reader, const ModelShape& shape, const Config& config) {
   constexpr Index most_fields = 256, most_words = 1 << 16;
   const std::vector<SnapshotField> wanted = snapshot_fields(shape, config);
@@ -214,8 +217,8 @@ inline void check_fields(ByteReader& reader, const ModelShape& shape, const Conf
       field->words.clear();
   }
   for (std::size_t i = 0; i < wanted.size(); ++i)
-    require(found[i] == wanted[i], "the file has ", current_name(wanted[i]), " = ", found[i],
-            "; the cache has ", wanted[i]);
+    require(found[i] == wanted[i] || !matters(wanted[i]), "the file has ", current_name(wanted[i]),
+            " = ", found[i], "; the cache has ", wanted[i]);
 }
 
 }  // namespace squat::detail
