@@ -1,8 +1,11 @@
 // Every call that SQuatCache refuses: what it says, and that the cache is as it was.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <memory>
+#include <squat/detail/simd/available_kernels.hpp>
 #include <string>
 #include <vector>
 
@@ -190,6 +193,31 @@ TEST(CacheConstruction, ChecksItsArguments) {
   EXPECT_ERROR(Cache(ModelShape{1, 1, 1, 4}), "shape.head_dim is 4");
   EXPECT_ERROR(Cache(shape, config), "config.subspace_dim is 0");
   EXPECT_ERROR(Cache(shape, Config{}, 0), "sequences is 0", "at least 1");
+}
+
+/// Makes a cache with the environment variable SQUAT_SIMD set, and prints the error.
+[[noreturn]] void make_cache_under(const char* simd) {
+  setenv("SQUAT_SIMD", simd, 1);
+  std::string message = "no error";
+  try {
+    const Cache cache(shape);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  std::fprintf(stderr, "%s\n", message.c_str());
+  std::exit(0);
+}
+
+TEST(CacheConstructionDeathTest, WantsAnInstructionSetThatIsThere) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // a process chooses its kernels once
+  const auto good = ::testing::ExitedWithCode(0);
+  EXPECT_EXIT(make_cache_under("portable"), good, "no error");
+  EXPECT_EXIT(make_cache_under(""), good, "no error");
+  EXPECT_EXIT(make_cache_under("sse9"), good, "squat: SQUAT_SIMD is 'sse9'; .* be: portable");
+  EXPECT_EXIT(make_cache_under("AVX2"), good, "squat: SQUAT_SIMD is 'AVX2'; .* be: portable");
+  const char* const foreign =
+      detail::simd::is_available(detail::simd::InstructionSet::neon) ? "avx2" : "neon";
+  EXPECT_EXIT(make_cache_under(foreign), good, "squat: SQUAT_SIMD is '.*'; .* be: portable");
 }
 
 TEST(CacheRange, DependsOnWhatStoresScales) {

@@ -56,10 +56,6 @@ class AttentionCall {
     const Index at_once = std::min(tasks, std::max(executor.concurrency(), Index{1}));
     for (Work& work : works_) std::visit([&](auto& one) { one.reserve(at_once); }, work);
     for (TiledAttention<Scalar>& one : weighers_) one.reserve(at_once);
-    // Errors in the choice of kernels belong to the caller's thread.
-    simd::vector_kernels();
-    simd::dot_kernels(2);
-    simd::matrix_kernels();
     const std::function<void(Index)> task = [this](Index i) noexcept { run_task(i); };
     executor.run(tasks, task);
     for (const Work& work : works_) std::visit([](const auto& one) { one.finish(); }, work);

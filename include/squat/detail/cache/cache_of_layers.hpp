@@ -7,6 +7,7 @@
 #include <squat/detail/attention/workspace_pool.hpp>
 #include <squat/detail/cache/checked_rows.hpp>
 #include <squat/detail/cache/sequence_moves.hpp>
+#include <squat/detail/encoding/simd/encode_dispatch.hpp>
 #include <squat/detail/io/cache_file.hpp>
 #include <squat/detail/layer/call_checks.hpp>
 #include <squat/detail/layer/layer_writer.hpp>
@@ -250,6 +251,7 @@ class CacheOfLayers {
   static const ModelShape& checked(const ModelShape& shape, const Config& config, Index sequences) {
     check(shape, config);
     require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
+    simd::choose_kernels();
     return shape;
   }
 

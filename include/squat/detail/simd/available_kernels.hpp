@@ -48,7 +48,7 @@ inline InstructionSet best_available() {
 }
 
 /// What the environment variable SQUAT_SIMD names (portable, avx2, avx512 or neon), or else the
-/// best available. Fails on another name, and where the machine lacks what it names.
+/// best available. Fails on a name of nothing that this machine and this build have.
 inline InstructionSet requested() {
   const char* variable = std::getenv("SQUAT_SIMD");
   if (variable == nullptr || *variable == '\0') return best_available();
@@ -57,13 +57,13 @@ inline InstructionSet requested() {
                                                           {"avx2", InstructionSet::avx2},
                                                           {"avx512", InstructionSet::avx512},
                                                           {"neon", InstructionSet::neon}};
+  std::string allowed;
   for (const auto& [known_name, set] : known) {
-    if (name != known_name) continue;
-    require(is_available(set), "SQUAT_SIMD is ", name,
-            ", which this machine or this build does not have");
-    return set;
+    if (!is_available(set)) continue;
+    if (name == known_name) return set;
+    allowed += (allowed.empty() ? "" : ", ") + std::string(known_name);
   }
-  fail("SQUAT_SIMD is " + name + "; it must be portable, avx2, avx512 or neon");
+  fail("SQUAT_SIMD is '" + name + "'; on this machine, with this build, it can be: " + allowed);
 }
 
 inline VectorKernels vector_kernels_for(InstructionSet set) {

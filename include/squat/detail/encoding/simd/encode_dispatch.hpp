@@ -10,6 +10,15 @@ namespace squat::detail::simd {
 /// For codes of 1, 2, 3, 4 or 8 bits. The environment (SQUAT_SIMD) is asked once.
 SQUAT_COMPILED_ONCE const EncodeKernels& encode_kernels(int bits = 2);
 
+/// Chooses all kernels, so that no later call fails for the lack of them. Fails as requested()
+/// does.
+inline void choose_kernels() {
+  vector_kernels();
+  dot_kernels(2);
+  matrix_kernels();
+  encode_kernels();
+}
+
 }  // namespace squat::detail::simd
 
 #if !defined(SQUAT_COMPILED)
