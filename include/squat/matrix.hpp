@@ -11,6 +11,10 @@ namespace squat {
 
 using Index = Eigen::Index;
 
+/// The last position that a token can have, and the widest window: sums of a few stay far from the
+/// largest Index, which has 32 bits on some machines.
+inline constexpr Index max_position = Index{1} << (sizeof(Index) == 8 ? 48 : 28);
+
 template <class Scalar>
 using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 

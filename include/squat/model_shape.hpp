@@ -175,11 +175,10 @@ inline void check(const LayerShape& shape, const std::string& name = "shape.") {
               shape.rope.first >= shape.value_width(),
           name, "values_in_keys is true, and ", name, "rope.first ", shape.rope.first,
           "; it must be at least value_dim (", shape.value_width(), "): values do not turn");
-  constexpr Index widest = Index{1} << 48;
-  require(shape.window >= 0 && shape.window <= widest, name, "window is ", shape.window,
-          "; it must be 1 to ", widest, ", or 0 for all tokens");
-  require(shape.chunk >= 0 && shape.chunk <= widest, name, "chunk is ", shape.chunk,
-          "; it must be 1 to ", widest, ", or 0 for all tokens");
+  require(shape.window >= 0 && shape.window <= max_position, name, "window is ", shape.window,
+          "; it must be 1 to ", max_position, ", or 0 for all tokens");
+  require(shape.chunk >= 0 && shape.chunk <= max_position, name, "chunk is ", shape.chunk,
+          "; it must be 1 to ", max_position, ", or 0 for all tokens");
   require(shape.window == 0 || shape.chunk == 0, name, "window is ", shape.window, " and ", name,
           "chunk ", shape.chunk, "; one of both must be 0");
   require(shape.sink_tokens >= 0 && shape.sink_tokens <= 1024, name, "sink_tokens is ",

@@ -52,6 +52,14 @@ case $name in
     ((status == 128 + $(kill -l ABRT)))
     grep -q '^squat: shape.query_heads is 3;' message
     ;;
+  narrow_index)
+    # A program of 32 bits where the compiler can link one.
+    narrow=-DEIGEN_DEFAULT_DENSE_INDEX_TYPE=int
+    ! "$CXX" -m32 -x c++ - -o probe <<<'#include <vector>
+      int main() {}' 2>probe.log || narrow=-m32
+    compile $narrow "$consumers/narrow_index/main.cpp"
+    ./consumer "$consumers/../data/cache2.squat"
+    ;;
   two_units)
     compile "$consumers/headers.cpp" "$consumers/two_units/second.cpp"
     ./consumer

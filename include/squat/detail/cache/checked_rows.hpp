@@ -13,9 +13,8 @@ QueryRows<Scalar> checked_rows(const ModelShape& shape, Index layer,
                                const LayerStore<Scalar>& source, const LayerView<Scalar>& view,
                                const MatrixView<Scalar>& queries, const CallOptions& options) {
   const Index size = source.size();
-  constexpr Index last_position = Index{1} << 48;
-  require(options.position >= -1 && options.position <= last_position, "options.position is ",
-          options.position, "; it must be 0 to ", last_position, ", or -1 for the newest tokens'");
+  require(options.position >= -1 && options.position <= max_position, "options.position is ",
+          options.position, "; it must be 0 to ", max_position, ", or -1 for the newest tokens'");
   require(queries.rows() >= 1, "queries have no rows");
   if (options.position == -1) {
     require(size > 0, "attend: layer ", layer, " of sequence ", options.sequence, " is empty");

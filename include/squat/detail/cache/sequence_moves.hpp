@@ -66,10 +66,9 @@ class SequenceMoves {
   }
 
   void check_shift(const TokenRange& range, Index delta) const {
-    constexpr Index last_position = Index{1} << 48;
-    require(delta >= -range.begin && delta <= last_position - range.end, "delta is ", delta,
+    require(delta >= -range.begin && delta <= max_position - range.end, "delta is ", delta,
             "; for tokens [", range.begin, ", ", range.end, ") it must be ", -range.begin, " to ",
-            last_position - range.end);
+            max_position - range.end);
     const TokenRange target = delta < 0 ? TokenRange{range.begin + delta, range.begin}
                                         : TokenRange{range.end, range.end + delta};
     for (Index layer = 0; layer < shape_.layers; ++layer) {

@@ -13,9 +13,12 @@ inline void write(ByteWriter& writer, const SecondMoment& moment) {
   for (Index i = 0; i < moment.head_dim(); ++i) writer.array(moment.sum().row(i).data(), i + 1);
 }
 
+/// Of two files that are added up.
+inline constexpr Index max_queries = std::numeric_limits<Index>::max() / 2;
+
 /// Fails on what no queries can have given.
 inline SecondMoment read_moment(ByteReader& reader, Index head_dim) {
-  const Index count = reader.count("queries", Index{1} << 62);
+  const Index count = reader.count("queries", max_queries);
   Matrix<double> sum(head_dim, head_dim);
   for (Index i = 0; i < head_dim; ++i) {
     reader.array(sum.row(i).data(), i + 1);

@@ -146,7 +146,8 @@ class SnapshotReader {
  private:
   using Plan = std::shared_ptr<const KeyPlan<Real>>;
 
-  static constexpr Index most = Index{1} << 40;  // what no file reaches, and no product exceeds
+  // What no file reaches, and no product exceeds.
+  static constexpr Index most = Index{1} << (sizeof(Index) == 8 ? 40 : 28);
 
   /// Files of version 1 hold nothing that depends on what the caller applies, and do not name it.
   static ModelShape without_applied_ropes(ModelShape shape) {
@@ -273,7 +274,7 @@ class SnapshotReader {
   }
 
   GatheredQueries directions() {
-    const Index count = reader_.count("queries", Index{1} << 62);
+    const Index count = reader_.count("queries", max_queries);
     const double trace = reader_.real();
     Matrix<float> directions(std::min(format_->settings.subspace_dim, head_dim_), head_dim_);
     reader_.array(directions.data(), directions.size());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -29,10 +30,15 @@ inline double largest_storable(int scale_bits) { return scale_bits == 32 ? 1e18 
 /// The nearest integer to x, ties to even, for x within the integers that Real holds.
 template <class Real>
 Real nearest_integer(Real x) {
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || FLT_EVAL_METHOD != 0
+  // Here a compiler cancels what is added, or registers hold more digits than Real has.
+  return std::nearbyint(x);
+#else
   // Adding and taking away 1.5 * 2^(mantissa bits) rounds, and unlike std::nearbyint is one vector
   // addition on every instruction set.
   constexpr Real magic = std::is_same_v<Real, double> ? Real(6755399441055744.0) : Real(12582912.0);
   return (x + magic) - magic;
+#endif
 }
 
 /// A scale of 8 bits has 5 bits of exponent and 3 of mantissa: 8 steps an octave from 2^-14 to

@@ -118,10 +118,11 @@ struct Avx2Affine : Avx2Registers {
         bytes, _mm256_and_si256(_mm256_castps_si256(short_of), _mm256_cmpgt_epi32(most, bytes)));
     const __m256 scale = from_bytes(bytes);
     // zero_of_midpoint()
-    const __m256 far = _mm256_set1_ps(float{largest_midpoint}), magic = _mm256_set1_ps(12582912.0f);
+    const __m256 far = _mm256_set1_ps(float{largest_midpoint});
     const __m256 ideal_steps =
         product(_mm256_mul_ps(from, inverse(scale)), _mm256_set1_ps(midpoint_steps / max_code));
-    const __m256 steps = within(_mm256_sub_ps(_mm256_add_ps(ideal_steps, magic), magic), far);
+    const __m256 steps =
+        within(_mm256_round_ps(ideal_steps, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), far);
     const __m256 moved =
         product(steps, _mm256_mul_ps(scale, _mm256_set1_ps(max_code / midpoint_steps)));
     const __m256 zero =
