@@ -1,10 +1,12 @@
-// Numbers that are not finite are errors, in a program that is compiled with -ffast-math too: CMake
-// builds these tests a second time with that.
+// Numbers that are not finite are errors, masks hide tokens and codes are rounded in a program that
+// is compiled with -ffast-math, too: CMake builds these tests a second time with that.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <vector>
 
+#include "dense_attention.hpp"
 #include "expect_error.hpp"
 #include "saved_cache.hpp"
 #include "small_cache.hpp"
@@ -27,6 +29,8 @@ const std::vector<float> not_finite = {nan, from_bits<float>(0xff800001u), infin
 const std::vector<double> not_finite_doubles = {from_bits<double>(0x7ff8000000000000u),
                                                 from_bits<double>(0xfff0000000000000u),
                                                 from_bits<double>(0x7ff0000000000000u)};
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 TEST(FastMath, KnowsWhatIsWithinLimits) {
   for (const float x : not_finite) {
@@ -155,6 +159,72 @@ TEST(FastMath, MomentsInFilesMustBeFinite) {
     std::istringstream in(altered(file.str(), 2.25, x));
     EXPECT_ERROR(QueryMoments::load(in, shape), "not finite");
   }
+}
+
+/// Attention of the newest tokens, some of which see nothing, against its formula.
+TEST(FastMath, MasksHideWhatTheyShould) {
+  const Index size = 150, rows = 20;
+  const Tokens tokens(size, 1);
+  std::vector<std::uint8_t> valid(size, 1), tree(rows * rows, 1), newest(rows, 1);
+  for (const std::size_t padding : {0, 1, 2, 40, 77, 149}) valid[padding] = 0;
+  newest[rows - 1] = 0;
+  std::vector<TokenRange> ranges;
+  for (Index row = 0; row < rows; ++row) {
+    ranges.push_back({row % 4 == 0 ? 100 : 5 * row, row % 4 == 0 ? 100 : 131 + row});
+    for (Index other = 0; other < row; other += 3) tree[at(row * rows + other)] = 0;
+  }
+  for (const Arithmetic arithmetic : {Arithmetic::fast, Arithmetic::dequantized})
+    for (const Index window : {0, 60}) {
+      ModelShape model = shape;
+      model.window = window;
+      Config config = strong_feedback();
+      config.key_bits = config.value_bits = 8;
+      config.arithmetic = arithmetic;
+      Cache cache(model, config);
+      CallOptions update_options;
+      update_options.mask = valid;
+      update(cache, tokens, update_options);  // all that the window of any row shows is still there
+      const Rows keys = cache.keys(0), values = cache.values(0);
+      const Rows queries = tokens.queries.bottomRows(rows);
+      for (const bool has_ranges : {false, true}) {
+        CallOptions options;
+        options.mask = newest;
+        if (has_ranges) options.visible = ranges;
+        if (has_ranges) options.tree = TreeMask(tree.data(), rows, rows);
+        Rows out(rows, query_width), log_sum_exp(rows, 4);
+        options.log_sum_exp = log_sum_exp.data();
+        cache.attend(0, queries, out, options);
+        Matrix<double> expected_log;
+        const Matrix<double> expected =
+            dense_attention<float>(model, queries, keys, values, valid, &expected_log, options);
+        EXPECT_TRUE(all_finite(out));
+        EXPECT_LE((out.cast<double>() - expected).norm(), 0.02 * expected.norm());
+        for (Index i = 0; i < log_sum_exp.size(); ++i) {
+          const float& sum = log_sum_exp.data()[i];
+          ASSERT_EQ(is_minus_infinity(sum), is_minus_infinity(expected_log.data()[i]));
+          if (is_minus_infinity(sum)) continue;
+          EXPECT_NEAR(sum, expected_log.data()[i], 0.05);
+        }
+        MergedAttention<float> merged(model, rows);
+        for (int part = 0; part < 2; ++part) merged.add(out, log_sum_exp);
+        Rows of_both(rows, query_width);
+        merged.write(of_both);
+        EXPECT_LE((of_both - out).norm(), 1e-5f * out.norm());
+      }
+    }
+}
+
+/// Codes are the nearest ones: errors of 8 bits are those that rounding leaves.
+TEST(FastMath, CodesAreRounded) {
+  const Tokens tokens(64, 1);
+  Config config;
+  config.squat_lambda = 0;
+  config.key_bits = config.value_bits = 8;
+  Cache cache(shape, config);
+  update(cache, tokens);
+  cache.flush(0);
+  const Rows errors = cache.values(0).topRows(32) - tokens.values.topRows(32);
+  EXPECT_LE(std::abs(errors.mean()), 0.1f * std::sqrt(errors.squaredNorm() / (32 * key_width)));
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ struct SoftmaxSum {
   /// `part_values` [value_dim], to this one, whose `values` [value_dim] are zero at first.
   template <class Scalar>
   void add(const SoftmaxSum& part, const Scalar* part_values, Index value_dim, Real* values) {
-    if (part.max == minus_infinity) return;  // it may hold anything
+    if (detail::is_minus_infinity(part.max)) return;  // it may hold anything
     raise(part.max, value_dim, values);
     const Real weight = std::exp(part.max - max);
     sum += weight * part.sum;

@@ -86,7 +86,7 @@ class OnlineSoftmax {
              float* received) {
     const Index columns = score(tokens);
     for (Index row = 0; row < rows_; ++row) {
-      if (log_sum_exp[row] == minus_infinity) continue;
+      if (is_minus_infinity(log_sum_exp[row])) continue;
       Real* score = scores_.data() + row * columns;
       adjust(tokens, row, score);
       mask_scores(tokens, visible_[at(row)], columns, score);
@@ -122,11 +122,11 @@ class OnlineSoftmax {
   /// Output of `row` into out[value_dim], with one more score, `sink`, that has no value; zero for
   /// a row that saw no token. Returns log(sum(exp(score))); minus infinity if there was none.
   template <class Scalar>
-  Real finish(Index row, Real sink, Scalar* out) const {
+  Real finish(Index row, const Real& sink, Scalar* out) const {
     const Real max = std::max(max_[at(row)], sink);
     const Real rescale = sum_[at(row)] > 0 ? std::exp(max_[at(row)] - max) : Real(0);
     const Real sum =
-        sum_[at(row)] * rescale + (sink > minus_infinity ? std::exp(sink - max) : Real(0));
+        sum_[at(row)] * rescale + (is_minus_infinity(sink) ? Real(0) : std::exp(sink - max));
     const Real factor = sum > 0 ? rescale / sum : Real(0);
     const Real* const sums = sum_values_.data() + row * value_dim_;
     for (Index c = 0; c < value_dim_; ++c) out[c] = static_cast<Scalar>(sums[c] * factor);
@@ -190,7 +190,7 @@ class OnlineSoftmax {
       for (Index t = 0; t < count; ++t) max = std::max(max, score[t]);
       Real sum = 0;
       for (Index t = 0; t < count; ++t) {
-        score[t] = score[t] == minus_infinity ? Real(0) : std::exp(score[t] - max);
+        score[t] = is_minus_infinity(score[t]) ? Real(0) : std::exp(score[t] - max);
         sum += score[t];
       }
       return sum;

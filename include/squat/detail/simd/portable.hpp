@@ -132,9 +132,7 @@ struct Portable {
       max[row] = std::max(max[row], *std::max_element(scores, scores + n));
       sums[row] = 0;
       for (Index i = 0; i < n; ++i) {
-        scores[i] = scores[i] == -std::numeric_limits<float>::infinity()
-                        ? 0.0f
-                        : std::exp(scores[i] - max[row]);
+        scores[i] = is_minus_infinity(scores[i]) ? 0.0f : std::exp(scores[i] - max[row]);
         sums[row] += scores[i];
       }
     }
