@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <squat/detail/math/finite.hpp>
+#include <squat/detail/finite.hpp>
 #include <squat/error.hpp>
 #include <string>
 #include <tuple>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <limits>
-#include <squat/detail/math/finite.hpp>
+#include <squat/detail/finite.hpp>
 #include <squat/detail/records/affine.hpp>
 #include <squat/options.hpp>
 

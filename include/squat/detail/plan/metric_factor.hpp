@@ -1,7 +1,7 @@
 // A metric taken apart, channel by channel.
 #pragma once
 
-#include <squat/detail/math/finite.hpp>
+#include <squat/detail/finite.hpp>
 #include <squat/error.hpp>
 
 namespace squat::detail {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <squat/config.hpp>
-#include <squat/detail/math/finite.hpp>
+#include <squat/detail/finite.hpp>
 #include <squat/options.hpp>
 
 namespace squat::detail {
