@@ -147,7 +147,7 @@ class KeyFits {
     fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, format.blank_key_layouts,
                                format.settings);
     fit.statistics = std::move(statistics);
-    const Plan plan = fit.plan;
+    Plan plan = fit.plan;
     const bool is_last = query_decay_ == 0 && (fit.prompt_is_over() || is_complete(layer, &fit));
     if (owner == calibration || is_last) fit.forget();
     return plan;
