@@ -154,7 +154,7 @@ void expect_total_to_be_what_is_allocated(const Config& config) {
                 0.02 * static_cast<double>(allocated))
         << when;
   };
-  for (int chunk = 0; chunk < 20; ++chunk) feed(*cache, 1000);
+  for (int chunk = 0; chunk < 8; ++chunk) feed(*cache, 1000);
   expect_agreement("after a prompt");
   for (int token = 0; token < 70; ++token) feed(*cache, 1);
   expect_agreement("after decoding");
