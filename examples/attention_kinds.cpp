@@ -14,7 +14,9 @@ int main() {
   shape.by_layer[1].sink_logits = {0.5, -1, 2, 0};  // gpt-oss: a logit per head, without a value
   shape.by_layer[2].alibi_slopes = {0.5, 0.25, 0.125, 0.0625};  // BLOOM: far tokens count less
   shape.by_layer[3].kv_layer = 1;  // Gemma 3n: reads what layer 1 holds
-  squat::SQuatCache<float, 2> cache(shape, squat::Config::recommended(3));
+  squat::Config config = squat::Config::recommended(3);
+  config.arithmetic = squat::Arithmetic::dequantized;  // so that the comparison below is exact
+  squat::SQuatCache<float, 2> cache(shape, config);
 
   // A text of 300 tokens. Tokens 100 to 149 are an image, and see one another.
   const Index tokens = 300, image_begin = 100, image_end = 150;

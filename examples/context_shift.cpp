@@ -36,5 +36,6 @@ int main() {
                                                                    before.row(token + 1).norm())));
   std::printf("4000 tokens through a context of %td: %td shifts, %td tokens held in %td bytes\n",
               n_ctx, shifts, cache.size(0), cache.memory().total());
-  return lengths < 1e-5 && cache.size(0) <= n_ctx ? 0 : 1;
+  // The newest ones have 8 bits, and are rounded again.
+  return lengths < 1e-2 && cache.size(0) <= n_ctx ? 0 : 1;
 }

@@ -101,7 +101,8 @@ TEST(Threads, WhoeverComesFirstFitsTheSubspace) {
         const Rows keys = cache.keys(0, sequence(s));
         ASSERT_EQ(keys.rows(), 250);
         EXPECT_LE((keys - tokens.keys).norm(), 0.7f * tokens.keys.norm());
-        EXPECT_TRUE(same(keys.bottomRows(10), tokens.keys.bottomRows(10)));
+        const Rows newest = tokens.keys.bottomRows(10);
+        EXPECT_LE((keys.bottomRows(10) - newest).norm(), 0.01f * newest.norm());
       }
     }
 }

@@ -234,6 +234,7 @@ TEST(Window, StorageNeverChangesWhatAQuerySees) {
     Config config = Draw(seed).config();
     config.arithmetic = Arithmetic::dequantized;
     config.key_bits = config.value_bits = 8;
+    config.residual_bits = 16;
     EXPECT_LE(error_of_storage(config, false), 1e-2);
     config.scale_bits = 32;
     config.residual_bits = 0;

@@ -55,7 +55,7 @@ case $name in
   narrow_index)
     # A program of 32 bits where the compiler can link one.
     narrow=-DEIGEN_DEFAULT_DENSE_INDEX_TYPE=int
-    ! "$CXX" -m32 -x c++ - -o probe <<<'#include <vector>
+    ! "$CXX" -m32 -x c++ - -o probe <<<'#include <fstream>
       int main() {}' 2>probe.log || narrow=-m32
     compile $narrow "$consumers/narrow_index/main.cpp"
     ./consumer "$consumers/../data/cache2.squat"
