@@ -40,7 +40,7 @@ class RowFormat {
       round<std::int8_t>(numbers, row);
     else if (bits_ == 16)
       round<std::int16_t>(numbers, row);
-    else
+    else if (bytes() > 0)  // values that keys hold have no numbers of their own
       std::memcpy(row, numbers, static_cast<std::size_t>(bytes()));
   }
 
