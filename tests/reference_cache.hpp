@@ -163,8 +163,10 @@ class ReferenceCache {
         const QuerySubspace subspace = head.subspace(LayerSettings(config_));
         fit.feedback.emplace_back(config_.rotate_keys ? subspace.rotated() : subspace,
                                   config_.quant_group_size);
-        fit.feedback.back().compress();  // which rounds Qhat
-        fit.feedback.back() = fit.feedback.back().expanded();
+        // Keys that leave in blocks go by what is kept, a rounded Qhat.
+        if (config_.key_scales == KeyScales::per_channel) fit.feedback.back().compress();
+        if (fit.feedback.back().is_compressed())
+          fit.feedback.back() = fit.feedback.back().expanded();
       }
     const bool is_last =
         !fit.queries.empty() && (fit.queries.front().has_directions() || gathered(fit) >= 1024);

@@ -180,10 +180,9 @@ class SnapshotWriter {
     }
     if (!fit->plan || !is_new(plans_, fit->plan.get())) return;
     layouts(*fit->plan->layouts);
-    for (const auto& compressed : fit->plan->feedback) {
-      const auto feedback = compressed.expanded();
+    std::vector<ErrorFeedback<ComputeType<Scalar>>> room;
+    for (const auto& feedback : fit->plan->expanded(room))
       for (const auto* table : feedback.tables()) writer_.array(table->data(), table->size());
-    }
   }
 
   void finish() { writer_.finish(); }

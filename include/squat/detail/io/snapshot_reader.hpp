@@ -251,15 +251,14 @@ class SnapshotReader {
   Plan plan() {
     KeyLayouts layouts = this->layouts();
     std::vector<ErrorFeedback<Real>> feedback(at(kv_heads_), blank_feedback());
-    for (ErrorFeedback<Real>& one : feedback) {
+    for (ErrorFeedback<Real>& one : feedback)
       for (Matrix<Real>* table : one.tables()) {
         reader_.array(table->data(), table->size());
         require(all_finite(*table), "the file has a table of feedback that is not finite");
       }
-      one.compress();
-    }
-    return std::make_shared<const KeyPlan<Real>>(
-        KeyPlan<Real>{std::move(layouts), std::move(feedback)});
+    KeyPlan<Real> plan{std::move(layouts), std::move(feedback)};
+    plan.compress(format_->settings);
+    return std::make_shared<const KeyPlan<Real>>(std::move(plan));
   }
 
   /// Tables of the size that those of the layer have.

@@ -86,8 +86,8 @@ class LayerWriter {
     const LayerFormat& format = store_.format();
     TokenBlocks& blocks = store_.blocks();
     const Index block_tokens = format.settings.block_tokens;
-    std::vector<ErrorFeedback<Real>> feedback;
-    for (const ErrorFeedback<Real>& one : plan.feedback) feedback.push_back(one.expanded());
+    std::vector<ErrorFeedback<Real>> room;
+    const std::vector<ErrorFeedback<Real>>& feedback = plan.expanded(room);
     for (Index first = 0; first < count;) {
       const bool fills = store_.may_grow(first);
       const Index slot = fills ? Index{blocks.back().tokens} : Index{0};

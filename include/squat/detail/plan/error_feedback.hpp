@@ -76,9 +76,9 @@ class ErrorFeedback {
     gain_.resize(0, 0);
     inner_.resize(0, 0);
   }
-  /// With all tables.
+  bool is_compressed() const { return is_compressed_; }
+  /// With all tables, of one that is compressed.
   ErrorFeedback expanded() const {
-    if (!is_compressed_) return *this;
     const Matrix<Real> qhat =
         token_major() ? Matrix<Real>(-correction_) : Matrix<Real>(-correction_.transpose());
     return {QuerySubspace(qhat.template cast<double>(), lambda_), step_, Form::low_rank};

@@ -13,7 +13,21 @@ namespace squat::detail {
 template <class Real>
 struct KeyPlan {
   KeyLayouts layouts;
-  std::vector<ErrorFeedback<Real>> feedback;  ///< compressed; channels in the order of the layout
+  std::vector<ErrorFeedback<Real>> feedback;  ///< channels in the order of the layout
+
+  /// Keeps of feedback what the rest is made from, for keys that leave in blocks. For those that
+  /// leave one by one, making it anew would take longer than the keys.
+  void compress(const LayerSettings& settings) {
+    for (ErrorFeedback<Real>& one : feedback)
+      if (!settings.has_token_scales) one.compress();
+  }
+  /// Feedback with all tables: `room`, if they have to be made.
+  const std::vector<ErrorFeedback<Real>>& expanded(std::vector<ErrorFeedback<Real>>& room) const {
+    room.clear();
+    for (const ErrorFeedback<Real>& one : feedback)
+      if (one.is_compressed()) room.push_back(one.expanded());
+    return room.empty() ? feedback : room;  // heads are alike
+  }
 
   Index bytes() const {
     Index sum = Index{sizeof(*this)};
@@ -50,12 +64,12 @@ std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& met
     layouts.emplace_back(head_dim, std::move(bits), settings);
     layouts.back().set_expected(statistics[head].midpoints());
   }
-  for (ErrorFeedback<Real>& one : feedback) one.compress();
-  return std::make_shared<const KeyPlan<Real>>(
-      KeyPlan<Real>{settings.has_token_scales
-                        ? blank_layouts
-                        : std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts)),
-                    std::move(feedback)});
+  KeyPlan<Real> plan{settings.has_token_scales
+                         ? blank_layouts
+                         : std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts)),
+                     std::move(feedback)};
+  plan.compress(settings);
+  return std::make_shared<const KeyPlan<Real>>(std::move(plan));
 }
 
 }  // namespace squat::detail
