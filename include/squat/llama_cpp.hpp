@@ -142,10 +142,11 @@ class LlamaContext {
         require(token.more.empty(), "a token of the batch belongs to sequences ", token.sequence,
                 " and ", token.more.front(), "; with recurrent layers it must belong to one");
     if (!sequences_->have_room(tokens)) return 1;
-    const std::vector<BatchToken> order =
-        states_
-            ? llama_cpp::recurrent_order(tokens, llama_n_ubatch(context_.get()), has_embeddings_)
-            : tokens;
+    std::vector<BatchToken> reordered;
+    if (states_)
+      reordered =
+          llama_cpp::recurrent_order(tokens, llama_n_ubatch(context_.get()), has_embeddings_);
+    const std::vector<BatchToken>& order = states_ ? reordered : tokens;
     operator_->begin(order, states_ ? states_->cells() : std::vector<llama_cpp::CellToken>());
     for (auto& [cells, readers] : readers_of_) readers.asked = 0;
     is_begun_ = false;

@@ -3,9 +3,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <istream>
+#include <ostream>
 #include <streambuf>
 
 namespace squat::llama_cpp {
+
+inline void write_word(std::ostream& out, std::uint64_t word) {
+  out.write(reinterpret_cast<const char*>(&word), sizeof word);
+}
+/// 0, and a stream that is not good, where the stream ends.
+inline std::uint64_t read_word(std::istream& in) {
+  std::uint64_t word = 0;
+  in.read(reinterpret_cast<char*>(&word), sizeof word);
+  return word;
+}
 
 /// Counts what is written, and keeps nothing.
 class CountingBuffer : public std::streambuf {

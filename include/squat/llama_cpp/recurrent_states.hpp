@@ -4,10 +4,9 @@
 #include <llama.h>
 
 #include <algorithm>
-#include <istream>
-#include <ostream>
 #include <squat/detail/io/byte_stream.hpp>
 #include <squat/llama_cpp/batch_rows.hpp>
+#include <squat/llama_cpp/buffer_streams.hpp>
 #include <squat/llama_cpp/functions.hpp>
 #include <string>
 #include <vector>
@@ -117,14 +116,6 @@ class RecurrentStates {
     squat::detail::Checksum checksum;
     for (const char byte : state) checksum.add(static_cast<unsigned char>(byte));
     return checksum.value();
-  }
-  static void write_word(std::ostream& out, std::uint64_t word) {
-    out.write(reinterpret_cast<const char*>(&word), sizeof word);
-  }
-  static std::uint64_t read_word(std::istream& in) {
-    std::uint64_t word = 0;
-    in.read(reinterpret_cast<char*>(&word), sizeof word);
-    return word;
   }
 
   llama_context* context_;

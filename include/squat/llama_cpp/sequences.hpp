@@ -236,12 +236,10 @@ class Sequences : public SequenceEntries {
 
  private:
   static void write_number(std::ostream& out, Index number) {
-    const auto value = static_cast<std::uint64_t>(number);
-    out.write(reinterpret_cast<const char*>(&value), sizeof value);
+    write_word(out, static_cast<std::uint64_t>(number));
   }
   static Index read_number(std::istream& in) {
-    std::uint64_t value = 0;
-    in.read(reinterpret_cast<char*>(&value), sizeof value);
+    const std::uint64_t value = read_word(in);
     require(in.good() && value <= std::uint64_t{1} << 48, "the state begins with no sizes");
     return static_cast<Index>(value);
   }
