@@ -47,8 +47,11 @@ class Checker {
       const Matrix<Scalar> keys = cache.keys(layer, options), values = cache.values(layer, options);
       const auto given_keys = rows_of<Scalar>('k', layer, history.tokens(), width);
       const auto given_values = rows_of<Scalar>('v', layer, history.tokens(), width);
-      check_rows('k', layer, history, keys, given_keys);
-      check_rows('v', layer, history, values, given_values);
+      // Half a step of 127 in each of 32 numbers, whose scale is up to a part of 128 too large,
+      // beside one number that has them all.
+      const double rounding = cache.config().residual_bits == 0 ? 0 : std::sqrt(32.0) * 0.51 / 127;
+      check_rows('k', layer, history, keys, given_keys, rounding);
+      check_rows('v', layer, history, values, given_values, rounding);
       if (history.size() == 0) continue;
 
       const std::vector<std::uint8_t> valid = history.valid();
@@ -86,10 +89,10 @@ class Checker {
  private:
   static constexpr double roundoff = std::is_same_v<Scalar, float> ? 2e-5 : 1e-2;
 
-  /// Keys or values are zero where padding is, as given where they are exact, and otherwise what
-  /// they were when first looked at.
+  /// Keys or values are zero where padding is, as given (but for a part `rounding`) where they are
+  /// exact, and otherwise what they were when first looked at.
   void check_rows(char what, Index layer, History& history, const Matrix<Scalar>& decoded,
-                  const Matrix<Scalar>& given) {
+                  const Matrix<Scalar>& given, double rounding) {
     const bool is_key = what == 'k';
     for (Index t = 0; t < history.size(); ++t) {
       Token& token = history.tokens()[static_cast<std::size_t>(t)];
@@ -97,8 +100,10 @@ class Checker {
         expect((decoded.row(t).array() == Scalar(0)).all(), what, " of padding token ", t,
                " in layer ", layer, " is not zero");
       } else if (is_key ? history.has_exact_key(t) : history.has_exact_value(t)) {
-        expect(decoded.row(t) == given.row(t), what, " of token ", t, " in layer ", layer,
-               " is not as given");
+        const auto difference =
+            decoded.row(t).template cast<double>() - given.row(t).template cast<double>();
+        expect(difference.norm() <= rounding * given.row(t).template cast<double>().norm(), what,
+               " of token ", t, " in layer ", layer, " is not as given");
       } else {
         auto& seen = (is_key ? token.key_seen : token.value_seen)[static_cast<std::size_t>(layer)];
         const std::uint64_t now = hash(decoded.row(t).data(), decoded.cols());

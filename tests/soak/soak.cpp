@@ -204,9 +204,7 @@ int main(int argc, char** argv) try {
   own_subspaces.quant_group_size = 4;
   own_subspaces.shared_svd = false;
   own_subspaces.arithmetic = Arithmetic::dequantized;
-  Config config = Config::recommended();
-  config.residual_bits = 0;  // newest tokens are compared with what was given
-  soak::soak<float>("Config::recommended() with residual_bits = 0, float", config, tokens, seed);
+  soak::soak<float>("Config::recommended(), float", Config::recommended(), tokens, seed);
   soak::soak<Eigen::half>("Config{}, a subspace each, exact arithmetic, half", own_subspaces,
                           tokens, seed);
 } catch (const std::exception& error) {
