@@ -71,8 +71,11 @@ inline void length_table(AttentionShape shape, const std::vector<Setting>& setti
   constexpr int lengths[] = {32, 128, 256, 512, 1024, 4096, 16384};
   shape.tokens = lengths[std::size(lengths) - 1];
   const AttentionData data(shape);
-  std::printf("| cache | 32 | 128 | 256 | 512 | 1024 | 4096 | 16384 |\n");
-  std::printf("|---|---|---|---|---|---|---|---|\n");
+  std::printf("| cache |");
+  for (const int tokens : lengths) std::printf(" %d |", tokens);
+  std::printf("\n|---|");
+  for (std::size_t i = 0; i < std::size(lengths); ++i) std::printf("---|");
+  std::printf("\n");
   const auto print = [&](const std::string& name, const auto& bytes_of) {
     std::printf("| %s |", name.c_str());
     for (const int tokens : lengths)

@@ -161,7 +161,8 @@ inline Config Config::recommended(double mean_bits) {
   config.adaptive_bits = true;
   config.value_grid = ValueGrid::symmetric;
   config.rotate_values = true;
-  config.residual_bits = mean_bits < 3.5 ? 8 : 16;  // a tenth of what wider codes lose
+  // 8 bits would cost a tenth of what wider codes lose.
+  config.residual_bits = mean_bits < 3.5 ? 8 : 16;
   config.full_precision_tokens = 1;
   config.value_bits = mean_bits < 2.875 ? 2 : mean_bits < 4.25 ? 3 : mean_bits < 6.25 ? 4 : 8;
   // A scale and a midpoint for 64 keys, a scale for 64 channels of a value, and what blocks share.

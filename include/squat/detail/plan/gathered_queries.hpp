@@ -53,16 +53,19 @@ class GatheredQueries {
   /// Adds queries, after what was there was weighed by `factor`. Fails on another width, or a sum
   /// that is not finite in single precision.
   void add(const SecondMoment& queries, double factor = 1) {
-    SecondMoment sum = moment();
-    sum.fade(factor);
-    sum.add(queries);
+    require(queries.head_dim() == head_dim_, "queries are of head_dim ", queries.head_dim(),
+            "; those before of ", head_dim_);
+    const Matrix<double> before = has_directions() ? moment().sum() : Matrix<double>();
     Eigen::VectorXf triangle(head_dim_ * (head_dim_ + 1) / 2);
     for (Index i = 0, at = 0; i < head_dim_; ++i)
-      for (Index j = 0; j <= i; ++j, ++at) triangle[at] = static_cast<float>(sum.sum()(i, j));
+      for (Index j = 0; j <= i; ++j, ++at) {
+        const double was = has_directions() ? before(i, j) : double{triangle_[at]};
+        triangle[at] = static_cast<float>(was * factor + queries.sum()(i, j));
+      }
     require(all_finite(triangle), "queries are so large that their squares are not finite");
     triangle_.swap(triangle);
     directions_.resize(0, 0);
-    count_ = sum.count();
+    count_ += queries.count();
   }
 
   /// Keeps what subspace() asks for with these settings. A template for the reason that decompose()

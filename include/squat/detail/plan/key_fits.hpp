@@ -49,11 +49,10 @@ class KeyFits {
   /// clear().
   void calibrate(const std::vector<std::vector<SecondMoment>>& moments) {
     std::vector<Fit> fits(moments.size());
-    for (std::size_t layer = 0; layer < fits.size(); ++layer)
-      for (const SecondMoment& moment : moments[layer]) {
-        fits[layer].queries.emplace_back(moment);
-        fits[layer].queries.back().keep_leading(formats_[layer]->settings);
-      }
+    for (std::size_t layer = 0; layer < fits.size(); ++layer) {
+      fits[layer].queries = {moments[layer].begin(), moments[layer].end()};
+      fits[layer].end_prompt(formats_[layer]->settings);
+    }
     calibrated_ = std::move(fits);
   }
 

@@ -62,9 +62,6 @@ class SecondMoment {
   const Matrix<double>& sum() const { return sum_; }  ///< [head_dim, head_dim]
   Index bytes() const { return sum_.size() * Index{sizeof(double)}; }
 
-  /// Weighs what was added so far by `factor`.
-  void fade(double factor) { sum_ *= factor; }
-
  private:
   Matrix<double> sum_;
   Index count_ = 0;

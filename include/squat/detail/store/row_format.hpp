@@ -135,15 +135,11 @@ class RowFormat {
   /// Of a scale, a normal number, rounded up.
   static std::uint16_t upper_half(float scale) {
     const float normal = std::max(scale, std::numeric_limits<float>::min());
-    std::uint32_t bits;
-    std::memcpy(&bits, &normal, sizeof bits);
-    return static_cast<std::uint16_t>((bits + 0xFFFF) >> 16);
+    return static_cast<std::uint16_t>((Eigen::numext::bit_cast<std::uint32_t>(normal) + 0xFFFF) >>
+                                      16);
   }
   static float number(std::uint16_t upper_half) {
-    const std::uint32_t bits = std::uint32_t{upper_half} << 16;
-    float number;
-    std::memcpy(&number, &bits, sizeof number);
-    return number;
+    return Eigen::numext::bit_cast<float>(std::uint32_t{upper_half} << 16);
   }
 
   Index heads_;
