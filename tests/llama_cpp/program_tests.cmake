@@ -18,8 +18,8 @@ add_test(NAME llama_cpp.server_draft
 # Recurrent layers, which go back to checkpoints. (A slot restored from its file has none, in
 # llama.cpp either.)
 set(hybrid_model ${CMAKE_CURRENT_BINARY_DIR}/lfm2.gguf)
-add_test(NAME llama_cpp.write_hybrid COMMAND squat_write_tiny_model lfm2 ${hybrid_model})
-set_tests_properties(llama_cpp.write_hybrid PROPERTIES FIXTURES_SETUP hybrid_model)
+add_test(NAME llama_cpp.server_hybrid_model COMMAND squat_write_tiny_model lfm2 ${hybrid_model})
+set_tests_properties(llama_cpp.server_hybrid_model PROPERTIES FIXTURES_SETUP hybrid_model)
 add_test(NAME llama_cpp.server_hybrid
          COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/server_test.py
                  ${SQUAT_LLAMA_CPP_PROGRAMS} ${hybrid_model} squat:8 --requests 12 --context 2048
