@@ -1,2 +1,2 @@
-// What depends on no template parameter, compiled for all sources of the tests.
+// What all sources of the tests share, compiled once.
 #include <squat/compiled.hpp>

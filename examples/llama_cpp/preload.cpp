@@ -4,6 +4,8 @@
 //
 //   SQUAT_CACHE=2.5          bits per element, everything included (1.75 to 8)
 //   SQUAT_CACHE=published:2  the published cache: 2, 3, 4 or 8 bits, and what scales take
+//   SQUAT_LAYER_COSTS=FILE   divides the bits among the layers, as squat_llama layer-costs measured
+//   SQUAT_MOMENTS=FILE       takes the metric of keys from squat_llama moments, not from the prompt
 //   SQUAT_LOG=1              says what it does
 //
 // Without SQUAT_CACHE every call goes to llama.cpp as it is.
@@ -99,6 +101,8 @@ llama_context* llama_init_from_model(llama_model* model, llama_context_params pa
     const Settings settings = Settings::from_environment();
     squat_preload::check_layout(SQUAT_NEXT(llama_context_default_params));
     auto context = std::make_unique<LlamaContext>(model, params, settings.config, next_functions());
+    if (const auto moments = settings.moments(context->cache().shape()))
+      context->calibrate(*moments);
     if (settings.is_verbose) log_start(*context, model, settings);
     llama_context* handle = context->get();
     Registry::instance().add(std::move(context));

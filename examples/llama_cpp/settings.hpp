@@ -5,15 +5,21 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <squat/config.hpp>
+#include <fstream>
+#include <optional>
+#include <squat/layer_bits.hpp>
+#include <squat/query_moments.hpp>
 #include <string>
+
+#include "layer_costs_file.hpp"
 
 namespace squat_preload {
 
 struct Settings {
-  std::string text;      ///< of SQUAT_CACHE
-  squat::Config config;  ///< that it stands for
-  bool is_verbose;       ///< SQUAT_LOG
+  std::string text;          ///< of SQUAT_CACHE
+  squat::Config config;      ///< that it stands for, with SQUAT_LAYER_COSTS
+  bool is_verbose;           ///< SQUAT_LOG
+  std::string moments_path;  ///< SQUAT_MOMENTS; empty for none
 
   /// Whether SQUAT_CACHE is there at all.
   static bool is_active() {
@@ -23,20 +29,32 @@ struct Settings {
 
   /// Fails on what cannot be meant.
   static Settings from_environment() {
-    const char* text = std::getenv("SQUAT_CACHE");
-    const char* log = std::getenv("SQUAT_LOG");
-    const std::string verbosity = log != nullptr ? log : "0";
+    const std::string verbosity = variable("SQUAT_LOG", "0");
     squat::require(verbosity == "0" || verbosity == "1", "SQUAT_LOG is '", verbosity,
                    "'; it must be 0 or 1");
-    Settings settings{text != nullptr ? text : "", {}, verbosity == "1"};
-    settings.config = parse(settings.text);
+    Settings settings{variable("SQUAT_CACHE"), {}, verbosity == "1", variable("SQUAT_MOMENTS")};
+    settings.config = parse(settings.text, variable("SQUAT_LAYER_COSTS"));
     // Sequences are texts of different people: each has a metric of its own.
     settings.config.shared_svd = false;
     return settings;
   }
 
+  /// What SQUAT_MOMENTS has for a model of `shape`. Fails, naming the file, on one that is not for
+  /// it.
+  std::optional<squat::QueryMoments> moments(const squat::ModelShape& shape) const {
+    if (moments_path.empty()) return std::nullopt;
+    std::ifstream file(moments_path, std::ios::binary);
+    squat::require(file.good(), "SQUAT_MOMENTS: cannot open ", moments_path);
+    return squat::QueryMoments::load(file, shape);
+  }
+
  private:
-  static squat::Config parse(const std::string& text) {
+  static std::string variable(const char* name, const char* otherwise = "") {
+    const char* value = std::getenv(name);
+    return value != nullptr ? value : otherwise;
+  }
+
+  static squat::Config parse(const std::string& text, const std::string& layer_costs) {
     const std::string published = "published:";
     const bool is_published = text.compare(0, published.size(), published) == 0;
     const std::string number = is_published ? text.substr(published.size()) : text;
@@ -49,6 +67,10 @@ struct Settings {
     squat::require(is_allowed, "SQUAT_CACHE is '", text,
                    "'; it must be bits per element, 1.75 to 8, or published:2, published:3, "
                    "published:4 or published:8");
+    squat::require(layer_costs.empty() || !is_published,
+                   "SQUAT_LAYER_COSTS divides the bits of the recommended cache; SQUAT_CACHE is '",
+                   text, "'");
+    if (!layer_costs.empty()) return squat::divide_bits(bits, read_layer_costs(layer_costs));
     if (!is_published) return squat::Config::recommended(bits);
     squat::Config config;
     config.key_bits = bits;

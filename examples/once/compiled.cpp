@@ -1,2 +1,2 @@
-// What depends on no template parameter, compiled once for all examples.
+// What all examples share, compiled once.
 #include <squat/compiled.hpp>

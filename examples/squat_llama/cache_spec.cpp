@@ -1,29 +1,24 @@
 #include "cache_spec.hpp"
 
 #include <cstdlib>
+#include <squat/error.hpp>
+#include <squat/layer_bits.hpp>
 #include <sstream>
 #include <vector>
 
+#include "../llama_cpp/layer_costs_file.hpp"
 #include "config_fields.hpp"
-#include "layer_costs.hpp"
-#include "require.hpp"
-#include "turbo_cache.hpp"
 
 namespace squat_llama {
 namespace {
 
-struct NamedFormat {
-  const char* name;
-  GgmlSpec format;
-};
+using squat::fail;
+using squat::require;
 
-constexpr NamedFormat kGgmlFormats[] = {
-    {"f32", {GGML_TYPE_F32, Rotation::none}},
-    {"f16", {GGML_TYPE_F16, Rotation::none}},
-    {"q8_0", {GGML_TYPE_Q8_0, Rotation::none}},
-    {"q4_0", {GGML_TYPE_Q4_0, Rotation::none}},
-    {"q4_0+hadamard", {GGML_TYPE_Q4_0, Rotation::hadamard}},
-};
+/// What llama.cpp's programs take as --cache-type-k and --cache-type-v.
+constexpr ggml_type kCellTypes[] = {GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16,
+                                    GGML_TYPE_Q8_0, GGML_TYPE_Q5_1, GGML_TYPE_Q5_0,
+                                    GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL};
 
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> parts;
@@ -60,6 +55,7 @@ SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
   require(bits.size() == 1 || bits.size() == 2, "cache '", spec,
           "' has no bits; write squat:BITS or squat:KEYBITS/VALUEBITS");
   SquatSpec squat;
+  squat.config.shared_svd = false;
   squat.config.key_bits = parse_bits(bits.front(), known, spec);
   squat.config.value_bits = parse_bits(bits.back(), known, spec);
   set_fields(parts, spec, squat);
@@ -77,16 +73,19 @@ SquatSpec parse_recommended(const std::string& arguments, const std::string& spe
   require(!bits.empty() && *end == '\0', "mean bits are '", bits, "' in cache '", spec,
           "'; they must be a number, as in squat+:2.5");
   SquatSpec squat{squat::Config::recommended(mean_bits)};
+  squat.config.shared_svd = false;
   set_fields(parts, spec, squat);
   if (!squat.layer_costs.empty())
     squat.config.layer_bits =
-        squat::divide_bits(mean_bits, read_layer_costs(squat.layer_costs)).layer_bits;
+        squat::divide_bits(mean_bits, squat_preload::read_layer_costs(squat.layer_costs))
+            .layer_bits;
   return squat;
 }
 
 /// Min-max codes without feedback: what KIVI does.
 SquatSpec parse_kivi(const std::string& arguments, const std::string& spec) {
   SquatSpec kivi;
+  kivi.config.shared_svd = false;
   kivi.config.value_bits = parse_bits(arguments, {2, 3, 4, 8}, spec);
   kivi.config.key_bits = kivi.config.value_bits;
   kivi.config.squat_lambda = 0;
@@ -97,7 +96,7 @@ SquatSpec parse_kivi(const std::string& arguments, const std::string& spec) {
 
 std::string cache_spec_help() {
   std::string names;
-  for (const NamedFormat& known : kGgmlFormats) names += std::string(known.name) + ", ";
+  for (const ggml_type type : kCellTypes) names += std::string(ggml_type_name(type)) + ", ";
   return names +
          "turbo:BITS (2, 3, 4), kivi:BITS, squat:BITS, squat:KEYBITS/VALUEBITS,FIELD=VALUE,... "
          "(2, 3, 4, 8), squat+:MEANBITS,FIELD=VALUE,... (recommended) with the fields " +
@@ -105,9 +104,8 @@ std::string cache_spec_help() {
 }
 
 CacheSpec parse_cache_spec(const std::string& text) {
-  for (const NamedFormat& known : kGgmlFormats) {
-    if (text == known.name) return {text, known.format};
-  }
+  for (const ggml_type type : kCellTypes)
+    if (text == ggml_type_name(type)) return {text, type};
   const std::size_t colon = text.find(':');
   const std::string name = text.substr(0, colon);
   const std::string arguments = colon == std::string::npos ? "" : text.substr(colon + 1);
@@ -116,17 +114,6 @@ CacheSpec parse_cache_spec(const std::string& text) {
   if (name == "squat") return {text, parse_squat(arguments, text)};
   if (name == "squat+") return {text, parse_recommended(arguments, text)};
   fail("there is no cache '" + text + "'; known are " + cache_spec_help());
-}
-
-std::unique_ptr<KvCache> make_cache(const CacheSpec& spec, const ModelConfig& model,
-                                    const CacheOptions& options) {
-  if (const auto* ggml = std::get_if<GgmlSpec>(&spec.format)) {
-    return std::make_unique<GgmlCache>(model, ggml->type, ggml->rotation, options.capacity);
-  }
-  if (const auto* turbo = std::get_if<TurboSpec>(&spec.format)) {
-    return std::make_unique<TurboCache>(model, turbo->bits, options.threads);
-  }
-  return make_squat_cache(model, std::get<SquatSpec>(spec.format), options);
 }
 
 }  // namespace squat_llama

@@ -1,13 +1,15 @@
 #include "config_fields.hpp"
 
 #include <charconv>
+#include <squat/error.hpp>
 #include <type_traits>
 #include <utility>
 
-#include "require.hpp"
-
 namespace squat_llama {
 namespace {
+
+using squat::fail;
+using squat::require;
 
 template <class Number>
 bool parse(const std::string& text, Number& number) {
@@ -120,7 +122,6 @@ constexpr Field kFields[] = {
     field<&squat::Config::subspace_queries>("subspace_queries"),
     field<&squat::Config::subspace_method>("subspace_method"),
     field<&squat::Config::arithmetic>("arithmetic"),
-    field<&SquatSpec::pre_rope>("pre_rope"),
     field<&SquatSpec::calibrated>("calibrated"),
     field<&SquatSpec::layer_costs>("layer_costs"),
 };

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "squat_cache.hpp"
+#include "squat_spec.hpp"
 
 namespace squat_llama {
 

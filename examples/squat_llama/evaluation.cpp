@@ -1,39 +1,49 @@
 #include "evaluation.hpp"
 
-#include "peak_memory.hpp"
-#include "require.hpp"
-#include "stopwatch.hpp"
+#include <squat/error.hpp>
 
 namespace squat_llama {
 namespace {
 
-struct Seconds {
-  double prompt = 0;
-  double decode = 0;
-};
+using squat::require;
 
-/// Reads a window. Calls on_logits(i, logits) for each decoded token; that is not timed.
-template <class OnLogits>
-Seconds read_window(Engine& engine, KvCache& cache, const Window& window, const Protocol& protocol,
-                    OnLogits on_logits) {
-  Seconds seconds;
-  const auto decode_begin = window.begin() + protocol.prompt_tokens;
-  Stopwatch prompt_time;
-  engine.read_prompt({window.begin(), decode_begin}, cache, protocol.batch);
-  seconds.prompt = prompt_time.seconds();
-  for (int i = 0; i < protocol.decode_tokens; ++i) {
-    Stopwatch decode_time;
-    const squat::Matrix<float> logits = engine.forward({decode_begin[i]}, cache);
-    seconds.decode += decode_time.seconds();
-    on_logits(i, logits.row(0).transpose());
+/// Reads all windows on one cache. Calls on_logits(step, logits) with what follows the prompts and
+/// each further token [windows, vocabulary], and on_progress(done) with the share that is done.
+template <class OnLogits, class OnProgress>
+CacheBytes read_windows(const Model& model, const CacheSpec& spec,
+                        const std::vector<Window>& windows, const Protocol& protocol,
+                        const OnLogits& on_logits, const OnProgress& on_progress) {
+  SessionOptions options;
+  options.texts = static_cast<int>(windows.size());
+  options.capacity = protocol.prompt_tokens + protocol.decode_tokens;
+  options.batch = protocol.batch > 0 ? protocol.batch : protocol.prompt_tokens;
+  options.moments = protocol.moments;
+  const std::unique_ptr<Session> session = make_session(model, spec, options);
+
+  const double passes = options.texts + protocol.decode_tokens;
+  for (int text = 0; text < options.texts; ++text) {
+    const Window& window = windows[static_cast<std::size_t>(text)];
+    session->read(text, {window.begin(), window.begin() + protocol.prompt_tokens});
+    on_progress((text + 1) / passes);
   }
-  return seconds;
+  for (int step = 0; step < protocol.decode_tokens; ++step) {
+    std::vector<Token> tokens;
+    for (const Window& window : windows)
+      tokens.push_back(window[static_cast<std::size_t>(protocol.prompt_tokens + step)]);
+    on_logits(step, session->step(tokens));
+    on_progress((options.texts + step + 1) / passes);
+  }
+  CacheBytes bytes = session->bytes();
+  bytes.quantized /= options.texts;
+  bytes.elements /= options.texts;
+  bytes.total /= options.texts;
+  return bytes;
 }
 
 }  // namespace
 
 std::vector<Window> cut_windows(const std::vector<Token>& text, const Protocol& protocol,
-                                int leading_token, const std::string& name) {
+                                Token leading_token, const std::string& name) {
   require(protocol.prompt_tokens >= 1 && protocol.decode_tokens >= 1 && protocol.windows >= 1,
           "a window of ", protocol.prompt_tokens, " prompt tokens and ", protocol.decode_tokens,
           " decoded ones, ", protocol.windows, " times: each must be at least 1");
@@ -51,68 +61,51 @@ std::vector<Window> cut_windows(const std::vector<Token>& text, const Protocol& 
   return windows;
 }
 
-std::vector<CacheResult> evaluate(Engine& engine, const std::vector<CacheSpec>& caches,
+std::vector<CacheResult> evaluate(const Model& model, const std::vector<CacheSpec>& caches,
                                   const std::vector<std::vector<Window>>& texts,
                                   const Protocol& protocol, const OnProgress& on_progress) {
-  std::size_t windows = 0;
-  for (const std::vector<Window>& text : texts) windows += text.size();
-  const double runs = static_cast<double>(windows * (caches.size() + 1));
+  std::vector<Window> windows;
+  std::vector<std::size_t> text_of;  // of each window
+  for (std::size_t text = 0; text < texts.size(); ++text)
+    for (const Window& window : texts[text]) {
+      windows.push_back(window);
+      text_of.push_back(text);
+    }
+  require(!windows.empty(), "there are no windows to read");
+  const double runs = static_cast<double>(caches.size() + 1);
   double finished_runs = 0;
-  const auto report = [&](int token, const std::string& cache) {
-    const double of_run = (token + 1.0) / protocol.decode_tokens;
-    if (on_progress) on_progress((finished_runs + of_run) / runs, cache);
+  const auto report_as = [&](const std::string& cache) {
+    return [&, cache](double of_run) {
+      if (on_progress) on_progress((finished_runs + of_run) / runs, cache);
+    };
   };
-  CacheOptions options;
-  options.capacity = protocol.prompt_tokens + protocol.decode_tokens;
-  options.threads = engine.threads();
-  options.sequences = protocol.one_cache ? static_cast<int>(windows) : 1;
-  options.moments = protocol.moments;
-  const auto make = [&](const CacheSpec& spec) {
-    return make_cache(spec, engine.model().config(), options);
-  };
-  std::vector<std::unique_ptr<KvCache>> shared(caches.size());  // of one_cache
+
+  std::vector<squat::Matrix<float>> expected;  // of each step
+  read_windows(
+      model, parse_cache_spec("f32"), windows, protocol,
+      [&](int, squat::Matrix<float> logits) { expected.push_back(std::move(logits)); },
+      report_as("full precision"));
+  ++finished_runs;
 
   std::vector<CacheResult> results;
   for (const CacheSpec& cache : caches) {
-    results.emplace_back();
-    results.back().cache = cache.text;
-    results.back().by_text.resize(texts.size());
-  }
-  const auto evaluate_window = [&](const Window& window, std::size_t text) {
-    const auto target = window.begin() + protocol.prompt_tokens + 1;
-    squat::Matrix<float> expected(protocol.decode_tokens, engine.model().vocabulary());
-    read_window(engine, *make(parse_cache_spec("f32")), window, protocol,
-                [&](int i, const Eigen::VectorXf& logits) {
-                  expected.row(i) = logits;
-                  report(i, "full precision");
-                });
+    CacheResult& result = results.emplace_back();
+    result.cache = cache.text;
+    std::vector<Quality> by_window(windows.size());
+    const auto compare = [&](int step, const squat::Matrix<float>& logits) {
+      const squat::Matrix<float>& full = expected[static_cast<std::size_t>(step)];
+      const auto target = static_cast<std::size_t>(protocol.prompt_tokens + step + 1);
+      for (std::size_t w = 0; w < windows.size(); ++w)
+        by_window[w].add(full.row(static_cast<squat::Index>(w)).transpose(),
+                         logits.row(static_cast<squat::Index>(w)).transpose(), windows[w][target]);
+    };
+    result.bytes = read_windows(model, cache, windows, protocol, compare, report_as(result.cache));
     ++finished_runs;
-    for (std::size_t c = 0; c < caches.size(); ++c) {
-      CacheResult& result = results[c];
-      reset_peak_memory();
-      std::unique_ptr<KvCache> own;
-      std::unique_ptr<KvCache>& cache = protocol.one_cache ? shared[c] : own;
-      if (cache)
-        cache->next_sequence();
-      else
-        cache = make(caches[c]);
-      const Seconds seconds =
-          read_window(engine, *cache, window, protocol, [&](int i, const Eigen::VectorXf& logits) {
-            result.by_text[text].add(expected.row(i).transpose(), logits, target[i]);
-            report(i, result.cache);
-          });
-      result.prompt_seconds += seconds.prompt;
-      result.decode_seconds += seconds.decode;
-      result.peak_resident = std::max(result.peak_resident, peak_memory());
-      result.bytes = cache->bytes();
-      ++finished_runs;
+    result.by_text.resize(texts.size());
+    for (std::size_t w = 0; w < windows.size(); ++w) {
+      result.by_text[text_of[w]] += by_window[w];
+      result.quality += by_window[w];
     }
-  };
-  for (std::size_t text = 0; text < texts.size(); ++text) {
-    for (const Window& window : texts[text]) evaluate_window(window, text);
-  }
-  for (CacheResult& result : results) {
-    for (const Quality& quality : result.by_text) result.quality += quality;
   }
   return results;
 }

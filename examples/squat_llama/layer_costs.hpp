@@ -1,4 +1,4 @@
-// What quantizing each layer costs a model, in a file.
+// What quantizing each layer of a model costs.
 #pragma once
 
 #include <squat/layer_bits.hpp>
@@ -9,16 +9,14 @@
 
 namespace squat_llama {
 
-/// By how much the model's predictions diverge more with the keys, and with the values, of one
-/// layer after the other in the bits of squat::LayerCost than where everything has 8.
-std::vector<squat::LayerCost> measure_layer_costs(Engine& engine, int layers,
+/// The divergence of predictions when one layer alone has keys of LayerCost::key_bits or values of
+/// LayerCost::value_bits, and everything else 8 bits.
+std::vector<squat::LayerCost> measure_layer_costs(const Model& model,
                                                   const std::vector<std::vector<Window>>& texts,
                                                   const Protocol& protocol,
                                                   const OnProgress& on_progress = {});
 
+/// Writes what squat_preload::read_layer_costs() reads.
 void write_layer_costs(const std::string& path, const std::vector<squat::LayerCost>& costs);
-
-/// Fails, naming the file, on one that is not of write_layer_costs().
-std::vector<squat::LayerCost> read_layer_costs(const std::string& path);
 
 }  // namespace squat_llama

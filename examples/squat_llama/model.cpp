@@ -1,56 +1,81 @@
 #include "model.hpp"
 
-#include "require.hpp"
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <squat/error.hpp>
 
 namespace squat_llama {
+namespace {
 
-Model::Model(const std::string& path, Weights weights)
-    : file_(path, weights), config_(read_model_config(file_)) {
-  token_embedding_ = file_.tensor("token_embd.weight");
-  output_norm_ = file_.tensor("output_norm.weight");
-  rotary_factors_ = file_.find_tensor("rope_freqs.weight");
-  if (rotary_factors_ != nullptr) {
-    const auto* factors = static_cast<const float*>(rotary_factors_->data);
-    require(rotary_factors_->type == GGML_TYPE_F32, path,
-            ": rope_freqs.weight is not in single precision");
-    config_.rotary.factors.assign(factors, factors + ggml_nelements(rotary_factors_));
+using squat::require;
+
+/// A file with a name of its own, for as long as this lives.
+class TemporaryFile {
+ public:
+  TemporaryFile() : path_(std::filesystem::temp_directory_path() / "squat_llama_XXXXXX") {
+    const int file = mkstemp(path_.data());
+    require(file >= 0, "cannot make a temporary file ", path_);
+    close(file);
   }
-  output_.weight = file_.find_tensor("output.weight");
-  output_.bias = file_.find_tensor("output.bias");
-  if (output_.weight == nullptr) output_.weight = token_embedding_;
+  ~TemporaryFile() { std::remove(path_.c_str()); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
 
-  for (int i = 0; i < config_.layers; ++i) {
-    const std::string block = "blk." + std::to_string(i) + ".";
-    Layer layer;
-    layer.attention_norm = file_.tensor(block + "attn_norm.weight");
-    layer.query = linear(block + "attn_q");
-    layer.key = linear(block + "attn_k");
-    layer.value = linear(block + "attn_v");
-    layer.output = linear(block + "attn_output");
-    layer.query_norm = file_.find_tensor(block + "attn_q_norm.weight");
-    layer.key_norm = file_.find_tensor(block + "attn_k_norm.weight");
-    layer.feed_forward_norm = file_.tensor(block + "ffn_norm.weight");
-    layer.gate = linear(block + "ffn_gate");
-    layer.up = linear(block + "ffn_up");
-    layer.down = linear(block + "ffn_down");
-    require(layer.query.weight->ne[1] == config_.query_dim() &&
-                layer.key.weight->ne[1] == config_.kv_dim() &&
-                layer.value.weight->ne[1] == config_.kv_dim(),
-            path, ": layer ", i, " projects to ", layer.query.weight->ne[1], ", ",
-            layer.key.weight->ne[1], " and ", layer.value.weight->ne[1],
-            " channels; the metadata says ", config_.query_dim(), ", ", config_.kv_dim(), " and ",
-            config_.kv_dim());
-    layers_.push_back(layer);
-  }
+  const char* path() const { return path_.c_str(); }
 
-  const std::vector<std::string> unread = file_.unread_tensors();
-  require(unread.empty(), path, " has ", unread.size(),
-          " tensors that the engine would leave out, among them ",
-          unread.empty() ? "" : unread.front());
+ private:
+  std::string path_;
+};
+
+llama_model* load(const char* path) {
+  llama_model_params params = llama_model_default_params();
+  params.n_gpu_layers = 0;
+  return llama_model_load_from_file(path, params);
 }
 
-Linear Model::linear(const std::string& name) {
-  return {file_.tensor(name + ".weight"), file_.find_tensor(name + ".bias")};
+llama_model* load_in_single_precision(const std::string& path, int threads) {
+  const TemporaryFile file;
+  llama_model_quantize_params params = llama_model_quantize_default_params();
+  params.nthread = threads;
+  params.ftype = LLAMA_FTYPE_ALL_F32;
+  params.allow_requantize = true;
+  require(llama_model_quantize(path.c_str(), file.path(), &params) == 0, "llama.cpp cannot write ",
+          path, " in single precision to ", file.path());
+  return load(file.path());  // stays mapped
+}
+
+}  // namespace
+
+Model::Model(const std::string& path, Weights weights, int threads) : threads_(threads) {
+  llama_log_set(
+      [](ggml_log_level level, const char* text, void*) {
+        if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+      },
+      nullptr);
+  model_.reset(weights == Weights::single ? load_in_single_precision(path, threads)
+                                          : load(path.c_str()));
+  require(model_ != nullptr, "llama.cpp cannot load ", path);
+}
+
+int Model::vocabulary() const { return llama_vocab_n_tokens(llama_model_get_vocab(get())); }
+
+std::vector<Token> Model::encode(const std::string& text) const {
+  std::vector<Token> tokens(text.size() + 2);  // no token is shorter than a byte
+  const std::int32_t count = llama_tokenize(
+      llama_model_get_vocab(get()), text.data(), static_cast<std::int32_t>(text.size()),
+      tokens.data(), static_cast<std::int32_t>(tokens.size()), /*add_special=*/true,
+      /*parse_special=*/false);
+  require(count >= 0, "llama.cpp's tokenizer fails on a text of ", text.size(), " bytes");
+  tokens.resize(static_cast<std::size_t>(count));
+  return tokens;
+}
+
+Token Model::leading_token() const {
+  const llama_vocab* vocabulary = llama_model_get_vocab(get());
+  return llama_vocab_get_add_bos(vocabulary) ? llama_vocab_bos(vocabulary) : -1;
 }
 
 }  // namespace squat_llama

@@ -1,51 +1,38 @@
-// The weights of a Llama-like model.
+// A language model in llama.cpp, and how it reads text.
 #pragma once
+
+#include <llama-cpp.h>
 
 #include <string>
 #include <vector>
 
-#include "model_config.hpp"
-
 namespace squat_llama {
 
-/// y = weight x + bias. A null bias stands for none.
-struct Linear {
-  ggml_tensor* weight = nullptr;  ///< [inputs, outputs]
-  ggml_tensor* bias = nullptr;    ///< [outputs]
+using Token = llama_token;
+
+enum class Weights {
+  as_stored,  ///< products with quantized weights round activations to 8 bits
+  single      ///< dequantized: products are exact, in single precision
 };
 
-struct Layer {
-  ggml_tensor* attention_norm = nullptr;
-  Linear query, key, value, output;
-  ggml_tensor* query_norm = nullptr;  ///< RMS norm of every head; null stands for none
-  ggml_tensor* key_norm = nullptr;
-  ggml_tensor* feed_forward_norm = nullptr;
-  Linear gate, up, down;
-};
-
-/// Loads a file; its tensors live as long as the model.
 class Model {
  public:
-  explicit Model(const std::string& path, Weights weights = Weights::as_stored);
+  /// Loads a GGUF file, for `threads` threads. Weights::single has llama.cpp write the model in
+  /// single precision to a temporary file, four bytes a weight, which is gone when this returns.
+  Model(const std::string& path, Weights weights, int threads);
 
-  const ModelConfig& config() const { return config_; }
-  const std::vector<Layer>& layers() const { return layers_; }
-  ggml_tensor* token_embedding() const { return token_embedding_; }  ///< [embedding, vocabulary]
-  ggml_tensor* output_norm() const { return output_norm_; }
-  const Linear& output() const { return output_; }  ///< the token embedding where a file ties them
-  ggml_tensor* rotary_factors() const { return rotary_factors_; }  ///< null stands for none
-  int vocabulary() const { return static_cast<int>(output_.weight->ne[1]); }
+  llama_model* get() const { return model_.get(); }
+  int threads() const { return threads_; }
+  int vocabulary() const;
+
+  /// Tokens of a text, after leading_token() where the model has one.
+  std::vector<Token> encode(const std::string& text) const;
+  /// What every text begins with, or -1.
+  Token leading_token() const;
 
  private:
-  Linear linear(const std::string& name);
-
-  GgufFile file_;
-  ModelConfig config_;
-  std::vector<Layer> layers_;
-  ggml_tensor* token_embedding_ = nullptr;
-  ggml_tensor* output_norm_ = nullptr;
-  ggml_tensor* rotary_factors_ = nullptr;
-  Linear output_;
+  llama_model_ptr model_;
+  int threads_;
 };
 
 }  // namespace squat_llama

@@ -15,7 +15,8 @@ ProgressBar::~ProgressBar() {
 void ProgressBar::show(double done, const std::string& what) {
   constexpr double redraw_seconds = 0.1;
   constexpr int width = 30;
-  const double elapsed = time_.seconds();
+  const double elapsed =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   if (!is_terminal_ || done <= 0 || elapsed < drawn_at_ + redraw_seconds) return;
   drawn_at_ = elapsed;
   const int left = static_cast<int>(elapsed * (1 - done) / done);

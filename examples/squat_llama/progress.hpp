@@ -1,9 +1,8 @@
 // A progress bar with the time left.
 #pragma once
 
+#include <chrono>
 #include <string>
-
-#include "stopwatch.hpp"
 
 namespace squat_llama {
 
@@ -21,7 +20,7 @@ class ProgressBar {
  private:
   bool is_terminal_;
   double drawn_at_ = -1;  ///< seconds
-  Stopwatch time_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace squat_llama

@@ -6,8 +6,7 @@
 #include <iomanip>
 #include <nlohmann/json.hpp>
 #include <ostream>
-
-#include "require.hpp"
+#include <squat/error.hpp>
 
 namespace squat_llama {
 namespace {
@@ -58,24 +57,17 @@ void print_table(std::ostream& out, const std::vector<CacheResult>& results,
                  const Setting& setting) {
   Table table(out, results);
   table.name("cache")
-      << "  bits/elem  mean KLD   99% KLD   top-1  perplexity           cache    peak RSS"
-         "  decode\n";
-  table.name("")
-      << "                                            (full precision)         MiB         MiB"
-         "   tok/s\n";
+      << "  bits/elem  mean KLD   99% KLD   top-1  perplexity (full precision)  cache, MiB\n";
   for (const CacheResult& result : results) {
     const Quality& quality = result.quality;
-    const double full = quality.expected_perplexity();
     table.name(result.cache) << std::setprecision(3) << std::setw(11)
                              << result.bytes.bits_per_element() << std::setprecision(5)
                              << std::setw(10) << quality.mean_divergence() << std::setprecision(4)
                              << std::setw(10) << quality.divergence_at(0.99) << std::setprecision(1)
                              << std::setw(7) << 100 * quality.top1_agreement() << "%"
-                             << std::setprecision(3) << std::setw(10) << quality.perplexity()
-                             << " (" << full << ")" << std::setprecision(2) << std::setw(9)
-                             << result.bytes.total() / kMebi << std::setprecision(1)
-                             << std::setw(12) << result.peak_resident / kMebi << std::setw(8)
-                             << quality.count() / result.decode_seconds << "\n";
+                             << std::setprecision(3) << std::setw(11) << quality.perplexity()
+                             << " (" << quality.expected_perplexity() << ")" << std::setprecision(2)
+                             << std::setw(18) << result.bytes.total / kMebi << "\n";
   }
   if (setting.texts.size() > 1) print_by_text(out << "\n", results, setting.texts);
 }
@@ -83,8 +75,6 @@ void print_table(std::ostream& out, const std::vector<CacheResult>& results,
 void write_json(const std::string& path, const std::vector<CacheResult>& results,
                 const Setting& setting) {
   const Protocol& protocol = setting.protocol;
-  const double prompt_tokens =
-      static_cast<double>(setting.texts.size()) * protocol.windows * protocol.prompt_tokens;
   nlohmann::ordered_json caches = nlohmann::ordered_json::array();
   for (const CacheResult& result : results) {
     const Quality& quality = result.quality;
@@ -106,15 +96,7 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
         {"top1_agreement", quality.top1_agreement()},
         {"perplexity", quality.perplexity()},
         {"perplexity_full_precision", quality.expected_perplexity()},
-        {"cache_bytes", result.bytes.total()},
-        {"cache_bytes_codes", result.bytes.codes},
-        {"cache_bytes_scales", result.bytes.scales},
-        {"cache_bytes_reserved", result.bytes.reserved},
-        {"cache_bytes_residual", result.bytes.residual},
-        {"cache_bytes_other", result.bytes.other},
-        {"peak_resident_bytes", result.peak_resident},
-        {"prompt_tokens_per_second", prompt_tokens / result.prompt_seconds},
-        {"decode_tokens_per_second", quality.count() / result.decode_seconds},
+        {"cache_bytes_of_a_window", result.bytes.total},
         {"by_text", by_text},
     });
   }
@@ -126,12 +108,11 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
       {"decode_tokens", protocol.decode_tokens},
       {"windows_of_a_text", protocol.windows},
       {"batch", protocol.batch},
-      {"one_cache", protocol.one_cache},
       {"caches", caches},
   };
   std::ofstream file(path);
   file << report.dump(2) << "\n";
-  require(file.good(), "cannot write ", path);
+  squat::require(file.good(), "cannot write ", path);
 }
 
 }  // namespace squat_llama

@@ -5,8 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
-
-#include "require.hpp"
+#include <squat/error.hpp>
 
 namespace squat_llama {
 namespace {
@@ -49,7 +48,7 @@ std::vector<float> lloyd_max_levels(int bits) {
 
 TurboCodec::TurboCodec(int dim, int bits)
     : dim_(dim), bits_(bits), levels_(lloyd_max_levels(bits)), rotation_(random_rotation(dim)) {
-  require(dim % 8 == 0, "turbo needs heads of a multiple of 8 channels, not ", dim);
+  squat::require(dim % 8 == 0, "turbo needs heads of a multiple of 8 channels, not ", dim);
   for (size_t i = 0; i + 1 < levels_.size(); ++i) {
     borders_.push_back(0.5f * (levels_[i] + levels_[i + 1]));
   }

@@ -1,8 +1,9 @@
-// Compiles once what depends on no template parameter, for programs of several sources.
+// Compiles once what all sources of a program would compile again.
 //
 // By default everything is in headers. Where all sources of a program are compiled with
-// SQUAT_COMPILED defined, and one of them includes this header, the kernels and the decomposition
-// of matrices are compiled in that one alone; the others only see their declarations.
+// SQUAT_COMPILED defined, and one of them includes this header, the caches of floats, the
+// kernels and the decomposition of matrices are compiled in that one alone; the others only
+// see their declarations.
 #pragma once
 
 #if !defined(SQUAT_COMPILED)
@@ -12,3 +13,13 @@
 #include <squat/detail/encoding/simd/encode_dispatch_source.hpp>
 #include <squat/detail/plan/leading_directions_source.hpp>
 #include <squat/detail/simd/dispatch_source.hpp>
+#include <squat/squat.hpp>
+
+namespace squat {
+
+template class SQuatCache<float, 2>;
+template class SQuatCache<float, 3>;
+template class SQuatCache<float, 4>;
+template class SQuatCache<float, 8>;
+
+}  // namespace squat

@@ -86,6 +86,13 @@ class LlamaContext {
   llama_cpp::Sequences& sequences() { return *sequences_; }
   const llama_cpp::Sequences& sequences() const { return *sequences_; }
 
+  /// Takes the metric of keys from `moments`, as SQuatCache::calibrate does, for good. Fails unless
+  /// they are of this model, and no token is held.
+  void calibrate(const QueryMoments& moments) {
+    cache_->calibrate(moments);
+    moments_ = moments;
+  }
+
   /// As llama_n_ctx and llama_n_ctx_seq say of a context of its own cells.
   std::uint32_t n_ctx() const { return n_ctx_; }
   std::uint32_t n_ctx_seq() const { return n_ctx_seq_; }
@@ -168,6 +175,7 @@ class LlamaContext {
   /// llama_memory_clear.
   void clear() {
     sequences_->clear();
+    if (moments_) cache_->calibrate(*moments_);
     llama_.memory_clear(memory(), false);
   }
 
@@ -318,6 +326,7 @@ class LlamaContext {
   bool is_begun_ = false;              // the batch: a graph of it
   llama_cpp::Probe* probe_ = nullptr;  // while graphs are looked at
   std::optional<llama_cpp::Cache> cache_;
+  std::optional<QueryMoments> moments_;  // that clear() must not forget
   std::optional<llama_cpp::RecurrentStates> states_;
   std::optional<llama_cpp::Sequences> sequences_;
   std::optional<llama_cpp::AttentionOperator> operator_;

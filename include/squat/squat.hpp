@@ -6,3 +6,14 @@
 #include <squat/layer_bits.hpp>
 #include <squat/merged_attention.hpp>
 #include <squat/quantizers.hpp>
+
+#if defined(SQUAT_COMPILED)  // by the one source that includes squat/compiled.hpp
+namespace squat {
+
+extern template class SQuatCache<float, 2>;
+extern template class SQuatCache<float, 3>;
+extern template class SQuatCache<float, 4>;
+extern template class SQuatCache<float, 8>;
+
+}  // namespace squat
+#endif

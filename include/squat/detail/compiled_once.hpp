@@ -1,4 +1,4 @@
-// What depends on no template parameter, and may be compiled once a program.
+// What may be compiled once a program.
 #pragma once
 
 // Stands before a function whose definition is in a header, or with SQUAT_COMPILED in the one

@@ -1,0 +1,15 @@
+// A SQuat cache that is asked for.
+#pragma once
+
+#include <squat/config.hpp>
+#include <string>
+
+namespace squat_llama {
+
+struct SquatSpec {
+  squat::Config config;
+  bool calibrated = false;  ///< the metric comes from SessionOptions::moments, not from the prompt
+  std::string layer_costs = {};  ///< a file by which bits are divided among layers, or empty
+};
+
+}  // namespace squat_llama
