@@ -432,22 +432,6 @@ TEST(LlamaContext, ShowsGraphsToTheProgramsOwnCallback) {
   EXPECT_EQ(seen.asked, seen.shown);
 }
 
-TEST(LlamaContext, ServesControlVectors) {
-  const llama_model_ptr model = tiny_model(TinyModel());
-  SquatSession session(model.get(), squat_params(), exact_config());
-  OwnSession own(model.get(), server_params());
-  const std::vector<llama_token> text = some_tokens(40);
-  const Rows before = own.decode({{0, text}});
-  EXPECT_LT(difference(before, session.decode({{0, text}})), 1e-3);
-  const std::int32_t width = llama_model_n_embd(model.get());
-  const std::vector<float> direction(static_cast<std::size_t>(width), 0.5f);
-  for (llama_context* context : {session.context(), own.context()})
-    ASSERT_EQ(llama_set_adapter_cvec(context, direction.data(), direction.size(), width, 1, 1), 0);
-  const Rows after = own.decode({{1, text}});
-  EXPECT_GT(difference(before, after), 1e-2);
-  EXPECT_LT(difference(after, session.decode({{1, text}})), 1e-3);
-}
-
 TEST(LlamaContext, HoldsNoMoreOfWindowsThanTheySee) {
   TinyModel description;
   description.architecture = "gemma3";
