@@ -32,10 +32,10 @@ namespace squat {
 /// place. llama.cpp's own cells hold a batch, and are empty before the next one (of a model with
 /// recurrent layers, but for each sequence's last token).
 ///
-/// Serves decoders with causal attention: capped scores, learned sinks, ALiBi, latent attention,
+/// Serves decoders: causal attention, capped scores, learned sinks, ALiBi, latent attention,
 /// sliding windows, chunks, heads and widths by layer, layers that share keys and values, recurrent
-/// layers in between. What it cannot compute it refuses when the context is made, or before a batch
-/// is computed, with a squat::Error that says why.
+/// layers in between, embeddings of images that see one another. What it cannot compute it refuses
+/// when the context is made, or before a batch is computed, with a squat::Error that says why.
 class LlamaContext {
  public:
   /// Makes the context. `params.n_ctx` is how many tokens the cache may hold. Calls `llama` where a
@@ -136,16 +136,16 @@ class LlamaContext {
   template <class Compute>
   std::int32_t process(const std::vector<llama_cpp::BatchToken>& tokens, const Compute& compute) {
     using llama_cpp::BatchToken;
-    require(is_causal_, "attention is set to be not causal; a cache is causal");
+    const std::uint32_t most = llama_n_ubatch(context_.get());
+    require(is_causal_ || tokens.size() <= most, "the batch has ", tokens.size(),
+            " tokens; while attention is not causal it must have at most n_ubatch, ", most);
     if (states_)
       for (const BatchToken& token : tokens)
         require(token.more.empty(), "a token of the batch belongs to sequences ", token.sequence,
                 " and ", token.more.front(), "; with recurrent layers it must belong to one");
     if (!sequences_->have_room(tokens)) return 1;
     std::vector<BatchToken> reordered;
-    if (states_)
-      reordered =
-          llama_cpp::recurrent_order(tokens, llama_n_ubatch(context_.get()), has_embeddings_);
+    if (states_) reordered = llama_cpp::recurrent_order(tokens, most, has_embeddings_);
     const std::vector<BatchToken>& order = states_ ? reordered : tokens;
     operator_->begin(order, states_ ? states_->cells() : std::vector<llama_cpp::CellToken>());
     for (auto& [cells, readers] : readers_of_) readers.asked = 0;
@@ -175,7 +175,8 @@ class LlamaContext {
   /// the tokens of a batch.
   void set_embeddings(bool has_embeddings) { has_embeddings_ = has_embeddings; }
 
-  /// llama_set_causal_attn: with false, every batch fails.
+  /// To be called where llama_set_causal_attn is: with false, a batch must fit one graph
+  /// (n_ubatch), whose tokens see one another.
   void set_causal(bool is_causal) { is_causal_ = is_causal; }
 
   /// llama_set_abort_callback.

@@ -98,6 +98,11 @@ class Program {
     llama_memory_seq_add(memory_, 2, 30, -1, -20);
     expect(llama_memory_seq_pos_max(memory_, 2) == 91, "the end has moved");
     decode(2, {13, 14}, 92);
+
+    llama_set_causal_attn(context_.get(), false);
+    decode(2, some_tokens(20), 94);
+    llama_set_causal_attn(context_.get(), true);
+    decode(2, {15}, 114);
     return logits_;
   }
 
@@ -124,7 +129,7 @@ class Program {
     expect(llama_state_seq_set_data(context_.get(), state.data(), state.size(), 2) == 0,
            "a damaged state is not loaded");
     llama_set_causal_attn(context_.get(), false);
-    expect(status(0, {5}, 1) != 0, "attention is causal");
+    expect(status(0, some_tokens(33), 1) != 0, "more than n_ubatch tokens do not see one another");
     llama_set_causal_attn(context_.get(), true);
     decode(0, {5}, 1);
     llama_context_params params = params_of();
