@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <squat/llama_cpp/attention_operator.hpp>
+#include <squat/llama_cpp/batch_tokens.hpp>
 #include <squat/llama_cpp/functions.hpp>
 #include <squat/llama_cpp/model_attention.hpp>
 #include <squat/llama_cpp/probe.hpp>
@@ -61,7 +62,8 @@ class LlamaContext {
     const std::vector<llama_cpp::AttentionLayer> layers = attention.layers();
     cache_.emplace(shape, config, Index{n_seq_max_});
     if (llama_model_is_hybrid(model)) states_.emplace(context_.get(), llama_);
-    sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_, states_ ? &*states_ : nullptr);
+    sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_, states_ ? &*states_ : nullptr,
+                       llama_cpp::has_planes(model));
     operator_.emplace(*cache_, layers);
     hooks_.reserve(layers.size());
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -106,30 +108,9 @@ class LlamaContext {
   /// that the cache cannot take (nothing changed), and where something goes wrong while it is
   /// computed (the tokens of the graphs that were complete remain, as in llama.cpp).
   std::int32_t decode(llama_batch batch) {
-    require(batch.n_tokens > 0, "batch.n_tokens is ", batch.n_tokens, "; it must be at least 1");
-    std::vector<llama_cpp::BatchToken> tokens;
-    std::vector<llama_pos> positions;
-    std::vector<Index> next(static_cast<std::size_t>(n_seq_max_), -1);
-    for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
-      llama_cpp::BatchToken& token = tokens.emplace_back();
-      require(batch.n_seq_id == nullptr || batch.n_seq_id[i] > 0, "token ", i,
-              " of the batch belongs to no sequence");
-      if (batch.seq_id != nullptr) {
-        const llama_seq_id* all = batch.seq_id[i];
-        token.sequence = all[0];
-        if (batch.n_seq_id != nullptr) token.more.assign(all + 1, all + batch.n_seq_id[i]);
-      }
-      positions.push_back(batch.pos != nullptr ? batch.pos[i] : -1);
-      token.for_sequences([&](llama_seq_id sequence) {
-        const Index size = sequences_->size(sequence);
-        Index& expected = next[static_cast<std::size_t>(sequence)];
-        expected = expected < 0 ? size : expected + 1;
-        if (batch.pos == nullptr) positions.back() = static_cast<llama_pos>(expected);
-      });
-      token.position = positions.back();
-    }
-    batch.pos = positions.data();
-    return process(tokens, [&] { return llama_.decode(context_.get(), batch); });
+    llama_cpp::BatchTokens read = llama_cpp::read_batch(batch, *sequences_);
+    if (batch.pos == nullptr) batch.pos = read.positions.data();
+    return process(read.tokens, [&] { return llama_.decode(context_.get(), batch); });
   }
 
   /// Computes the batch of these `tokens` by any function of llama.cpp that does.

@@ -1,4 +1,5 @@
 // Embeddings of images between texts, in a context on a SQuat cache.
+#include "../expect_error.hpp"
 #include "sessions.hpp"
 
 namespace squat::testing {
@@ -69,8 +70,8 @@ TEST_P(Images, AreNotCausal) {
 }
 
 std::vector<TinyModel> models_with_images() {
-  return tiny_models(
-      {"llama", "gemma2", "gemma3", "gemma4", "llama4", "gpt-oss", "deepseek2", "bloom", "lfm2"});
+  return tiny_models({"llama", "gemma2", "gemma3", "gemma4", "llama4", "gpt-oss", "deepseek2",
+                      "bloom", "lfm2", "qwen2vl", "qwen3vl"});
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Images, ::testing::ValuesIn(models_with_images()),
@@ -85,16 +86,8 @@ TEST(Image, MustFitOneGraph) {
   SquatSession session(model.get(), squat_params(), exact_config());
   session.decode({{0, some_tokens(20)}});
   session.set_causal(false);
-  try {
-    session.show({{0, 3, 11}});
-    FAIL() << "33 tokens are more than n_ubatch";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what())
-                  .find("has 33 tokens; while attention is not causal it must "
-                        "have at most n_ubatch, 32"),
-              std::string::npos)
-        << error.what();
-  }
+  EXPECT_ERROR(session.show({{0, 3, 11}}),
+               "has 33 tokens; while attention is not causal it must have at most n_ubatch, 32");
   EXPECT_EQ(session.own().sequences().size(0), 20);
 }
 

@@ -99,8 +99,7 @@ class Session {
   /// and columns.
   Rows show(const std::vector<Image>& images) {
     const llama_model* model = llama_get_model(context());
-    const llama_rope_type rope = llama_model_rope_type(model);
-    const bool is_plane = rope == LLAMA_ROPE_TYPE_MROPE || rope == LLAMA_ROPE_TYPE_IMROPE;
+    const bool is_plane = llama_cpp::has_planes(model);
     Owners owners;
     std::vector<llama_pos> times, rows, columns;
     for (const Image& image : images) {
@@ -115,7 +114,7 @@ class Session {
       for (const llama_seq_id other : image.more) next_[other] = next_[image.sequence];
     }
     std::vector<float> embeddings(times.size() *
-                                  static_cast<std::size_t>(llama_model_n_embd(model)));
+                                  static_cast<std::size_t>(llama_model_n_embd_inp(model)));
     for (std::size_t i = 0; i < embeddings.size(); ++i)
       embeddings[i] = static_cast<float>(1.4 * std::sin(0.37 * static_cast<double>(i * i % 9973)));
     std::vector<llama_pos> positions = times;
@@ -134,10 +133,13 @@ class Session {
     next_[sequence] = std::min(next_[sequence], size);
     return true;
   }
-  /// Takes positions [begin, end) out, and moves those that follow, up to `moved_end`, to where
-  /// they were.
-  void close_gap(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos moved_end) {
+  /// Takes positions [begin, end) out.
+  void take_out(llama_seq_id sequence, llama_pos begin, llama_pos end) {
     if (!remove(sequence, begin, end)) throw std::runtime_error("cannot remove");
+  }
+  /// And moves those that follow, up to `moved_end`, to where they were.
+  void close_gap(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos moved_end) {
+    take_out(sequence, begin, end);
     move(sequence, end, moved_end, begin - end);
     if (moved_end == size(sequence)) next_[sequence] -= end - begin;
   }

@@ -30,7 +30,7 @@ inline void write_output(GgufWriter& writer, const TinyModel& model) {
   writer.linear("output", model.embedding, model.vocabulary, 3);
 }
 
-/// llama, qwen2, qwen2vl, qwen3, phi3, gemma2, gemma3, gemma4, cohere2, llama4
+/// llama, qwen2, qwen2vl, qwen3, qwen3vl, phi3, gemma2, gemma3, gemma4, cohere2, llama4
 void write_tiny_decoder(GgufWriter& writer, const TinyModel& model);
 
 void write_tiny_gpt_oss(GgufWriter& writer, const TinyModel& model);

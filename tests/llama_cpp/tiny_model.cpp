@@ -30,6 +30,7 @@ const std::map<std::string, Architecture>& architectures() {
       {"cohere2", {write_tiny_decoder, 4, true, false, 4}},
       {"llama4", {write_tiny_decoder, 4}},
       {"qwen2vl", {write_tiny_decoder, 2, true}},
+      {"qwen3vl", {write_tiny_decoder}},
       {"gpt-oss", {write_tiny_gpt_oss, 2, false, false, 2}},
       {"deepseek2", {write_tiny_deepseek2, 2, false, true}},
       {"bloom", {write_tiny_bloom, 2, true, true}},
@@ -104,8 +105,9 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model) {
 
 const std::vector<std::string>& tiny_decoders() {
   static const std::vector<std::string> all{
-      "llama",   "qwen2",  "qwen3",   "phi3",      "gemma3", "qwen2vl", "gemma2",        "gemma4",
-      "cohere2", "llama4", "gpt-oss", "deepseek2", "bloom",  "jamba",   "granitehybrid", "lfm2"};
+      "llama",     "qwen2",  "qwen3",  "phi3",          "gemma3", "qwen2vl",
+      "qwen3vl",   "gemma2", "gemma4", "cohere2",       "llama4", "gpt-oss",
+      "deepseek2", "bloom",  "jamba",  "granitehybrid", "lfm2"};
   return all;
 }
 

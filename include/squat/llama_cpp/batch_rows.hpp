@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <squat/error.hpp>
+#include <squat/llama_cpp/token_places.hpp>
 #include <squat/model_shape.hpp>
 #include <vector>
 
@@ -15,7 +16,7 @@ namespace squat::llama_cpp {
 /// A token of a batch. The rows of a graph are those of the next tokens.
 struct BatchToken {
   llama_seq_id sequence = 0;  ///< the first that it belongs to: what that one has seen, it sees
-  Index position = 0;
+  Place place = {};
   std::vector<llama_seq_id> more = {};  ///< others that it belongs to
 
   bool is_of(llama_seq_id any) const {
@@ -105,9 +106,9 @@ inline Sight check_mask(const ggml_tensor& mask, const std::vector<CellToken>& c
     std::fill(expected.begin(), expected.end(), hidden);
     for (Index j = 0; j < kept + (sight == Sight::graph ? end : i + 1); ++j) {
       const auto& [cell, other] = at(j);
-      const Index distance = own.position - other.position;
+      const Index position = own.place.position, distance = position - other.place.position;
       if (other.is_of(own.sequence) && (shape.window == 0 || distance < shape.window) &&
-          (shape.chunk == 0 || own.position / shape.chunk <= other.position / shape.chunk))
+          (shape.chunk == 0 || position / shape.chunk <= other.place.position / shape.chunk))
         expected[static_cast<std::size_t>(cell)] =
             shape.alibi_slopes.empty() || distance == 0
                 ? std::uint16_t{0}

@@ -33,7 +33,7 @@ class RecurrentStates {
       });
       if (is_kept) continue;
       forget_cell(sequence);
-      const auto position = static_cast<llama_pos>(last->token.position);
+      const llama_pos position = last->token.place.position;
       if (position > 0)
         require(llama_.memory_seq_rm(memory(), sequence, 0, position),
                 "llama.cpp does not remove the positions before ", position, " of sequence ",
