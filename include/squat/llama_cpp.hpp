@@ -35,8 +35,9 @@ namespace squat {
 ///
 /// Serves decoders: causal attention, capped scores, learned sinks, ALiBi, latent attention,
 /// sliding windows, chunks, heads and widths by layer, layers that share keys and values, recurrent
-/// layers in between, embeddings of images that see one another. What it cannot compute it refuses
-/// when the context is made, or before a batch is computed, with a squat::Error that says why.
+/// layers in between; embeddings of images, which may see one another, and M-RoPE. What it cannot
+/// compute it refuses when the context is made, or before a batch is computed, with a squat::Error
+/// that says why.
 class LlamaContext {
  public:
   /// Makes the context. `params.n_ctx` is how many tokens the cache may hold. Calls `llama` where a

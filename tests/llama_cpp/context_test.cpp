@@ -92,9 +92,10 @@ TEST_P(ServedModel, GivesTheSameOnAnyNumberOfThreads) {
 }
 
 std::vector<TinyModel> served_models() {
-  std::vector<TinyModel> models = tiny_models(
-      {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4", "cohere2", "llama4", "phi3",
-       "gpt-oss", "deepseek2", "bloom", "jamba", "granitehybrid", "lfm2", "qwen2vl", "qwen3vl"});
+  std::vector<TinyModel> models =
+      tiny_models({"llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4", "cohere2", "llama4",
+                   "phi3", "gpt-oss", "deepseek2", "bloom", "jamba", "granitehybrid", "lfm2",
+                   "qwen2vl", "qwen3vl", "qwen35"});
   models[0].head_dim = 128;
   return models;
 }

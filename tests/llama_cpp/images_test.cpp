@@ -71,7 +71,7 @@ TEST_P(Images, AreNotCausal) {
 
 std::vector<TinyModel> models_with_images() {
   return tiny_models({"llama", "gemma2", "gemma3", "gemma4", "llama4", "gpt-oss", "deepseek2",
-                      "bloom", "lfm2", "qwen2vl", "qwen3vl"});
+                      "bloom", "lfm2", "qwen2vl", "qwen3vl", "qwen35"});
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Images, ::testing::ValuesIn(models_with_images()),

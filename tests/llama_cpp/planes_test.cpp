@@ -7,11 +7,10 @@ namespace {
 
 class Planes : public ::testing::Test {
  protected:
-  static TinyModel description() {
-    TinyModel model;
-    model.architecture = "qwen2vl";
-    return model;
-  }
+  explicit Planes(const std::string& architecture = "qwen2vl")
+      : model_(tiny_model(tiny_models({architecture}).front())) {}
+
+  void expect_same_image(const std::vector<llama_pos>& begins);
 
   /// One batch of embeddings of sequence 0 at these places: positions, then rows, columns and zeros
   /// of `count` tokens.
@@ -29,7 +28,7 @@ class Planes : public ::testing::Test {
     EXPECT_EQ(sequences_.max_position(sequence), llama_memory_seq_pos_max(memory, sequence));
   }
 
-  llama_model_ptr model_ = tiny_model(description());
+  llama_model_ptr model_;
   OwnSession own_{model_.get(), server_params()};
   SquatSession session_{model_.get(), squat_params(), exact_config()};
   llama_cpp::Sequences& sequences_ = session_.own().sequences();
@@ -75,31 +74,58 @@ TEST_F(Planes, AreRemovedByTheirPosition) {
   EXPECT_LT(difference(own_.decode({{0, {7}}}), session_.decode({{0, {7}}})), 1e-3);
 }
 
-// An image of more tokens than a batch takes: the second part is where the first one was.
-TEST_F(Planes, GoOnWithinAnImage) {
-  std::vector<llama_pos> first, second;
-  for (llama_pos i = 0; i < 40; ++i) first.push_back(20);
-  for (llama_pos i = 0; i < 40; ++i) first.push_back(20 + i / 10);
-  for (llama_pos i = 0; i < 40; ++i) first.push_back(20 + i % 10);
-  first.resize(160, 0);
-  for (llama_pos i = 40; i < 60; ++i) second.push_back(20);
-  for (llama_pos i = 40; i < 60; ++i) second.push_back(20 + i / 10);
-  for (llama_pos i = 40; i < 60; ++i) second.push_back(20 + i % 10);
-  second.resize(80, 0);
+/// Places of the tokens [begin, end) of an image of 10 columns at position 20.
+std::vector<llama_pos> image_places(llama_pos begin, llama_pos end) {
+  std::vector<llama_pos> all;
+  for (llama_pos i = begin; i < end; ++i) all.push_back(20);
+  for (llama_pos i = begin; i < end; ++i) all.push_back(20 + i / 10);
+  for (llama_pos i = begin; i < end; ++i) all.push_back(20 + i % 10);
+  for (llama_pos i = begin; i < end; ++i) all.push_back(0);
+  return all;
+}
+
+/// An image whose tokens come in batches, each of which begins where one of `begins` says.
+void Planes::expect_same_image(const std::vector<llama_pos>& begins) {
   const auto take = [&](Session& session, const auto& decode) {
     session.decode({{0, some_tokens(20)}});
-    EXPECT_EQ(decode(embeddings(first, 40)), 0);
-    EXPECT_EQ(decode(embeddings(second, 20)), 0);
-    const float* row = llama_get_logits_ith(session.context(), 19);
-    return Rows{{row, row + description().vocabulary}};
+    llama_pos count = 0;
+    for (std::size_t i = 0; i + 1 < begins.size(); ++i) {
+      std::vector<llama_pos> part = image_places(begins[i], begins[i + 1]);
+      count = begins[i + 1] - begins[i];
+      EXPECT_EQ(decode(embeddings(part, count)), 0);
+    }
+    const float* row = llama_get_logits_ith(session.context(), count - 1);
+    Rows rows{{row, row + TinyModel().vocabulary}};
+    std::vector<llama_token> token = {5};
+    llama_pos position = 30;
+    llama_batch batch = llama_batch_get_one(token.data(), 1);
+    batch.pos = &position;
+    EXPECT_EQ(decode(batch), 0);
+    row = llama_get_logits_ith(session.context(), 0);
+    rows.emplace_back(row, row + TinyModel().vocabulary);
+    return rows;
   };
   const Rows expected =
       take(own_, [&](const llama_batch& batch) { return llama_decode(own_.context(), batch); });
   const Rows found =
       take(session_, [&](const llama_batch& batch) { return session_.own().decode(batch); });
   EXPECT_LT(difference(expected, found), 1e-3);
-  expect_same_ends(0);
+  EXPECT_EQ(sequences_.max_position(0), 30);
 }
+
+// An image of more tokens than a batch takes: the second part is where the first one was.
+TEST_F(Planes, GoOnWithinAnImage) { expect_same_image({0, 40, 60}); }
+
+/// The same beside recurrent layers, which keep the cells of llama.cpp's memory at the last
+/// position.
+class PlanesAndStates : public Planes {
+ protected:
+  PlanesAndStates() : Planes("qwen35") {}
+};
+
+TEST_F(PlanesAndStates, GoOnWithinAnImage) { expect_same_image({0, 40, 60}); }
+
+TEST_F(PlanesAndStates, GoOnWithinAnImageTokenByToken) { expect_same_image({0, 1, 2, 3, 10, 11}); }
 
 TEST_F(Planes, DoNotGoBack) {
   session_.decode({{0, some_tokens(20)}});

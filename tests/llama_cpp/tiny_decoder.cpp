@@ -113,11 +113,8 @@ void write_tiny_decoder(GgufWriter& writer, const TinyModel& model) {
     writer.number("rope.scaling.original_context_length", model.context_length / 2);
     writer.real("rope.scaling.attn_factor", 1.1f);
   }
-  if (model.architecture == "qwen2vl" || model.architecture == "qwen3vl") {
-    const int quarter = model.rotary_dim / 8;  // of the pairs: time, then height and width
-    writer.numbers("rope.dimension_sections",
-                   {quarter, quarter + quarter / 2, 2 * quarter - quarter / 2, 0});
-  }
+  if (model.architecture == "qwen2vl" || model.architecture == "qwen3vl")
+    write_rope_sections(writer, model);
   if (model.architecture == "llama4") {  // no layer has experts, but these are asked for
     writer.number("interleave_moe_layer_step", 0);
     writer.number("expert_count", 2);

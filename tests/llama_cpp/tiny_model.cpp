@@ -37,6 +37,7 @@ const std::map<std::string, Architecture>& architectures() {
       {"jamba", {write_tiny_jamba, 2, true}},
       {"granitehybrid", {write_tiny_granite_hybrid, 2, true}},
       {"lfm2", {write_tiny_lfm2, 4, true}},
+      {"qwen35", {write_tiny_qwen35}},
       {"mamba", {write_tiny_mamba}},
       {"bert", {write_tiny_bert, 2, true}},
       {"t5", {write_tiny_t5, 2, false, true}},
@@ -107,7 +108,7 @@ const std::vector<std::string>& tiny_decoders() {
   static const std::vector<std::string> all{
       "llama",     "qwen2",  "qwen3",  "phi3",          "gemma3", "qwen2vl",
       "qwen3vl",   "gemma2", "gemma4", "cohere2",       "llama4", "gpt-oss",
-      "deepseek2", "bloom",  "jamba",  "granitehybrid", "lfm2"};
+      "deepseek2", "bloom",  "jamba",  "granitehybrid", "lfm2",   "qwen35"};
   return all;
 }
 

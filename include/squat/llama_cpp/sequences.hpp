@@ -184,6 +184,7 @@ class Sequences : public SequenceEntries {
     Entry& entry = at(sequence);
     cut(sequence, tokens);
     entry.size = tokens;
+    entry.places.truncate(tokens);
     entry.shared = std::min(entry.shared, tokens);
   }
 

@@ -35,9 +35,6 @@ inline void check_supported(const llama_model* model, const llama_context_params
               rope == LLAMA_ROPE_TYPE_NEOX || has_planes(model),
           "the model (", name, ") has a rotary embedding of an unknown type, ",
           static_cast<int>(rope));
-  require(!has_planes(model) || !llama_model_is_hybrid(model), "the model (", name,
-          ") has recurrent layers, and several positions for each token (M-RoPE): not served "
-          "together");
 }
 
 }  // namespace squat::llama_cpp
