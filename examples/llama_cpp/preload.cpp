@@ -137,9 +137,9 @@ void llama_set_embeddings(llama_context* context, bool embeddings) {
 }
 
 void llama_set_causal_attn(llama_context* context, bool is_causal) {
+  SQUAT_NEXT(llama_set_causal_attn)(context, is_causal);
   LlamaContext* own = find(context);
-  if (own == nullptr) return SQUAT_NEXT(llama_set_causal_attn)(context, is_causal);
-  own->set_causal(is_causal);
+  if (own != nullptr) own->set_causal(is_causal);
 }
 
 void llama_set_abort_callback(llama_context* context, ggml_abort_callback callback, void* data) {

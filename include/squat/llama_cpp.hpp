@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <squat/llama_cpp/attention_operator.hpp>
+#include <squat/llama_cpp/batch_tokens.hpp>
 #include <squat/llama_cpp/functions.hpp>
 #include <squat/llama_cpp/model_attention.hpp>
 #include <squat/llama_cpp/probe.hpp>
@@ -32,10 +33,11 @@ namespace squat {
 /// place. llama.cpp's own cells hold a batch, and are empty before the next one (of a model with
 /// recurrent layers, but for each sequence's last token).
 ///
-/// Serves decoders with causal attention: capped scores, learned sinks, ALiBi, latent attention,
+/// Serves decoders: causal attention, capped scores, learned sinks, ALiBi, latent attention,
 /// sliding windows, chunks, heads and widths by layer, layers that share keys and values, recurrent
-/// layers in between. What it cannot compute it refuses when the context is made, or before a batch
-/// is computed, with a squat::Error that says why.
+/// layers in between; embeddings of images, which may see one another, and M-RoPE. What it cannot
+/// compute it refuses when the context is made, or before a batch is computed, with a squat::Error
+/// that says why.
 class LlamaContext {
  public:
   /// Makes the context. `params.n_ctx` is how many tokens the cache may hold. Calls `llama` where a
@@ -61,7 +63,8 @@ class LlamaContext {
     const std::vector<llama_cpp::AttentionLayer> layers = attention.layers();
     cache_.emplace(shape, config, Index{n_seq_max_});
     if (llama_model_is_hybrid(model)) states_.emplace(context_.get(), llama_);
-    sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_, states_ ? &*states_ : nullptr);
+    sequences_.emplace(*cache_, n_ctx_seq_, n_ctx_, states_ ? &*states_ : nullptr,
+                       llama_cpp::has_planes(model));
     operator_.emplace(*cache_, layers);
     hooks_.reserve(layers.size());
     for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -113,46 +116,25 @@ class LlamaContext {
   /// that the cache cannot take (nothing changed), and where something goes wrong while it is
   /// computed (the tokens of the graphs that were complete remain, as in llama.cpp).
   std::int32_t decode(llama_batch batch) {
-    require(batch.n_tokens > 0, "batch.n_tokens is ", batch.n_tokens, "; it must be at least 1");
-    std::vector<llama_cpp::BatchToken> tokens;
-    std::vector<llama_pos> positions;
-    std::vector<Index> next(static_cast<std::size_t>(n_seq_max_), -1);
-    for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
-      llama_cpp::BatchToken& token = tokens.emplace_back();
-      require(batch.n_seq_id == nullptr || batch.n_seq_id[i] > 0, "token ", i,
-              " of the batch belongs to no sequence");
-      if (batch.seq_id != nullptr) {
-        const llama_seq_id* all = batch.seq_id[i];
-        token.sequence = all[0];
-        if (batch.n_seq_id != nullptr) token.more.assign(all + 1, all + batch.n_seq_id[i]);
-      }
-      positions.push_back(batch.pos != nullptr ? batch.pos[i] : -1);
-      token.for_sequences([&](llama_seq_id sequence) {
-        const Index size = sequences_->size(sequence);
-        Index& expected = next[static_cast<std::size_t>(sequence)];
-        expected = expected < 0 ? size : expected + 1;
-        if (batch.pos == nullptr) positions.back() = static_cast<llama_pos>(expected);
-      });
-      token.position = positions.back();
-    }
-    batch.pos = positions.data();
-    return process(tokens, [&] { return llama_.decode(context_.get(), batch); });
+    llama_cpp::BatchTokens read = llama_cpp::read_batch(batch, *sequences_);
+    if (batch.pos == nullptr) batch.pos = read.positions.data();
+    return process(read.tokens, [&] { return llama_.decode(context_.get(), batch); });
   }
 
   /// Computes the batch of these `tokens` by any function of llama.cpp that does.
   template <class Compute>
   std::int32_t process(const std::vector<llama_cpp::BatchToken>& tokens, const Compute& compute) {
     using llama_cpp::BatchToken;
-    require(is_causal_, "attention is set to be not causal; a cache is causal");
+    const std::uint32_t most = llama_n_ubatch(context_.get());
+    require(is_causal_ || tokens.size() <= most, "the batch has ", tokens.size(),
+            " tokens; while attention is not causal it must have at most n_ubatch, ", most);
     if (states_)
       for (const BatchToken& token : tokens)
         require(token.more.empty(), "a token of the batch belongs to sequences ", token.sequence,
                 " and ", token.more.front(), "; with recurrent layers it must belong to one");
     if (!sequences_->have_room(tokens)) return 1;
     std::vector<BatchToken> reordered;
-    if (states_)
-      reordered =
-          llama_cpp::recurrent_order(tokens, llama_n_ubatch(context_.get()), has_embeddings_);
+    if (states_) reordered = llama_cpp::recurrent_order(tokens, most, has_embeddings_);
     const std::vector<BatchToken>& order = states_ ? reordered : tokens;
     operator_->begin(order, states_ ? states_->cells() : std::vector<llama_cpp::CellToken>());
     for (auto& [cells, readers] : readers_of_) readers.asked = 0;
@@ -183,7 +165,8 @@ class LlamaContext {
   /// the tokens of a batch.
   void set_embeddings(bool has_embeddings) { has_embeddings_ = has_embeddings; }
 
-  /// llama_set_causal_attn: with false, every batch fails.
+  /// To be called where llama_set_causal_attn is: with false, a batch must fit one graph
+  /// (n_ubatch), whose tokens see one another.
   void set_causal(bool is_causal) { is_causal_ = is_causal; }
 
   /// llama_set_abort_callback.

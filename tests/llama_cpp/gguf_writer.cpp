@@ -44,8 +44,9 @@ GgufWriter::GgufWriter(const std::string& architecture, std::uint32_t seed)
 }
 
 std::string GgufWriter::full(const std::string& key) const {
-  const bool shared = key.rfind("general.", 0) == 0 || key.rfind("tokenizer.", 0) == 0;
-  return shared ? key : prefix_ + key;
+  for (const char* shared : {"general.", "tokenizer.", "adapter."})
+    if (key.rfind(shared, 0) == 0) return key;
+  return prefix_ + key;
 }
 
 void GgufWriter::number(const std::string& key, int value) {

@@ -16,7 +16,8 @@ class GgufWriter {
  public:
   GgufWriter(const std::string& architecture, std::uint32_t seed);
 
-  /// Keys that do not begin with "general." or "tokenizer." get the architecture's prefix.
+  /// Keys that do not begin with "general.", "tokenizer." or "adapter." get the architecture's
+  /// prefix.
   void number(const std::string& key, int value);
   void numbers(const std::string& key, const std::vector<std::int32_t>& values);
   void real(const std::string& key, float value);

@@ -147,7 +147,8 @@ TEST_P(HybridContext, EmptiesTheSequencesOfABatchThatStops) {
   EXPECT_LT(difference(fresh.decode({{1, {9}}}), session_.decode({{1, {9}}})), 1e-5);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, HybridContext, ::testing::Values("jamba", "granitehybrid", "lfm2"),
+INSTANTIATE_TEST_SUITE_P(Models, HybridContext,
+                         ::testing::Values("jamba", "granitehybrid", "lfm2", "qwen35"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

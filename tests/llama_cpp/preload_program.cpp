@@ -98,6 +98,11 @@ class Program {
     llama_memory_seq_add(memory_, 2, 30, -1, -20);
     expect(llama_memory_seq_pos_max(memory_, 2) == 91, "the end has moved");
     decode(2, {13, 14}, 92);
+
+    llama_set_causal_attn(context_.get(), false);
+    decode(2, some_tokens(20), 94);
+    llama_set_causal_attn(context_.get(), true);
+    decode(2, {15}, 114);
     return logits_;
   }
 
@@ -124,7 +129,7 @@ class Program {
     expect(llama_state_seq_set_data(context_.get(), state.data(), state.size(), 2) == 0,
            "a damaged state is not loaded");
     llama_set_causal_attn(context_.get(), false);
-    expect(status(0, {5}, 1) != 0, "attention is causal");
+    expect(status(0, some_tokens(33), 1) != 0, "more than n_ubatch tokens do not see one another");
     llama_set_causal_attn(context_.get(), true);
     decode(0, {5}, 1);
     llama_context_params params = params_of();
@@ -171,6 +176,75 @@ class Program {
   std::vector<float> logits_;
 };
 
+#if defined(SQUAT_LLAMA_HAS_PROCESS)
+/// An image between texts, as llama.cpp's programs show it to a model with M-RoPE: in batches that
+/// are filled token by token. Returns the logits.
+std::vector<float> show_image() {
+  squat::testing::TinyModel description;
+  description.architecture = "qwen2vl";
+  const llama_model_ptr model = squat::testing::tiny_model(description);
+  llama_context_params params = llama_context_default_params();
+  params.n_ctx = params.n_batch = params.n_ubatch = 256;
+  params.n_threads = params.n_threads_batch = 2;
+  const llama_context_ptr context(llama_init_from_model(model.get(), params));
+  expect(context != nullptr, "there is a context for images");
+  const llama_batch_ext_ptr batch(llama_batch_ext_init(context.get()));
+  std::vector<float> logits;
+  const auto process = [&] {
+    expect(llama_process(context.get(), LLAMA_PROCESS_TYPE_DECODE, batch.get()) == 0,
+           "the batch is processed");
+    const float* last = llama_get_logits_ith(context.get(), -1);
+    logits.insert(logits.end(), last, last + description.vocabulary);
+    llama_batch_ext_clear(batch.get());
+  };
+  const auto say = [&](const std::vector<llama_token>& tokens, llama_pos position) {
+    std::int32_t index = -1;
+    for (const llama_token token : tokens) {
+      index = llama_batch_ext_add_token(batch.get(), 0, token);
+      expect(llama_batch_ext_set_pos(batch.get(), index, &position), "a token has a position");
+      ++position;
+    }
+    llama_batch_ext_set_output_logits(batch.get(), index, true);
+    process();
+  };
+  const auto show = [&](llama_pos rows, llama_pos columns, llama_pos position) {
+    const auto width = static_cast<std::size_t>(llama_model_n_embd_inp(model.get()));
+    std::vector<float> embedding(width);
+    std::int32_t index = -1;
+    for (llama_pos i = 0; i < rows * columns; ++i) {
+      for (std::size_t c = 0; c < width; ++c)
+        embedding[c] = static_cast<float>(std::sin(static_cast<double>(c * c % 997) + i));
+      index = llama_batch_ext_add_embd(batch.get(), 0, {embedding.data(), 1, width});
+      const llama_pos place[] = {position, position + i / columns, position + i % columns, 0};
+      expect(llama_batch_ext_set_pos(batch.get(), index, place), "a token has a place");
+    }
+    llama_batch_ext_set_output_logits(batch.get(), index, true);
+    process();
+  };
+  say(some_tokens(20), 0);
+  show(4, 6, 20);
+  say({5, 6, 7}, 26);
+  llama_set_causal_attn(context.get(), false);
+  show(7, 3, 29);
+  llama_set_causal_attn(context.get(), true);
+  say({8}, 36);
+  const llama_memory_t memory = llama_get_memory(context.get());
+  expect(llama_memory_seq_rm(memory, 0, 30, -1), "what follows the image is removed");
+  expect(llama_memory_seq_pos_max(memory, 0) == 29, "the image is there");
+  say({9}, 36);
+  return logits;
+}
+#endif
+
+std::vector<float> logits(Program& program) {
+  std::vector<float> all = program.serve();
+#if defined(SQUAT_LLAMA_HAS_PROCESS)
+  const std::vector<float> more = show_image();
+  all.insert(all.end(), more.begin(), more.end());
+#endif
+  return all;
+}
+
 void write(const std::vector<float>& logits, const char* path) {
   std::ofstream file(path, std::ios::binary);
   file.write(reinterpret_cast<const char*>(logits.data()),
@@ -204,9 +278,9 @@ int main(int count, char** arguments) {
     const std::string command = count > 1 ? arguments[1] : "";
     Program program;
     if (command == "write" && count == 3)
-      write(program.serve(), arguments[2]);
+      write(logits(program), arguments[2]);
     else if (command == "compare" && count == 4)
-      compare(program.serve(), arguments[2], std::stod(arguments[3]));
+      compare(logits(program), arguments[2], std::stod(arguments[3]));
     else if (command == "refuse" && count == 2)
       program.refuse();
     else

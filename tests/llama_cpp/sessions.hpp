@@ -17,6 +17,15 @@ struct Piece {
   std::vector<llama_seq_id> more = {};
 };
 
+/// Embeddings in place of tokens, as an image has them: its rows one behind the other.
+struct Image {
+  llama_seq_id sequence;
+  int rows, columns;
+  std::vector<llama_seq_id> more = {};
+
+  int size() const { return rows * columns; }
+};
+
 using Rows = std::vector<std::vector<float>>;  // of logits
 
 /// Everything stays in full precision.
@@ -73,49 +82,64 @@ class Session {
   /// One batch; the logits after each of its tokens, in order.
   Rows decode(const std::vector<Piece>& pieces) {
     std::vector<llama_token> tokens;
+    Owners owners;
     std::vector<llama_pos> positions;
-    std::vector<std::vector<llama_seq_id>> sequences;
-    std::vector<std::int32_t> counts;
-    for (const Piece& piece : pieces)
+    for (const Piece& piece : pieces) {
       for (const llama_token token : piece.tokens) {
         tokens.push_back(token);
         positions.push_back(next_[piece.sequence]++);
-        sequences.push_back({piece.sequence});
-        for (const llama_seq_id other : piece.more) {
-          sequences.back().push_back(other);
-          ++next_[other];
-        }
-        counts.push_back(static_cast<std::int32_t>(sequences.back().size()));
+        owners.add(piece.sequence, piece.more);
       }
-    std::vector<llama_seq_id*> lists;
-    for (std::vector<llama_seq_id>& set : sequences) lists.push_back(set.data());
-    std::vector<std::int8_t> wanted(tokens.size(), 1);
-    const llama_batch batch{static_cast<std::int32_t>(tokens.size()),
-                            tokens.data(),
-                            nullptr,
-                            positions.data(),
-                            counts.data(),
-                            lists.data(),
-                            wanted.data()};
-    if (const std::int32_t status = compute(batch); status != 0)
-      throw std::runtime_error("decode returns " + std::to_string(status));
-    Rows rows;
-    for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
-      const float* row = llama_get_logits_ith(context(), i);
-      rows.emplace_back(row, row + vocabulary_);
+      for (const llama_seq_id other : piece.more) next_[other] = next_[piece.sequence];
     }
-    return rows;
+    return logits(tokens.data(), nullptr, positions, owners);
   }
+
+  /// The same of embeddings. In models with M-RoPE those of an image are at one position, in rows
+  /// and columns.
+  Rows show(const std::vector<Image>& images) {
+    const llama_model* model = llama_get_model(context());
+    const bool is_plane = llama_cpp::has_planes(model);
+    Owners owners;
+    std::vector<llama_pos> times, rows, columns;
+    for (const Image& image : images) {
+      const llama_pos first = next_[image.sequence];
+      for (int i = 0; i < image.size(); ++i) {
+        times.push_back(is_plane ? first : first + i);
+        rows.push_back(first + i / image.columns);
+        columns.push_back(first + i % image.columns);
+        owners.add(image.sequence, image.more);
+      }
+      next_[image.sequence] += is_plane ? std::max(image.rows, image.columns) : image.size();
+      for (const llama_seq_id other : image.more) next_[other] = next_[image.sequence];
+    }
+    std::vector<float> embeddings(times.size() *
+                                  static_cast<std::size_t>(llama_model_n_embd_inp(model)));
+    for (std::size_t i = 0; i < embeddings.size(); ++i)
+      embeddings[i] = static_cast<float>(1.4 * std::sin(0.37 * static_cast<double>(i * i % 9973)));
+    std::vector<llama_pos> positions = times;
+    if (is_plane) {
+      positions.insert(positions.end(), rows.begin(), rows.end());
+      positions.insert(positions.end(), columns.begin(), columns.end());
+      positions.resize(4 * times.size(), 0);
+    }
+    return logits(nullptr, embeddings.data(), positions, owners);
+  }
+
+  virtual void set_causal(bool is_causal) { llama_set_causal_attn(context(), is_causal); }
 
   bool cut(llama_seq_id sequence, llama_pos size) {
     if (!remove(sequence, size, -1)) return false;
     next_[sequence] = std::min(next_[sequence], size);
     return true;
   }
-  /// Takes positions [begin, end) out, and moves those that follow, up to `moved_end`, to where
-  /// they were.
-  void close_gap(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos moved_end) {
+  /// Takes positions [begin, end) out.
+  void take_out(llama_seq_id sequence, llama_pos begin, llama_pos end) {
     if (!remove(sequence, begin, end)) throw std::runtime_error("cannot remove");
+  }
+  /// And moves those that follow, up to `moved_end`, to where they were.
+  void close_gap(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos moved_end) {
+    take_out(sequence, begin, end);
     move(sequence, end, moved_end, begin - end);
     if (moved_end == size(sequence)) next_[sequence] -= end - begin;
   }
@@ -140,6 +164,40 @@ class Session {
   virtual void load(const std::string& state, llama_seq_id sequence) = 0;
 
  private:
+  /// Which sequences each token of a batch belongs to.
+  struct Owners {
+    std::vector<std::vector<llama_seq_id>> sequences;
+    std::vector<std::int32_t> counts;
+
+    void add(llama_seq_id sequence, const std::vector<llama_seq_id>& more) {
+      sequences.push_back({sequence});
+      sequences.back().insert(sequences.back().end(), more.begin(), more.end());
+      counts.push_back(static_cast<std::int32_t>(sequences.back().size()));
+    }
+  };
+
+  Rows logits(llama_token* tokens, float* embeddings, std::vector<llama_pos>& positions,
+              Owners& owners) {
+    std::vector<llama_seq_id*> lists;
+    for (std::vector<llama_seq_id>& set : owners.sequences) lists.push_back(set.data());
+    std::vector<std::int8_t> wanted(lists.size(), 1);
+    const llama_batch batch{static_cast<std::int32_t>(lists.size()),
+                            tokens,
+                            embeddings,
+                            positions.data(),
+                            owners.counts.data(),
+                            lists.data(),
+                            wanted.data()};
+    if (const std::int32_t status = compute(batch); status != 0)
+      throw std::runtime_error("decode returns " + std::to_string(status));
+    Rows rows;
+    for (std::int32_t i = 0; i < batch.n_tokens; ++i) {
+      const float* row = llama_get_logits_ith(context(), i);
+      rows.emplace_back(row, row + vocabulary_);
+    }
+    return rows;
+  }
+
   int vocabulary_;
   std::map<llama_seq_id, llama_pos> next_;
 };
@@ -193,6 +251,10 @@ class SquatSession : public Session {
     std::ostringstream out;
     context_.sequences().save(out, sequence);
     return out.str();
+  }
+  void set_causal(bool is_causal) override {
+    Session::set_causal(is_causal);
+    context_.set_causal(is_causal);
   }
   LlamaContext& own() { return context_; }
 

@@ -10,7 +10,8 @@ struct Details {
   explicit Details(const std::string& architecture)
       : gemma(architecture == "gemma2" || architecture == "gemma3" || architecture == "gemma4"),
         biases(architecture == "qwen2" || architecture == "qwen2vl"),
-        head_norms(architecture == "qwen3" || architecture == "gemma3" || architecture == "gemma4"),
+        head_norms(architecture == "qwen3" || architecture == "qwen3vl" ||
+                   architecture == "gemma3" || architecture == "gemma4"),
         fused(architecture == "phi3"),
         tied(architecture == "gemma2" || architecture == "cohere2"),
         parallel(architecture == "cohere2") {}
@@ -112,17 +113,8 @@ void write_tiny_decoder(GgufWriter& writer, const TinyModel& model) {
     writer.number("rope.scaling.original_context_length", model.context_length / 2);
     writer.real("rope.scaling.attn_factor", 1.1f);
   }
-  if (model.architecture == "qwen2vl") {
-    const int quarter = model.rotary_dim / 8;  // of the pairs: time, then height and width
-    writer.numbers("rope.dimension_sections",
-                   {quarter, quarter + quarter / 2, 2 * quarter - quarter / 2, 0});
-  }
-  if (model.architecture == "llama4") {  // no layer has experts, but these are asked for
-    writer.number("interleave_moe_layer_step", 0);
-    writer.number("expert_count", 2);
-    writer.number("expert_used_count", 1);
-    writer.number("expert_feed_forward_length", model.feed_forward);
-  }
+  if (model.architecture == "qwen2vl" || model.architecture == "qwen3vl")
+    write_rope_sections(writer, model);
   if (model.architecture == "llama4") {  // no layer has experts, but these are asked for
     writer.number("interleave_moe_layer_step", 0);
     writer.number("expert_count", 2);

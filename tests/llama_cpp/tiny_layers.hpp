@@ -30,7 +30,14 @@ inline void write_output(GgufWriter& writer, const TinyModel& model) {
   writer.linear("output", model.embedding, model.vocabulary, 3);
 }
 
-/// llama, qwen2, qwen2vl, qwen3, phi3, gemma2, gemma3, gemma4, cohere2, llama4
+/// Pairs of channels that turn with each of the positions of M-RoPE: time, then height and width.
+inline void write_rope_sections(GgufWriter& writer, const TinyModel& model) {
+  const int quarter = model.rotary_dim / 8;
+  writer.numbers("rope.dimension_sections",
+                 {quarter, quarter + quarter / 2, 2 * quarter - quarter / 2, 0});
+}
+
+/// llama, qwen2, qwen2vl, qwen3, qwen3vl, phi3, gemma2, gemma3, gemma4, cohere2, llama4
 void write_tiny_decoder(GgufWriter& writer, const TinyModel& model);
 
 void write_tiny_gpt_oss(GgufWriter& writer, const TinyModel& model);
@@ -38,6 +45,7 @@ void write_tiny_deepseek2(GgufWriter& writer, const TinyModel& model);
 void write_tiny_bloom(GgufWriter& writer, const TinyModel& model);
 void write_tiny_jamba(GgufWriter& writer, const TinyModel& model);
 void write_tiny_granite_hybrid(GgufWriter& writer, const TinyModel& model);
+void write_tiny_qwen35(GgufWriter& writer, const TinyModel& model);
 void write_tiny_lfm2(GgufWriter& writer, const TinyModel& model);
 void write_tiny_mamba(GgufWriter& writer, const TinyModel& model);
 void write_tiny_bert(GgufWriter& writer, const TinyModel& model);

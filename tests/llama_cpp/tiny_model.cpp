@@ -30,12 +30,14 @@ const std::map<std::string, Architecture>& architectures() {
       {"cohere2", {write_tiny_decoder, 4, true, false, 4}},
       {"llama4", {write_tiny_decoder, 4}},
       {"qwen2vl", {write_tiny_decoder, 2, true}},
+      {"qwen3vl", {write_tiny_decoder}},
       {"gpt-oss", {write_tiny_gpt_oss, 2, false, false, 2}},
       {"deepseek2", {write_tiny_deepseek2, 2, false, true}},
       {"bloom", {write_tiny_bloom, 2, true, true}},
       {"jamba", {write_tiny_jamba, 2, true}},
       {"granitehybrid", {write_tiny_granite_hybrid, 2, true}},
       {"lfm2", {write_tiny_lfm2, 4, true}},
+      {"qwen35", {write_tiny_qwen35}},
       {"mamba", {write_tiny_mamba}},
       {"bert", {write_tiny_bert, 2, true}},
       {"t5", {write_tiny_t5, 2, false, true}},
@@ -104,8 +106,9 @@ std::ostream& operator<<(std::ostream& out, const TinyModel& model) {
 
 const std::vector<std::string>& tiny_decoders() {
   static const std::vector<std::string> all{
-      "llama",   "qwen2",  "qwen3",   "phi3",      "gemma3", "qwen2vl", "gemma2",        "gemma4",
-      "cohere2", "llama4", "gpt-oss", "deepseek2", "bloom",  "jamba",   "granitehybrid", "lfm2"};
+      "llama",     "qwen2",  "qwen3",  "phi3",          "gemma3", "qwen2vl",
+      "qwen3vl",   "gemma2", "gemma4", "cohere2",       "llama4", "gpt-oss",
+      "deepseek2", "bloom",  "jamba",  "granitehybrid", "lfm2",   "qwen35"};
   return all;
 }
 

@@ -34,12 +34,13 @@ struct TinyModel {
 std::ostream& operator<<(std::ostream& out, const TinyModel& model);
 
 /// What needs no encoder. Attention of the first five has queries, keys and values of one width,
-/// rotary embedding by one position, and no more than a scale and a window. Then come qwen2vl
-/// (positions of several dimensions), gemma2 (capped scores), gemma4 (widths by layer, and layers
-/// that read what others have written), cohere2 (windows, no position elsewhere), llama4 (chunks of
-/// 8192 tokens, no position elsewhere), gpt-oss (sinks and experts), deepseek2 (latent attention),
-/// bloom (ALiBi), jamba and granitehybrid (every other layer is of Mamba or Mamba-2) and lfm2
-/// (every other layer is a short convolution). mamba, which has no attention, is none of these.
+/// rotary embedding by one position, and no more than a scale and a window. Then come qwen2vl and
+/// qwen3vl (positions of several dimensions), gemma2 (capped scores), gemma4 (widths by layer, and
+/// layers that read what others have written), cohere2 (windows, no position elsewhere), llama4
+/// (chunks of 8192 tokens, no position elsewhere), gpt-oss (sinks and experts), deepseek2 (latent
+/// attention), bloom (ALiBi), jamba and granitehybrid (every other layer is of Mamba or Mamba-2)
+/// and lfm2 (every other layer is a short convolution) and qwen35 (every other layer has a delta
+/// rule, M-RoPE). mamba, which has no attention, is none of these.
 const std::vector<std::string>& tiny_decoders();
 /// A model of each of these, as it is.
 std::vector<TinyModel> tiny_models(const std::vector<std::string>& architectures);

@@ -91,6 +91,7 @@ class AttentionOperator {
   /// Of one sequence of a graph. Kept from graph to graph, so that memory is.
   struct Work {
     Matrix<float> queries, keys, values, out;
+    std::vector<TokenRange> visible;  // of each row, unless it sees what comes before it
   };
 
   /// Returns the number of jobs; 0 after a failure.
@@ -110,7 +111,7 @@ class AttentionOperator {
       }
       if (attention.mask != checked_mask_) {
         const LayerShape& shape = cache_.shape().layer(static_cast<Index>(layer));
-        check_mask(*attention.mask, cells_, kept_, begin, end, shape);
+        sight_ = check_mask(*attention.mask, cells_, kept_, begin, end, shape);
         checked_mask_ = attention.mask;
       }
       // A metric that sequences share is that of the first one: they go in turn.
@@ -182,7 +183,7 @@ class AttentionOperator {
   }
 
   /// What is new stays in full precision until the last layer that reads it has seen it.
-  void attend_layer(std::size_t layer, const MatrixView<float>& queries, const Work& work,
+  void attend_layer(std::size_t layer, const MatrixView<float>& queries, Work& work,
                     MutableMatrixView<float> out, const CallOptions& options) {
     const Index index = static_cast<Index>(layer);
     const AttentionLayer& one = layers_[layer];
@@ -191,8 +192,27 @@ class AttentionOperator {
                     squat::Values(work.values), options);
     CallOptions read;
     read.sequence = options.sequence;
-    cache_.attend(index, queries, out, read);
+    CallOptions sight = read;
+    if (sight_ == Sight::graph) {
+      show_graph(layer, cache_.size(index, read), queries.rows(), work.visible);
+      sight.visible = work.visible;
+    }
+    cache_.attend(index, queries, out, sight);
     if (one.is_last_reader) cache_.flush(one.kv_layer, read);
+  }
+
+  /// The newest `rows` of a layer's `size` tokens see one another, and back as far as a window or
+  /// chunk says.
+  void show_graph(std::size_t layer, Index size, Index rows,
+                  std::vector<TokenRange>& visible) const {
+    const LayerShape& shape = cache_.shape().layer(static_cast<Index>(layer));
+    visible.clear();
+    for (Index token = size - rows; token < size; ++token) {
+      const Index begin = shape.window > 0  ? std::max(token - shape.window + 1, Index{0})
+                          : shape.chunk > 0 ? token / shape.chunk * shape.chunk
+                                            : 0;
+      visible.push_back({begin, size});
+    }
   }
 
   void finish(const AttentionNode& attention, std::size_t layer, Index begin) noexcept {
@@ -244,6 +264,7 @@ class AttentionOperator {
   std::vector<SequenceRows> sequences_;
   std::vector<Work> work_;
   const ggml_tensor* checked_mask_ = nullptr;
+  Sight sight_ = Sight::earlier;  // that it shows
 
   std::mutex error_mutex_;
   std::atomic<bool> has_failed_{false};

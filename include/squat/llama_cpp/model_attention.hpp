@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <squat/config.hpp>
 #include <squat/llama_cpp/applied_rope.hpp>
+#include <squat/llama_cpp/token_places.hpp>
 #include <string>
 #include <vector>
 
@@ -85,6 +86,10 @@ class ModelAttention {
       limit_sight(one, layer, llama_model_n_swa(model));
       require(!is_hybrid || (one.window == 0 && one.chunk == 0), "layer ", layer,
               " of the model has a window, and others have a recurrent state: not served together");
+      require(!has_planes(model) || (one.window == 0 && one.chunk == 0 && one.alibi_slopes.empty()),
+              "layer ", layer,
+              " of the model goes by distances between tokens (window, chunk or ALiBi), which have "
+              "several positions each (M-RoPE): not served together");
     }
     const LayerShape& first = by_layer.front();
     ModelShape shape{layers, first.query_heads, first.kv_heads, first.head_dim};

@@ -15,7 +15,7 @@ namespace squat::llama_cpp {
 
 /// The states of recurrent layers, which stay in llama.cpp's memory: of each sequence the one after
 /// its last token. llama.cpp lets go of the cells of all other tokens, not of that one's: its cell
-/// remains beside the state, and counts for nothing.
+/// remains beside the state, and counts for nothing. (Behind an image with M-RoPE none does.)
 class RecurrentStates {
  public:
   RecurrentStates(llama_context* context, const Functions& llama)
@@ -32,8 +32,17 @@ class RecurrentStates {
         return later.token.sequence == sequence;
       });
       if (is_kept) continue;
+      const llama_pos position = last->token.place.position;
+      const auto is_there = [&](const CellToken& other) {
+        return other.token.sequence == sequence && other.token.place.position == position;
+      };
+      const bool is_in_image = std::any_of(last + 1, taken.rend(), is_there) ||
+                               std::any_of(cells_.begin(), cells_.end(), is_there);
       forget_cell(sequence);
-      const auto position = static_cast<llama_pos>(last->token.position);
+      if (is_in_image) {  // all of which is at that position: no cell remains
+        put(get(sequence), sequence);
+        continue;
+      }
       if (position > 0)
         require(llama_.memory_seq_rm(memory(), sequence, 0, position),
                 "llama.cpp does not remove the positions before ", position, " of sequence ",
@@ -64,14 +73,7 @@ class RecurrentStates {
 
   /// Writes uint64 bytes; llama.cpp's own format; uint64 checksum of it.
   void save(std::ostream& out, llama_seq_id sequence) const {
-    std::string state(
-        llama_.state_seq_get_size_ext(context_, sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY),
-        '\0');
-    const std::size_t written =
-        llama_.state_seq_get_data_ext(context_, reinterpret_cast<std::uint8_t*>(state.data()),
-                                      state.size(), sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
-    require(written == state.size(), "llama.cpp wrote ", written, " of ", state.size(),
-            " bytes of the states of recurrent layers");
+    const std::string state = get(sequence);
     write_word(out, state.size());
     out.write(state.data(), static_cast<std::streamsize>(state.size()));
     write_word(out, checksum(state));
@@ -92,6 +94,25 @@ class RecurrentStates {
     }
     const std::uint64_t sum = read_word(in);
     require(in.good() && sum == checksum(state), "the states of recurrent layers are damaged");
+    put(state, sequence);
+  }
+
+ private:
+  /// In llama.cpp's own format.
+  std::string get(llama_seq_id sequence) const {
+    std::string state(
+        llama_.state_seq_get_size_ext(context_, sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY),
+        '\0');
+    const std::size_t written =
+        llama_.state_seq_get_data_ext(context_, reinterpret_cast<std::uint8_t*>(state.data()),
+                                      state.size(), sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    require(written == state.size(), "llama.cpp wrote ", written, " of ", state.size(),
+            " bytes of the states of recurrent layers");
+    return state;
+  }
+  /// In place of what the sequence has, whose cell goes.
+  void put(const std::string& state, llama_seq_id sequence) {
+    remove(sequence);
     const std::size_t read =
         llama_.state_seq_set_data_ext(context_, reinterpret_cast<const std::uint8_t*>(state.data()),
                                       state.size(), sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
@@ -100,7 +121,6 @@ class RecurrentStates {
     fail("the states of recurrent layers are of another model");
   }
 
- private:
   llama_memory_t memory() const { return llama_get_memory(context_); }
 
   std::vector<CellToken>::const_iterator find(llama_seq_id sequence) const {

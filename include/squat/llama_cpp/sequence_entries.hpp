@@ -14,10 +14,12 @@ namespace squat::llama_cpp {
 class SequenceEntries {
  public:
   /// `limit`: tokens that a sequence may have; `total_limit`: those of all, where what a fork
-  /// shares counts once. `states`: null without recurrent layers.
-  SequenceEntries(Cache& cache, Index limit, Index total_limit, RecurrentStates* states)
+  /// shares counts once. `states`: null without recurrent layers. `have_planes`: see Place.
+  SequenceEntries(Cache& cache, Index limit, Index total_limit, RecurrentStates* states,
+                  bool have_planes)
       : cache_(cache),
         states_(states),
+        have_planes_(have_planes),
         limit_(limit),
         total_limit_(total_limit),
         entries_(static_cast<std::size_t>(cache.sequences())) {}
@@ -30,8 +32,41 @@ class SequenceEntries {
     return sum;
   }
 
+  llama_seq_id count() const { return static_cast<llama_seq_id>(entries_.size()); }
+
   /// Whether sequences have states of recurrent layers, and so do not go back.
   bool have_states() const { return states_ != nullptr; }
+  /// Whether tokens have places of several dimensions.
+  bool have_planes() const { return have_planes_; }
+
+  /// Whether the tokens of a batch, each at the end of its sequence, still fit. Fails on a sequence
+  /// that does not exist or cannot go on, on positions that leave gaps, and on places that go back.
+  bool have_room(const std::vector<BatchToken>& batch) const {
+    std::vector<Index> sizes(entries_.size());
+    std::transform(entries_.begin(), entries_.end(), sizes.begin(),
+                   [](const Entry& entry) { return entry.size; });
+    std::vector<Place> last;
+    for (const Entry& entry : entries_)
+      last.push_back(entry.places.empty() ? Place{-1, 0, 0} : entry.places.back());
+    Index total = 0;
+    for (const Entry& entry : entries_) total += entry.size - entry.shared;
+    for (const BatchToken& token : batch) {
+      ++total;
+      token.for_sequences([&](llama_seq_id sequence) {
+        require(at(sequence).broken.empty(), "sequence ", sequence, ": ", at(sequence).broken,
+                " (remove the sequence to use it again)");
+        Index& next = sizes[static_cast<std::size_t>(sequence)];
+        if (have_planes_)
+          go_behind(last[static_cast<std::size_t>(sequence)], token.place, sequence);
+        else
+          require(token.place.position == next, "a token of sequence ", sequence, " has position ",
+                  token.place.position, "; it must be ", next, ": positions have no gaps");
+        ++next;
+      });
+    }
+    return total <= total_limit_ &&
+           std::all_of(sizes.begin(), sizes.end(), [&](Index size) { return size <= limit_; });
+  }
 
   void clear() {
     cache_.clear();
@@ -48,6 +83,7 @@ class SequenceEntries {
     Index size = 0;
     Index shared = 0;  // of them, those that came from another sequence
     std::string broken;
+    TokenPlaces places;  // with planes; else token i is at position i
   };
 
   Entry& at(llama_seq_id sequence) {
@@ -62,7 +98,11 @@ class SequenceEntries {
     require(sequence >= 0 && sequence < count(), "sequence is ", sequence,
             "; the context has sequences 0 to ", count() - 1);
   }
-  llama_seq_id count() const { return static_cast<llama_seq_id>(entries_.size()); }
+
+  /// How many tokens are before `position`, where as many as that would fit.
+  Index before(const Entry& entry, llama_pos position) const {
+    return have_planes_ ? entry.places.before(position) : Index{position};
+  }
 
   static CallOptions options(llama_seq_id sequence) {
     CallOptions options;
@@ -81,6 +121,18 @@ class SequenceEntries {
     }
   }
 
+  /// Puts `place` in place of `last`. Fails unless it is behind.
+  static void go_behind(Place& last, const Place& place, llama_seq_id sequence) {
+    if (!(last < place))
+      fail("a token of sequence " + std::to_string(sequence) + " has " + words(place) +
+           "; it must be behind " + words(last));
+    last = place;
+  }
+  static std::string words(const Place& place) {
+    return "position " + std::to_string(place.position) + ", row " + std::to_string(place.row) +
+           ", column " + std::to_string(place.column);
+  }
+
   bool empty(llama_seq_id sequence) {
     at(sequence) = Entry();
     if (have_states()) states_->remove(sequence);
@@ -89,6 +141,7 @@ class SequenceEntries {
 
   Cache& cache_;
   RecurrentStates* states_;
+  bool have_planes_;
   Index limit_;
   Index total_limit_;
   std::vector<Entry> entries_;

@@ -11,35 +11,13 @@
 namespace squat::llama_cpp {
 
 /// The sequences of a cache by position, as llama.h's llama_memory_* and llama_state_* see them. A
-/// sequence has positions 0 to size - 1, of which some may be removed. With recurrent layers it
-/// also has their states after its last token, and cannot go back.
+/// sequence has positions 0 to size - 1, of which some may be removed, or the places of its tokens.
+/// With recurrent layers it also has their states after its last token, and cannot go back.
 class Sequences : public SequenceEntries {
  public:
-  Sequences(Cache& cache, Index limit, Index total_limit, RecurrentStates* states = nullptr)
-      : SequenceEntries(cache, limit, total_limit, states) {}
-
-  /// Whether the tokens of a batch, each at the end of its sequence, still fit. Fails on a sequence
-  /// that does not exist or cannot go on, and on positions that leave gaps.
-  bool have_room(const std::vector<BatchToken>& batch) const {
-    std::vector<Index> sizes(entries_.size());
-    std::transform(entries_.begin(), entries_.end(), sizes.begin(),
-                   [](const Entry& entry) { return entry.size; });
-    Index total = 0;
-    for (const Entry& entry : entries_) total += entry.size - entry.shared;
-    for (const BatchToken& token : batch) {
-      ++total;
-      token.for_sequences([&](llama_seq_id sequence) {
-        require(at(sequence).broken.empty(), "sequence ", sequence, ": ", at(sequence).broken,
-                " (remove the sequence to use it again)");
-        Index& next = sizes[static_cast<std::size_t>(sequence)];
-        require(token.position == next, "a token of sequence ", sequence, " has position ",
-                token.position, "; it must be ", next, ": positions have no gaps");
-        ++next;
-      });
-    }
-    return total <= total_limit_ &&
-           std::all_of(sizes.begin(), sizes.end(), [&](Index size) { return size <= limit_; });
-  }
+  Sequences(Cache& cache, Index limit, Index total_limit, RecurrentStates* states = nullptr,
+            bool have_planes = false)
+      : SequenceEntries(cache, limit, total_limit, states, have_planes) {}
 
   /// Tokens [0, done) of a batch are in all layers of the cache. Cuts off what only some layers
   /// have taken in of the rest, if there is a rest. Where that cannot be, since a window has
@@ -53,6 +31,7 @@ class Sequences : public SequenceEntries {
         // What begins a sequence and is another's, too, counts once.
         if (sequence != token.sequence && entry.shared == entry.size) ++entry.shared;
         ++entry.size;
+        if (have_planes_) entry.places.push_back(token.place);
       });
     }
     if (done == static_cast<Index>(batch.size())) return "";
@@ -75,18 +54,20 @@ class Sequences : public SequenceEntries {
   /// changing nothing, where that goes back further than windows or recurrent layers allow.
   bool remove(llama_seq_id sequence, llama_pos begin, llama_pos end) {
     Entry& entry = at(sequence);
-    const Index first = std::max<Index>(begin, 0);
-    if (first == 0 && (end < 0 || end >= entry.size)) {
+    const Index first = before(entry, std::max(begin, llama_pos{0}));
+    const Index last = end < 0 ? entry.size : before(entry, end);
+    if (first == 0 && last >= entry.size) {
       return empty(sequence);
     }
     if (first >= entry.size) return true;
     const Index shared = std::min(entry.shared, first);
-    if (end >= 0 && end < entry.size) {
-      if (end <= first) return true;
-      cache_.erase({first, end}, options(sequence));
+    if (last < entry.size) {
+      if (last <= first) return true;
+      cache_.erase({first, last}, options(sequence));
     } else {
       if (have_states() || !cut(sequence, first)) return false;
       entry.size = first;
+      entry.places.truncate(first);
     }
     entry.shared = shared;
     return true;
@@ -94,7 +75,7 @@ class Sequences : public SequenceEntries {
 
   /// Whether shift() can move positions. Recurrent layers remember where tokens were.
   bool can_shift() const {
-    if (have_states()) return false;
+    if (have_states() || have_planes_) return false;
     const ModelShape& shape = cache_.shape();
     for (Index layer = 0; layer < shape.layers; ++layer) {
       const LayerShape& one = shape.layer(layer);
@@ -107,6 +88,7 @@ class Sequences : public SequenceEntries {
   /// SQuatCache::shift does.
   void shift(llama_seq_id sequence, llama_pos begin, llama_pos end, llama_pos delta) {
     require(!have_states(), "the model has recurrent layers, which move no tokens");
+    require(!have_planes_, "tokens have positions of several dimensions, and do not move");
     Entry& entry = at(sequence);
     const Index first = std::max<Index>(begin, 0);
     const Index last = end < 0 ? entry.size : std::min<Index>(end, entry.size);
@@ -122,7 +104,7 @@ class Sequences : public SequenceEntries {
     const Entry& source = at(from);
     Entry& target = at(to);
     if (from == to) return;
-    const Index size = end < 0 ? source.size : std::min<Index>(end, source.size);
+    const Index size = end < 0 ? source.size : std::min(before(source, end), source.size);
     require(begin <= 0, "positions ", begin, " to ", size - 1, " of sequence ", from,
             " cannot become sequence ", to, ": a copy must begin with position 0");
     require(target.size == 0, "sequence ", from, " cannot be copied to sequence ", to,
@@ -139,6 +121,8 @@ class Sequences : public SequenceEntries {
     }
     if (have_states()) states_->copy(from, to);
     target.size = target.shared = size;
+    target.places = source.places;
+    target.places.truncate(size);
   }
 
   /// The first position that all layers hold, or -1 for an empty sequence. Recurrent layers hold
@@ -149,16 +133,17 @@ class Sequences : public SequenceEntries {
     Index first = 0;
     for (Index layer = 0; layer < cache_.shape().layers; ++layer)
       first = std::max(first, cache_.first(layer, options(sequence)));
-    return static_cast<llama_pos>(first);
+    return have_planes_ ? at(sequence).places[first].position : static_cast<llama_pos>(first);
   }
   llama_pos max_position(llama_seq_id sequence) const {
+    if (have_planes_ && size(sequence) > 0) return at(sequence).places.back().position;
     return static_cast<llama_pos>(size(sequence)) - 1;
   }
 
-  /// Writes `sequence`: uint64 size, then, unless it is 0, the cache's own format (SnapshotFormat)
-  /// and states of recurrent layers.
+  /// Writes `sequence`: uint64 size, then, unless it is 0, places (TokenPlaces) where there are
+  /// planes, the cache's own format (SnapshotFormat) and states of recurrent layers.
   void save(std::ostream& out, llama_seq_id sequence) const {
-    write_number(out, size(sequence));
+    write_entry(out, at(sequence));
     if (size(sequence) > 0) cache_.save(out, sequence);
     if (size(sequence) > 0 && have_states()) states_->save(out, sequence);
     require(out.good(), "the state of sequence ", sequence, " could not be written");
@@ -168,14 +153,13 @@ class Sequences : public SequenceEntries {
   /// sequence would be longer than it may be.
   void load(std::istream& in, llama_seq_id sequence) {
     Entry& entry = at(sequence);
-    const Index tokens = read_size(in);
-    if (tokens == 0) {
+    Entry read = read_entry(in);
+    if (read.size == 0) {
       empty(sequence);
       return;
     }
     cache_.load(in, sequence);
-    entry = Entry();
-    entry.size = tokens;
+    entry = std::move(read);
     expect_size(sequence);
     if (have_states()) read_states(in, sequence);
   }
@@ -200,14 +184,15 @@ class Sequences : public SequenceEntries {
     Entry& entry = at(sequence);
     cut(sequence, tokens);
     entry.size = tokens;
+    entry.places.truncate(tokens);
     entry.shared = std::min(entry.shared, tokens);
   }
 
-  /// Writes all sequences: uint64 number of sequences, uint64 size[sequences], then the cache's
-  /// own format, and states of recurrent layers of each that is not empty.
+  /// Writes all sequences: uint64 number of sequences, the uint64 size and places of each, then the
+  /// cache's own format, and states of recurrent layers of each that is not empty.
   void save(std::ostream& out) const {
     write_number(out, cache_.sequences());
-    for (const Entry& entry : entries_) write_number(out, entry.size);
+    for (const Entry& entry : entries_) write_entry(out, entry);
     cache_.save(out);
     for (llama_seq_id s = 0; have_states() && s < count(); ++s)
       if (size(s) > 0) states_->save(out, s);
@@ -219,7 +204,7 @@ class Sequences : public SequenceEntries {
     const Index found = read_number(in);
     require(found == count(), "the state has ", found, " sequences; the context has ", count());
     std::vector<Entry> entries(entries_.size());
-    for (Entry& entry : entries) entry.size = read_size(in);
+    for (Entry& entry : entries) entry = read_entry(in);
     cache_.load(in);
     entries_ = std::move(entries);
     if (have_states()) states_->clear();
@@ -247,6 +232,17 @@ class Sequences : public SequenceEntries {
     const Index tokens = read_number(in);
     require(tokens <= limit_, "the state has ", tokens, " tokens; a sequence may have ", limit_);
     return tokens;
+  }
+
+  void write_entry(std::ostream& out, const Entry& entry) const {
+    write_number(out, entry.size);
+    if (have_planes_ && entry.size > 0) entry.places.save(out);
+  }
+  Entry read_entry(std::istream& in) const {
+    Entry entry;
+    entry.size = read_size(in);
+    if (have_planes_ && entry.size > 0) entry.places = TokenPlaces::load(in, entry.size);
+    return entry;
   }
 
   /// Fails, emptying the sequence, unless all layers have as many tokens as it says.

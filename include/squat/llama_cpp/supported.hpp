@@ -4,6 +4,7 @@
 #include <llama.h>
 
 #include <squat/llama_cpp/model_attention.hpp>
+#include <squat/llama_cpp/token_places.hpp>
 
 namespace squat::llama_cpp {
 
@@ -30,9 +31,10 @@ inline void check_supported(const llama_model* model, const llama_context_params
   require(!llama_model_is_recurrent(model), "the model (", name,
           ") has no attention: its state does not grow, and there are no keys and values to keep");
   const llama_rope_type rope = llama_model_rope_type(model);
-  require(
-      rope == LLAMA_ROPE_TYPE_NONE || rope == LLAMA_ROPE_TYPE_NORM || rope == LLAMA_ROPE_TYPE_NEOX,
-      "the model (", name, ") has several positions for each token (M-RoPE)");
+  require(rope == LLAMA_ROPE_TYPE_NONE || rope == LLAMA_ROPE_TYPE_NORM ||
+              rope == LLAMA_ROPE_TYPE_NEOX || has_planes(model),
+          "the model (", name, ") has a rotary embedding of an unknown type, ",
+          static_cast<int>(rope));
 }
 
 }  // namespace squat::llama_cpp
