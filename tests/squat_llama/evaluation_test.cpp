@@ -84,15 +84,15 @@ TEST_F(TinyTexts, AreJoined) {
 
 TEST_F(TinyTexts, DivergeLessWithMoreBits) {
   EXPECT_EQ(divergence("f32"), 0);
-  double last = 1e-4;  // what half precision leaves
+  double last = 0;
   for (const char* cache : {"f16", "q8_0", "q4_0"}) {
     const double next = divergence(cache);
-    EXPECT_LT(next, 50 * last) << cache;
-    EXPECT_GT(next, 0) << cache;
+    EXPECT_GT(next, 10 * last) << cache;
     last = next;
   }
-  EXPECT_LT(divergence("turbo:4"), divergence("turbo:2"));
-  EXPECT_LT(divergence("squat+:8"), 0.02 * divergence("squat+:2.5"));
+  EXPECT_LT(divergence("turbo:4"), 0.5 * divergence("turbo:2"));
+  EXPECT_LT(divergence("squat+:8"), 0.1 * divergence("squat+:2.5"));
+  EXPECT_EQ(divergence("kivi:2"), divergence("squat:2"));  // nothing to feed back in heads of 64
 }
 
 TEST_F(TinyTexts, AreCountedInBytes) {
@@ -171,7 +171,8 @@ TEST(Evaluation, ReproducesThePublishedDefaults) {
   const Model model(test::model_path(), Weights::single, 2);
   const Protocol protocol;
   const auto windows = cut_windows(test::tokens(), protocol, -1);
-  const auto results = evaluate(model, {parse_cache_spec("squat:2")}, {{windows.front()}}, protocol);
+  const auto results =
+      evaluate(model, {parse_cache_spec("squat:2")}, {{windows.front()}}, protocol);
   for (const CacheResult& result : results) {
     EXPECT_NEAR(result.quality.mean_divergence(), 0.1883, 0.05 * 0.1883) << result.cache;
     EXPECT_NEAR(result.quality.expected_perplexity(), 43.96, 0.005 * 43.96) << result.cache;
