@@ -73,7 +73,7 @@ struct Config {
   /// so many tokens.
   Index token_group_size = 32;
   /// Bits of a stored scale and of a stored zero point: 8 (see AffineTable), 16 (half precision) or
-  /// 32 (single).
+  /// 32 (single), in units that follow the keys and values of a head (RecordUnits).
   int scale_bits = 16;
 
   // Beyond the publication. See recommended().

@@ -53,7 +53,8 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
       tokens.values.topRows(block.tokens) =
           tokens.keys.topLeftCorner(block.tokens, layer.format.value_dim());
     else if (block.value_tokens > 0)
-      value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data());
+      value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data(),
+                              block.value_unit<Real>(head));
     for (Index t = block.value_tokens; t < block.tokens && layer.format.stores_values(); ++t)
       copy_row(layer.waiting_value(block, t), head, tokens.values, t);
     for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {

@@ -24,9 +24,9 @@ class PackedValues {
                table_ + entries);
   }
 
-  /// Adds weights [rows][max_block] times the values of the block that was read to `sums`, rows
-  /// `stride` apart.
-  void add(const ValueRecordLayout& layout, const std::byte* record,
+  /// Adds weights [rows][max_block] times the values of the block that was read, in units of
+  /// `unit`, to `sums`, rows `stride` apart.
+  void add(const ValueRecordLayout& layout, const std::byte* record, float unit,
            const float (*weights)[simd::max_block], Index rows, float* sums, Index stride) {
     const Index tokens = layout.tokens();
     const float* midpoints = table_ + layout.table().entries();
@@ -37,6 +37,7 @@ class PackedValues {
       const Index count = std::min(simd::max_heads, rows - first);
       float* out = sums + first * stride;
       if (dots.dot8_positive != nullptr && try_fold8(layout, weights[first], count, midpoints)) {
+        leave_units(unit, count);
         dots.dot8_positive(
             {tiles, stride / lanes, tokens / depths, count, operands8_, simd::max_block,
              rows_per_group, simd::max_heads * simd::max_block, true},
@@ -48,6 +49,7 @@ class PackedValues {
                           simd::largest_operand16(tokens, layout.bits()),
                           operands16_ + group * simd::max_heads * simd::max_length,
                           folded_ + group * simd::max_heads);
+        leave_units(unit, count);
         dots.dot16({tiles, stride / lanes, tokens / depths, count, operands16_, simd::max_length,
                     rows_per_group, simd::max_heads * simd::max_length, true},
                    folded_, out, stride);
@@ -75,6 +77,15 @@ class PackedValues {
   static constexpr Index lanes = 16, depths = 8;  // of a tile
   static constexpr Index max_groups = max_head_dim / 32;
   static constexpr Index max_rows = 32;
+
+  /// What was folded with scales in units, in none.
+  void leave_units(float unit, Index count) {
+    for (Index group = 0; group < groups_; ++group)
+      for (Index i = 0; i < count; ++i) {
+        simd::Folded& folded = folded_[group * simd::max_heads + i];
+        folded = {folded.alpha * unit, folded.offset * unit};
+      }
+  }
 
   /// Makes operands of 8 bits, or returns false where they are too coarse: in blocks in which the
   /// most probable token has a small scale beside another one's.

@@ -86,8 +86,9 @@ struct BlockSource {
     if (packed == 0) return;
     if (packed < count)
       for (Index i = 0; i < head.rows; ++i) std::fill(scores[i] + packed, scores[i] + count, 0.0f);
-    scratch.values.add(layer.value_layout(), block.values(head.head), scores, head.rows,
-                       scratch.packed, scratch.stride);
+    scratch.values.add(layer.value_layout(), block.values(head.head),
+                       block.value_unit<float>(head.head), scores, head.rows, scratch.packed,
+                       scratch.stride);
   }
 
  private:
