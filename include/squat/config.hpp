@@ -24,7 +24,8 @@ enum class KeyScales {
 enum class ValueGrid {
   min_max,  ///< from the group's minimum to its maximum
   /// Around zero, without a zero point: codes are those nearest in angle, and the scale is such
-  /// that the error has no part along the value, so that errors average out over tokens.
+  /// that the error has no part along the value, so that errors average out over tokens. Values
+  /// that lie around their mean more than around zero are taken less it.
   symmetric,
 };
 

@@ -8,13 +8,35 @@
 namespace squat::detail {
 
 /// Adds the values of blocks straight over the codes: value scales are folded into the
-/// probabilities once a block and value group. Not rotated back before finish().
+/// probabilities once a block and value group. Not rotated back before finish(). The mean that
+/// codes leave out is added once for all blocks that have it, times the sum of their probabilities.
 class PackedValues {
  public:
   /// For `rows` query rows over blocks of `layout`.
   void start(const ValueRecordLayout& layout, Index rows) {
     groups_ = layout.groups();
+    rows_ = rows;
     std::fill_n(offsets_, rows * groups_, 0.0f);
+    mean_ = nullptr;
+  }
+
+  /// For the `mean` [head_dim], or null, of a block, whose tokens have `weights` [rows] in total.
+  /// Sums in which values are not rotated, `stride` apart, get that of the blocks before if it is
+  /// another one.
+  void add_mean(const ValueRecordLayout& layout, const float* mean, const float* weights,
+                float* sums, Index stride) {
+    if (mean != mean_) {
+      finish_mean(layout, sums, stride);
+      mean_ = mean;
+      std::fill_n(mean_weights_, rows_, 0.0f);
+    }
+    for (Index i = 0; mean != nullptr && i < rows_; ++i) mean_weights_[i] += weights[i];
+  }
+  /// After the last block.
+  void finish_mean(const ValueRecordLayout& layout, float* sums, Index stride) const {
+    for (Index i = 0; mean_ != nullptr && i < rows_; ++i)
+      for (Index c = 0; c < layout.head_dim(); ++c)
+        sums[i * stride + c] += mean_weights_[i] * mean_[c];
   }
 
   /// Reads the scales of a block, which add() takes.
@@ -63,6 +85,7 @@ class PackedValues {
   /// Weighs what was added to `row` so far by `factor`; the caller does so with the sums.
   void rescale(Index row, float factor) {
     for (Index group = 0; group < groups_; ++group) offsets_[row * groups_ + group] *= factor;
+    if (mean_ != nullptr) mean_weights_[row] *= factor;
   }
 
   /// Completes sums [head_dim] of `row`, rotated back.
@@ -103,6 +126,9 @@ class PackedValues {
 
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index groups_ = 0;
+  Index rows_ = 0;
+  const float* mean_ = nullptr;   // of the newest blocks
+  float mean_weights_[max_rows];  // of them
   alignas(64) float table_[2 * max_groups * simd::max_block];
   alignas(64) std::uint8_t operands8_[max_groups * simd::max_heads * simd::max_block];
   alignas(64) std::int16_t operands16_[max_groups * simd::max_heads * simd::max_length];

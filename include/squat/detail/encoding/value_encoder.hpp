@@ -7,6 +7,13 @@
 
 namespace squat::detail {
 
+/// Where values of a head go, and what they are less and in units of 2^exponent there.
+struct ValueRecord {
+  std::byte* bytes;
+  int exponent = 0;             ///< RecordUnits::values
+  const float* mean = nullptr;  ///< [head_dim], or null
+};
+
 /// Writes values, a token at a time, into slots of the records of a layout.
 template <class Scalar>
 class ValueEncoder {
@@ -18,36 +25,34 @@ class ValueEncoder {
       : layout_(layout), settings_(settings) {}
 
   /// Writes the values of some heads [heads, head_dim] of one token to slot `token` of their
-  /// records: the same codes as one by one, in less time. record_of(head) is the record of a head,
-  /// a std::byte*, and units_of(head) the exponent of what it counts in (RecordUnits::values).
-  template <class RecordOf, class UnitsOf>
-  void encode(const Scalar* values, Index heads, Index token, const RecordOf& record_of,
-              const UnitsOf& units_of) const {
+  /// records: the same codes as one by one, in less time. record_of(head) is the record of a head.
+  template <class RecordOf>
+  void encode(const Scalar* values, Index heads, Index token, const RecordOf& record_of) const {
     const Index at_once = max_numbers / layout_.head_dim();
     for (Index first = 0; first < heads; first += at_once)
-      encode_heads(
-          values + first * layout_.head_dim(), std::min(at_once, heads - first), token,
-          [&](Index head) { return record_of(first + head); },
-          [&](Index head) { return units_of(first + head); });
+      encode_heads(values + first * layout_.head_dim(), std::min(at_once, heads - first), token,
+                   [&](Index head) { return record_of(first + head); });
   }
 
  private:
   static constexpr Index max_numbers = max_value_dim;
 
   /// As many heads as max_numbers are enough for.
-  template <class RecordOf, class UnitsOf>
-  void encode_heads(const Scalar* values, Index heads, Index token, const RecordOf& record_of,
-                    const UnitsOf& units_of) const {
+  template <class RecordOf>
+  void encode_heads(const Scalar* values, Index heads, Index token,
+                    const RecordOf& record_of) const {
     const Index head_dim = layout_.head_dim(), numbers = heads * head_dim;
     using Row = Eigen::Map<const Eigen::Matrix<Scalar, 1, Eigen::Dynamic>>;
     Real x[max_numbers], units[max_numbers / 8] = {};  // of a head_dim of 8
     Eigen::Map<Eigen::Matrix<Real, 1, Eigen::Dynamic>>(x, numbers) =
         Row(values, numbers).template cast<Real>();
     for (Index head = 0; head < heads; ++head) {
-      units[head] = unit_of<Real>(units_of(head));
-      if (units[head] != 1)
-        Eigen::Map<Eigen::Matrix<Real, 1, Eigen::Dynamic>>(x + head * head_dim, head_dim) *=
-            1 / units[head];
+      const ValueRecord record = record_of(head);
+      Real* const own = x + head * head_dim;
+      for (Index c = 0; record.mean != nullptr && c < head_dim; ++c)
+        own[c] -= static_cast<Real>(record.mean[c]);
+      units[head] = unit_of<Real>(record.exponent);
+      for (Index c = 0; record.exponent != 0 && c < head_dim; ++c) own[c] *= 1 / units[head];
     }
     if (layout_.is_rotated())
       for (Index first = 0; first < numbers; first += head_dim) simd::rotate(x + first, head_dim);
@@ -56,7 +61,7 @@ class ValueEncoder {
     encode_groups(x, heads, units, grids, codes);
     const simd::EncodeKernels& kernels = simd::encode_kernels(layout_.bits());
     for (Index head = 0; head < heads; ++head) {
-      std::byte* const record = record_of(head);
+      std::byte* const record = record_of(head).bytes;
       for (Index group = 0; group < layout_.groups(); ++group)
         layout_.template set_affine<Real>(record, token, group,
                                           grids[head * layout_.groups() + group]);

@@ -35,8 +35,8 @@ class ValueQuantizer {
                       const RecordOf& record_of) const {
     require(token >= 0 && token < block_.tokens(), "token is ", token, "; a block has ",
             block_.tokens());
-    ValueEncoder<Scalar>(block_, settings_).encode(values, heads, token, record_of, [](Index) {
-      return 0;
+    ValueEncoder<Scalar>(block_, settings_).encode(values, heads, token, [&](Index head) {
+      return ValueRecord{record_of(head)};
     });
   }
 

@@ -70,6 +70,8 @@ namespace squat::detail {
 ///       uint64 bits[head_dim / 8]
 ///       float16 expected[head_dim]   by position, if scale_bits is 8 and scales are per channel
 ///       int64 keys, values    (3)  exponents of RecordUnits
+///       uint64 has_mean       (3)  1: values are less their mean; else 0
+///       float32 mean[value_dim]    if has_mean
 ///
 ///     Fit:
 ///       uint64 parts                 0: none; else 1 + 2 moments + 4 statistics + 8 plan + 16 directions
@@ -253,6 +255,9 @@ class SnapshotWriter {
         });
       writer_.number(Index{layout.units().keys});
       writer_.number(Index{layout.units().values});
+      const std::vector<float>& mean = layout.value_mean();
+      writer_.number(Index{!mean.empty()});
+      writer_.array(mean.data(), static_cast<Index>(mean.size()));
     }
   }
 

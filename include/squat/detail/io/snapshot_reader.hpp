@@ -211,11 +211,13 @@ class SnapshotReader {
     return shared(layouts_, "blocks", [&]() -> KeyLayouts {
       std::vector<KeyRecordLayout> layouts;
       for (Index head = 0; head < kv_heads_; ++head) layouts.push_back(key_layout());
-      auto all = std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
-      // With scales per token they differ in units alone, and blocks and plans share what is equal.
-      return format_->settings.has_token_scales
-                 ? in_units(format_->blank_key_layouts, units_of(all))
-                 : all;
+      const KeyLayouts all =
+          std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
+      if (!format_->settings.has_token_scales) return all;
+      // Blocks and plans share what is as it is before anything is known.
+      std::vector<std::vector<float>> means;
+      for (const KeyRecordLayout& layout : *all) means.push_back(layout.value_mean());
+      return with_value_means(in_units(format_->blank_key_layouts, units_of(all)), means);
     });
   }
 
@@ -243,6 +245,13 @@ class SnapshotReader {
     RecordUnits units;
     if (version_ > 2) units = {exponent("keys"), exponent("values")};
     layout.set_units(units);
+    if (version_ > 2 && reader_.count("has_mean", format_->stores_values() ? 1 : 0) == 1) {
+      std::vector<float> mean(at(format_->value_dim()));
+      reader_.array(mean.data(), format_->value_dim());
+      require(are_within(mean.data(), format_->value_dim(), largest_),
+              "the file has a mean of values that is not finite or beyond ", largest_);
+      layout.set_value_mean(std::move(mean));
+    }
     if (expected.empty()) return layout;
     Eigen::VectorXd midpoints(head_dim_);
     for (Index i = 0; i < head_dim_; ++i) {

@@ -46,12 +46,13 @@ class LayerWriter {
   void pack() {
     const Index keys = store_.leaving_keys(), values = store_.leaving_values();
     const std::vector<RecordTops> tops = this->tops(keys);
-    const auto plan =
-        fits_.plan(layer_, sequence_, keys > 0, tops,
-                   [&](std::vector<KeyStatistics>& statistics) { describe(keys, statistics); });
+    const auto plan = fits_.plan(
+        layer_, sequence_, keys > 0, tops,
+        [&](std::vector<KeyStatistics>& statistics) { describe(keys, statistics); },
+        [&] { return value_means(keys); });
     TokenBlocks& blocks = store_.blocks();
     if (keys + values > 0) blocks.own(store_.value_block());
-    const KeyLayouts layouts = keys > 0 ? this->layouts(*plan, tops) : nullptr;
+    const KeyLayouts layouts = keys > 0 ? this->layouts(*plan, keys, tops) : nullptr;
     TokenBlocks::Guard guard(blocks);
     if (keys > 0) pack_keys(keys, *plan, layouts);
     if (values > 0) pack_values(values);
@@ -80,24 +81,58 @@ class LayerWriter {
     return tops;
   }
 
-  /// The layouts of keys that leave and, with their values, are as large as `tops`. Where they come
-  /// one by one they join the last block while its units hold them.
-  KeyLayouts layouts(const KeyPlan<Real>& plan, const std::vector<RecordTops>& tops) {
+  /// The layouts of the oldest `count` residual keys that, with their values, are as large as
+  /// `tops`. Where they come one by one they join the last block while its units hold them.
+  KeyLayouts layouts(const KeyPlan<Real>& plan, Index count, const std::vector<RecordTops>& tops) {
     if (!store_.format().settings.has_token_scales) return plan.layouts;
     TokenBlocks& blocks = store_.blocks();
     const KeyLayouts& blank = store_.format().blank_key_layouts;
     if (blocks.empty()) {
       const std::vector<RecordUnits> zeros(tops.size(), {RecordUnits::none, RecordUnits::none});
-      return in_units(blank, raised(zeros, tops));
+      return with_value_means(in_units(blank, raised(zeros, tops)), value_means(count));
     }
     const std::vector<RecordUnits> before = units_of(blocks.back().key_layouts);
     const std::vector<RecordUnits> now = raised(before, tops);
     if (now == before) return blocks.back().key_layouts;
-    const KeyLayouts layouts = in_units(blank, now);
+    const KeyLayouts& last = blocks.back().key_layouts;
+    const KeyLayouts layouts = in_units(have_value_means(last) ? last : blank, now);
     if (std::equal(now.begin(), now.end(), before.begin(),
                    [](const auto& one, const auto& other) { return one.reads_like(other); }))
       blocks.back().key_layouts = layouts;
     return layouts;
+  }
+
+  /// Of the values of the oldest `count` residual keys that shape ranges, an entry a kv head, or
+  /// none but for grids around zero. It is empty where it has less energy than what differs from
+  /// it: then some values, maybe those attended to most, are nearer to zero.
+  std::vector<std::vector<float>> value_means(Index count) const {
+    const LayerFormat& format = store_.format();
+    if (!format.stores_values() || format.settings.value_fit != ScaleFit::symmetric) return {};
+    const Index width = format.value_dim();
+    std::vector<std::uint8_t> counts(at(count));
+    store_.mark(0, count, counts.data());
+    Eigen::ArrayXd sums = Eigen::ArrayXd::Zero(format.value_width()), squares = sums;
+    Matrix<Scalar> value(1, format.value_width());
+    double n = 0;
+    for (Index token = 0; token < count; ++token) {
+      if (counts[at(token)] == 0) continue;
+      store_.read_value_of_key(token, value.data());
+      const Eigen::ArrayXd x = value.row(0).transpose().template cast<double>();
+      sums += x;
+      squares += x * x;
+      n += 1;
+    }
+    std::vector<std::vector<float>> means;
+    for (Index head = 0; head < format.kv_heads(); ++head) {
+      const Eigen::ArrayXd mean = sums.segment(head * width, width) / std::max(n, 1.0);
+      const double own = (mean * mean).sum();
+      const double spread = squares.segment(head * width, width).sum() / std::max(n, 1.0) - own;
+      means.emplace_back();
+      if (!(own * (n - 1) > spread * (n + 1))) continue;  // as far as it is no chance
+      const Eigen::ArrayXf single = mean.template cast<float>();
+      means.back().assign(single.data(), single.data() + width);
+    }
+    return means;
   }
 
   /// Adds the oldest `count` residual keys to `statistics`, an entry a kv head, where they are
@@ -171,9 +206,10 @@ class LayerWriter {
         if (block.has_full_precision && store_.is_in_full_precision(block.position + slot))
           continue;
         store_.read_value(done + token, value.data());
-        encoder.encode(
-            value.data(), format.kv_heads(), slot, [&](Index head) { return block.values(head); },
-            [&](Index head) { return int{block.key_layout(head).units().values}; });
+        encoder.encode(value.data(), format.kv_heads(), slot, [&](Index head) {
+          return ValueRecord{block.values(head), block.key_layout(head).units().values,
+                             block.value_mean(head)};
+        });
       }
       done += here;
     }

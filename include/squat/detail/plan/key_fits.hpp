@@ -126,11 +126,12 @@ class KeyFits {
   }
 
   /// What the keys that leave the residual now, if any do, are quantized with. `tops` are the
-  /// largest of them and of their values, and describe(statistics) adds them to statistics, an
-  /// entry a kv head each. Without a fit they are all padding or kept in full precision.
-  template <class Describe>
+  /// largest of them and of their values, describe(statistics) adds them to statistics, and
+  /// value_means() are those of make_plan(), an entry a kv head each. Without a fit they are all
+  /// padding or kept in full precision.
+  template <class Describe, class ValueMeans>
   Plan plan(Index layer, Index sequence, bool keys_leave, const std::vector<RecordTops>& tops,
-            const Describe& describe) {
+            const Describe& describe, const ValueMeans& value_means) {
     const Lock lock = guard(layer);
     const Index owner = this->owner(layer, sequence);
     if (owner == no_owner) return blank_plan(layer);
@@ -151,7 +152,7 @@ class KeyFits {
       statistics.assign(static_cast<std::size_t>(format.kv_heads()),
                         KeyStatistics(format.head_dim()));
     describe(statistics);
-    fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, tops,
+    fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, tops, value_means(),
                                format.blank_key_layouts, format.settings);
     fit.statistics = std::move(statistics);
     Plan plan = fit.plan;

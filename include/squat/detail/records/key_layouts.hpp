@@ -23,6 +23,21 @@ inline std::vector<RecordUnits> raised(std::vector<RecordUnits> units,
   return units;
 }
 
+inline bool have_value_means(const KeyLayouts& layouts) {
+  return std::any_of(layouts->begin(), layouts->end(),
+                     [](const KeyRecordLayout& layout) { return !layout.value_mean().empty(); });
+}
+
+/// The same with value means, an entry a kv head, of which all may be missing or empty.
+inline KeyLayouts with_value_means(const KeyLayouts& layouts,
+                                   const std::vector<std::vector<float>>& means) {
+  if (std::all_of(means.begin(), means.end(), [](const auto& mean) { return mean.empty(); }))
+    return layouts;
+  std::vector<KeyRecordLayout> others = *layouts;
+  for (std::size_t head = 0; head < others.size(); ++head) others[head].set_value_mean(means[head]);
+  return std::make_shared<const std::vector<KeyRecordLayout>>(std::move(others));
+}
+
 /// `layouts` if they have such units, otherwise others that differ in nothing else.
 inline KeyLayouts in_units(const KeyLayouts& layouts, const std::vector<RecordUnits>& units) {
   if (units_of(layouts) == units) return layouts;

@@ -40,8 +40,8 @@ inline BitAllocation even_bits(Index head_dim, double mean_bits) {
 ///     padding to 32 bytes
 ///
 /// in the order in which attention reads them. Beside the allocation an object knows where each
-/// channel's range is expected (Config::scale_bits 8), and in which units all numbers are: what
-/// blocks have in common is stored once.
+/// channel's range is expected (Config::scale_bits 8), in which units all numbers are, and what
+/// values of the head are less: what blocks have in common is stored once.
 ///
 /// With KeyScales::per_token the table is that of TokenGroups, scale[groups][tokens] and
 /// zero[groups][tokens], a run is a group, all channels have one width, and tokens arrive one by
@@ -135,6 +135,9 @@ class KeyRecordLayout {
       one = static_cast<float>(Eigen::half(one * unit_of<float>(units_.keys - units.keys)));
     units_ = units;
   }
+  /// The mean of the values beside the keys [value_dim], which codes leave out; empty for none.
+  const std::vector<float>& value_mean() const { return value_mean_; }
+  void set_value_mean(std::vector<float> mean) { value_mean_ = std::move(mean); }
   /// Where the midpoint of the range of the channel at `position` is expected.
   float expected(Index position) const {
     return expected_.empty() ? 0.0f : expected_[static_cast<std::size_t>(position)];
@@ -152,7 +155,8 @@ class KeyRecordLayout {
   /// Bytes of what attention needs beside the records and the configuration.
   Index header_bytes() const {
     const std::size_t widths = is_ordered() ? 0 : bits_.size();
-    return static_cast<Index>(4 * expected_.size() + 2 * order_.size() + widths);
+    return static_cast<Index>(4 * (expected_.size() + value_mean_.size()) + 2 * order_.size() +
+                              widths);
   }
   Index bookkeeping_bytes() const {
     const std::size_t widths = is_ordered() ? bits_.size() : 0;
@@ -310,6 +314,7 @@ class KeyRecordLayout {
   std::vector<std::uint8_t> bits_;
   std::vector<float> expected_;
   RecordUnits units_;
+  std::vector<float> value_mean_;
   std::vector<Run> runs_;
   Index code_bytes_;
   Index bytes_;

@@ -35,6 +35,11 @@ struct TokenBlock {
     return (*key_layouts)[static_cast<std::size_t>(head)];
   }
 
+  /// What its packed values are more than their codes say [value_dim], or null.
+  const float* value_mean(Index head) const {
+    const std::vector<float>& mean = key_layout(head).value_mean();
+    return mean.empty() ? nullptr : mean.data();
+  }
   /// What the scales of its values count in.
   template <class Real>
   Real value_unit(Index head) const {
