@@ -41,9 +41,10 @@ QuerySubspace subspace() {
 TEST(MakePlan, TakesAMatrixForASubspaceThatHasIt) {
   for (const bool adaptive : {false, true}) {
     const LayerSettings own = settings(adaptive);
-    const auto low_rank = make_plan<double>({subspace()}, {statistics()}, blank(own), own);
-    const auto dense =
-        make_plan<double>({KeyMetric(subspace().metric())}, {statistics()}, blank(own), own);
+    const auto low_rank =
+        make_plan<double>({subspace()}, {statistics()}, {RecordTops{8, 8}}, {}, blank(own), own);
+    const auto dense = make_plan<double>({KeyMetric(subspace().metric())}, {statistics()},
+                                         {RecordTops{8, 8}}, {}, blank(own), own);
     const KeyRecordLayout &a = low_rank->layouts->front(), &b = dense->layouts->front();
     for (Index p = 0; p < d; ++p) {
       EXPECT_EQ(a.channel_at(p), b.channel_at(p));
@@ -64,7 +65,8 @@ TEST(MakePlan, TakesAnySymmetricPositiveMatrix) {
   const Matrix<double> x = random_matrix(d, d, 5);
   const Matrix<double> metric = x.transpose() * x + Matrix<double>::Identity(d, d);
   const LayerSettings own = settings(true);
-  const auto plan = make_plan<float>({KeyMetric(metric)}, {statistics()}, blank(own), own);
+  const auto plan = make_plan<float>({KeyMetric(metric)}, {statistics()}, {RecordTops{8, 8}}, {},
+                                     blank(own), own);
   // Channels that an error costs more in have more bits.
   const KeyRecordLayout& layout = plan->layouts->front();
   EXPECT_LT(layout.bits_at(0), layout.bits_at(d - 1));
@@ -77,7 +79,8 @@ TEST(MakePlan, RefusesWhatIsNoMetric) {
   EXPECT_ERROR(KeyMetric(random_matrix(d, d + 1, 1)), "metric is [32, 33]", "square");
   const LayerSettings own = settings(true);
   const Matrix<double> negative = -Matrix<double>::Identity(d, d);
-  EXPECT_ERROR(make_plan<float>({KeyMetric(negative)}, {statistics()}, blank(own), own),
+  EXPECT_ERROR(make_plan<float>({KeyMetric(negative)}, {statistics()}, {RecordTops{8, 8}}, {},
+                                blank(own), own),
                "not positive definite");
 }
 

@@ -24,7 +24,8 @@ enum class KeyScales {
 enum class ValueGrid {
   min_max,  ///< from the group's minimum to its maximum
   /// Around zero, without a zero point: codes are those nearest in angle, and the scale is such
-  /// that the error has no part along the value, so that errors average out over tokens.
+  /// that the error has no part along the value, so that errors average out over tokens. Values
+  /// that lie around their mean more than around zero are taken less it.
   symmetric,
 };
 
@@ -73,7 +74,7 @@ struct Config {
   /// so many tokens.
   Index token_group_size = 32;
   /// Bits of a stored scale and of a stored zero point: 8 (see AffineTable), 16 (half precision) or
-  /// 32 (single).
+  /// 32 (single), in units that follow the keys and values of a head (RecordUnits).
   int scale_bits = 16;
 
   // Beyond the publication. See recommended().

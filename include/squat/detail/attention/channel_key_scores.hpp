@@ -18,10 +18,11 @@ class ChannelKeyScores {
   void prepare(const KeyRecordLayout& block, const float* queries, Index rows) {
     head_dim_ = block.head_dim();
     rows_ = rows;
+    const float unit = block.unit<float>();
     for (Index i = 0; i < rows; ++i) {
       float* target = ordered_ + i * head_dim_;
       for (Index p = 0; p < head_dim_; ++p)
-        target[p] = queries[i * head_dim_ + block.channel_at(p)];
+        target[p] = queries[i * head_dim_ + block.channel_at(p)] * unit;
       units_[i] = kernels_.to_fixed_point(target, head_dim_, fixed_ + i * simd::max_length);
     }
   }

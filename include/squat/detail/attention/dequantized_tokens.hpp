@@ -53,7 +53,12 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
       tokens.values.topRows(block.tokens) =
           tokens.keys.topLeftCorner(block.tokens, layer.format.value_dim());
     else if (block.value_tokens > 0)
-      value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data());
+      value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data(),
+                              block.value_unit<Real>(head));
+    if (const float* mean = block.value_mean(head))
+      for (Index t = 0; t < block.value_tokens; ++t)
+        for (Index c = 0; c < tokens.values.cols(); ++c)
+          tokens.values(t, c) += static_cast<Real>(mean[c]);
     for (Index t = block.value_tokens; t < block.tokens && layer.format.stores_values(); ++t)
       copy_row(layer.waiting_value(block, t), head, tokens.values, t);
     for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {

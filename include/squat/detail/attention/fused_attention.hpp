@@ -80,6 +80,7 @@ class FusedAttention {
     for (Index token = segment.residual.begin; token < segment.residual.end;
          token += PlainRows<Scalar>::chunk)
       take(ResidualSource<Scalar>{scratch_, layer, head, token}, result);
+    scratch_.values.finish_mean(values, scratch_.plain, stride);
     for (Index i = 0; i < rows_; ++i) {
       float* sums = result.sum_values + i * stride;
       scratch_.values.finish(values, i, sums);
@@ -117,7 +118,7 @@ class FusedAttention {
     // Waits for nothing, and so fills what update_max() waits for.
     source.read_values();
     update_max(source.slots, result);
-    source.add_values(scores_);
+    source.add_values(scores_, block_sums_);
   }
 
   ScoreRule rule() const { return ScoreRule(call_->shape); }
@@ -156,9 +157,9 @@ class FusedAttention {
 
   /// Turns scores into exp(score - max), and rescales what was summed under a lower maximum.
   void update_max(Index slots, const PartialAttention& result) {
-    float before[max_rows], sums[max_rows];
+    float before[max_rows];
     std::copy_n(result.max, rows_, before);
-    kernels_.exponentiate(scores_[0], simd::max_block, rows_, slots, result.max, sums);
+    kernels_.exponentiate(scores_[0], simd::max_block, rows_, slots, result.max, block_sums_);
     const Index stride = scratch_.stride;
     for (Index i = 0; i < rows_; ++i) {
       if (result.max[i] != before[i]) {
@@ -169,7 +170,7 @@ class FusedAttention {
           for (Index c = 0; c < stride; ++c) scratch_.plain[i * stride + c] *= rescale;
         scratch_.values.rescale(i, rescale);
       }
-      result.sum[i] += sums[i];
+      result.sum[i] += block_sums_[i];
     }
   }
 
@@ -179,6 +180,7 @@ class FusedAttention {
   Index rows_ = 0;
   SourceScratch<Scalar> scratch_;
   alignas(64) float scores_[max_rows][simd::max_block];
+  float block_sums_[max_rows];  // of what update_max() made of the scores
   alignas(64) float plain_sums_[max_rows * max_head_dim];
   const KeyRecordLayout* prepared_for_ = nullptr;
   Index prepared_turn_ = 0;

@@ -8,13 +8,35 @@
 namespace squat::detail {
 
 /// Adds the values of blocks straight over the codes: value scales are folded into the
-/// probabilities once a block and value group. Not rotated back before finish().
+/// probabilities once a block and value group. Not rotated back before finish(). The mean that
+/// codes leave out is added once for all blocks that have it, times the sum of their probabilities.
 class PackedValues {
  public:
   /// For `rows` query rows over blocks of `layout`.
   void start(const ValueRecordLayout& layout, Index rows) {
     groups_ = layout.groups();
+    rows_ = rows;
     std::fill_n(offsets_, rows * groups_, 0.0f);
+    mean_ = nullptr;
+  }
+
+  /// For the `mean` [head_dim], or null, of a block, whose tokens have `weights` [rows] in total.
+  /// Sums in which values are not rotated, `stride` apart, get that of the blocks before if it is
+  /// another one.
+  void add_mean(const ValueRecordLayout& layout, const float* mean, const float* weights,
+                float* sums, Index stride) {
+    if (mean != mean_) {
+      finish_mean(layout, sums, stride);
+      mean_ = mean;
+      std::fill_n(mean_weights_, rows_, 0.0f);
+    }
+    for (Index i = 0; mean != nullptr && i < rows_; ++i) mean_weights_[i] += weights[i];
+  }
+  /// After the last block.
+  void finish_mean(const ValueRecordLayout& layout, float* sums, Index stride) const {
+    for (Index i = 0; mean_ != nullptr && i < rows_; ++i)
+      for (Index c = 0; c < layout.head_dim(); ++c)
+        sums[i * stride + c] += mean_weights_[i] * mean_[c];
   }
 
   /// Reads the scales of a block, which add() takes.
@@ -24,9 +46,9 @@ class PackedValues {
                table_ + entries);
   }
 
-  /// Adds weights [rows][max_block] times the values of the block that was read to `sums`, rows
-  /// `stride` apart.
-  void add(const ValueRecordLayout& layout, const std::byte* record,
+  /// Adds weights [rows][max_block] times the values of the block that was read, in units of
+  /// `unit`, to `sums`, rows `stride` apart.
+  void add(const ValueRecordLayout& layout, const std::byte* record, float unit,
            const float (*weights)[simd::max_block], Index rows, float* sums, Index stride) {
     const Index tokens = layout.tokens();
     const float* midpoints = table_ + layout.table().entries();
@@ -37,6 +59,7 @@ class PackedValues {
       const Index count = std::min(simd::max_heads, rows - first);
       float* out = sums + first * stride;
       if (dots.dot8_positive != nullptr && try_fold8(layout, weights[first], count, midpoints)) {
+        leave_units(unit, count);
         dots.dot8_positive(
             {tiles, stride / lanes, tokens / depths, count, operands8_, simd::max_block,
              rows_per_group, simd::max_heads * simd::max_block, true},
@@ -48,6 +71,7 @@ class PackedValues {
                           simd::largest_operand16(tokens, layout.bits()),
                           operands16_ + group * simd::max_heads * simd::max_length,
                           folded_ + group * simd::max_heads);
+        leave_units(unit, count);
         dots.dot16({tiles, stride / lanes, tokens / depths, count, operands16_, simd::max_length,
                     rows_per_group, simd::max_heads * simd::max_length, true},
                    folded_, out, stride);
@@ -61,6 +85,7 @@ class PackedValues {
   /// Weighs what was added to `row` so far by `factor`; the caller does so with the sums.
   void rescale(Index row, float factor) {
     for (Index group = 0; group < groups_; ++group) offsets_[row * groups_ + group] *= factor;
+    if (mean_ != nullptr) mean_weights_[row] *= factor;
   }
 
   /// Completes sums [head_dim] of `row`, rotated back.
@@ -75,6 +100,15 @@ class PackedValues {
   static constexpr Index lanes = 16, depths = 8;  // of a tile
   static constexpr Index max_groups = max_head_dim / 32;
   static constexpr Index max_rows = 32;
+
+  /// What was folded with scales in units, in none.
+  void leave_units(float unit, Index count) {
+    for (Index group = 0; group < groups_; ++group)
+      for (Index i = 0; i < count; ++i) {
+        simd::Folded& folded = folded_[group * simd::max_heads + i];
+        folded = {folded.alpha * unit, folded.offset * unit};
+      }
+  }
 
   /// Makes operands of 8 bits, or returns false where they are too coarse: in blocks in which the
   /// most probable token has a small scale beside another one's.
@@ -92,6 +126,9 @@ class PackedValues {
 
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index groups_ = 0;
+  Index rows_ = 0;
+  const float* mean_ = nullptr;   // of the newest blocks
+  float mean_weights_[max_rows];  // of them
   alignas(64) float table_[2 * max_groups * simd::max_block];
   alignas(64) std::uint8_t operands8_[max_groups * simd::max_heads * simd::max_block];
   alignas(64) std::int16_t operands16_[max_groups * simd::max_heads * simd::max_length];

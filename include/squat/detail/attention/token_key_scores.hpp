@@ -23,7 +23,8 @@ class TokenKeyScores {
   void prepare(const KeyRecordLayout& block, const float* queries, Index rows) {
     const Index head_dim = block.head_dim(), groups = block.groups().groups();
     rows_ = rows;
-    std::copy_n(queries, rows * head_dim, queries_);
+    const float unit = block.unit<float>();
+    for (Index i = 0; i < rows * head_dim; ++i) queries_[i] = queries[i] * unit;
     for (Index i = 0; i < rows; ++i) {
       float* query = queries_ + i * head_dim;
       if (block.is_rotated()) simd::rotate(query, head_dim);

@@ -1,6 +1,7 @@
 // The three kinds of tokens that a layer holds, as attention takes them.
 #pragma once
 
+#include <numeric>
 #include <squat/detail/attention/key_scores.hpp>
 #include <squat/detail/attention/packed_values.hpp>
 #include <squat/detail/attention/partial_attention.hpp>
@@ -30,7 +31,8 @@ struct SourceScratch {
 //   position(t)             of a token in its sequence
 //   has_padding, is_valid(t)
 //   read_values()           what adding values can begin with before probabilities are known
-//   add_values(scores)      adds values by probability; may spoil the scores
+//   add_values(scores, sums)  adds values by probability, whose sums are given; may spoil the
+//   scores
 
 /// A block of packed tokens. Values that are still in the residual, and full-precision tokens, are
 /// taken from there.
@@ -71,7 +73,8 @@ struct BlockSource {
     if (block.value_tokens > 0) scratch.values.read(layer.value_layout(), block.values(head.head));
   }
 
-  void add_values(float (*scores)[simd::max_block]) const {
+  /// `sums` are those of the rows of scores.
+  void add_values(float (*scores)[simd::max_block], const float* sums) const {
     const Index packed = block.value_tokens;
     for_full_precision(count, [&](Index index, Index slot) {
       gather_values(1, [&](Index) { return layer.full_precision_value(index); });
@@ -86,8 +89,17 @@ struct BlockSource {
     if (packed == 0) return;
     if (packed < count)
       for (Index i = 0; i < head.rows; ++i) std::fill(scores[i] + packed, scores[i] + count, 0.0f);
-    scratch.values.add(layer.value_layout(), block.values(head.head), scores, head.rows,
-                       scratch.packed, scratch.stride);
+    float packed_sums[KeyScores::max_rows];
+    const float* const mean = block.value_mean(head.head);
+    if (mean != nullptr && (packed < count || block.has_full_precision)) {
+      for (Index i = 0; i < head.rows; ++i)
+        packed_sums[i] = std::accumulate(scores[i], scores[i] + packed, 0.0f);
+      sums = packed_sums;
+    }
+    scratch.values.add_mean(layer.value_layout(), mean, sums, scratch.plain, scratch.stride);
+    scratch.values.add(layer.value_layout(), block.values(head.head),
+                       block.value_unit<float>(head.head), scores, head.rows, scratch.packed,
+                       scratch.stride);
   }
 
  private:
@@ -152,7 +164,7 @@ struct ResidualSource {
 
   void read_values() const {}
 
-  void add_values(float (*scores)[simd::max_block]) const {
+  void add_values(float (*scores)[simd::max_block], const float*) const {
     gather(layer.format.value_dim(), [&](Index t) { return layer.value(first + t); });
     for (Index i = 0; i < head.rows; ++i)
       scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
@@ -193,7 +205,7 @@ struct SinkSource {
 
   void read_values() const {}
 
-  void add_values(float (*scores)[simd::max_block]) const {
+  void add_values(float (*scores)[simd::max_block], const float*) const {
     gather(layer.format.value_dim(),
            [&](Index t) { return layer.full_precision_value(first + t); });
     for (Index i = 0; i < head.rows; ++i)

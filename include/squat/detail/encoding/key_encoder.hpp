@@ -50,13 +50,15 @@ class KeyEncoder {
   using Codes = Matrix<std::uint8_t>;  // of eight channels, [8, tokens] of each block
 
   GroupFormat format_at(Index position) const {
-    return {layout_.bits_at(position), settings_.scale_bits, settings_.key_fit};
+    return {layout_.bits_at(position), settings_.scale_bits, settings_.key_fit,
+            layout_.template unit<double>()};
   }
 
   void encode_blocks(const MatrixView<Scalar>& keys, const ErrorFeedback<Real>& feedback,
                      Records records, const Mask& mask) const {
     const Index head_dim = layout_.head_dim();
     Matrix<Real> x = working_copy(keys, mask, feedback.token_major());
+    if (layout_.units().keys != 0) x *= unit_of<Real>(-layout_.units().keys);
     typename ErrorFeedback<Real>::Carry carry(feedback, keys.rows());
     Codes codes(8 * records.count, layout_.tokens());
     for (Index first = 0; first < head_dim; first += feedback.block()) {
@@ -78,6 +80,7 @@ class KeyEncoder {
                      std::byte* record, const Mask& mask, Index slot) const {
     using Encoder = TokenKeyEncoder<Real>;
     const Index head_dim = layout_.head_dim();
+    const Real to_units = unit_of<Real>(-layout_.units().keys);
     for (Index first = 0; first < keys.rows();) {
       const Index lane = (slot + first) % Encoder::max_tokens;
       const Index count = std::min(Encoder::max_tokens - lane, keys.rows() - first);
@@ -85,7 +88,8 @@ class KeyEncoder {
       for (Index token = 0; token < count; ++token) {
         if (!mask[first + token]) continue;
         Real key[max_head_dim];
-        for (Index c = 0; c < head_dim; ++c) key[c] = static_cast<Real>(keys(first + token, c));
+        for (Index c = 0; c < head_dim; ++c)
+          key[c] = static_cast<Real>(keys(first + token, c)) * to_units;
         if (layout_.is_rotated()) simd::rotate(key, head_dim);
         encoder.set_key(token, key);
       }

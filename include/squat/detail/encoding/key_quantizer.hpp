@@ -8,7 +8,8 @@ namespace squat::detail {
 /// Quantizes blocks of Config::token_group_size keys of one kv head, or with KeyScales::per_token
 /// any run of keys, into KeyRecordLayout records. Stands alone: a caller with a cache of their own
 /// needs this, a buffer of block().bytes() (32-byte aligned) per block, and block().dequantize() to
-/// read it.
+/// read it. Its units are those of the layout: with scales of 8 and 16 bits keys that are much
+/// smaller than 1 want to be multiplied first, or a layout with others (set_units()).
 template <class Scalar>
 class KeyQuantizer {
  public:

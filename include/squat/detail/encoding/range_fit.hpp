@@ -55,10 +55,11 @@ Affine<Real> min_max(const Real* x, Index count, Real max_code, int scale_bits, 
 /// Half-quadratic quantization (Badri & Shaji, "Half-Quadratic Quantization of Large Machine
 /// Learning Models", 2023): min-max fixes the scale, then the zero point descends on sum |x -
 /// x_hat|^p, p = 0.7, by splitting: the residual is shrunk, the zero is the mean of what remains.
-/// Stops when the mean absolute error no longer falls; the best zero seen is returned.
+/// Stops when the mean absolute error no longer falls; the best zero seen is returned. As published
+/// by how much residuals shrink has a size of its own: x counts in `unit`.
 template <class Real>
 Affine<Real> half_quadratic(const Real* x, Index count, Real max_code, int scale_bits,
-                            Real expected = 0) {
+                            Real expected = 0, Real unit = 1) {
   constexpr int iterations = 20;
   constexpr Real p = Real(0.7), growth = Real(1.01);
   Real beta = 10;
@@ -75,7 +76,8 @@ Affine<Real> half_quadratic(const Real* x, Index count, Real max_code, int scale
       const Real size = std::abs(residual);
       error += size;
       const Real shrunk =
-          size > 0 ? std::max(size - std::pow(size, p - 1) / beta, Real(0)) : Real(0);
+          size > 0 ? std::max(size - std::pow(size * unit, p - 1) / (beta * unit), Real(0))
+                   : Real(0);
       zero += x[t] - std::copysign(shrunk, residual) - unshifted;
     }
     if (!(error < best_error)) break;
@@ -95,7 +97,8 @@ template <class Real>
 Affine<Real> fit_affine(const Real* x, Index count, const GroupFormat& format, Real expected = 0) {
   const Real max_code = static_cast<Real>((1 << format.bits) - 1);
   return format.fit == ScaleFit::half_quadratic
-             ? half_quadratic(x, count, max_code, format.scale_bits, expected)
+             ? half_quadratic(x, count, max_code, format.scale_bits, expected,
+                              static_cast<Real>(format.unit))
              : min_max(x, count, max_code, format.scale_bits, expected);
 }
 

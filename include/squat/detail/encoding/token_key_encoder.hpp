@@ -32,7 +32,7 @@ class TokenKeyEncoder {
       part->setZero(layout.groups().groups(), stride_);
   }
 
-  /// `key` [head_dim], rotated where the block's keys are.
+  /// `key` [head_dim] in the layout's units, rotated where the block's keys are.
   void set_key(Index token, const Real* key) {
     for (Index channel = 0; channel < layout_.head_dim(); ++channel)
       (feedback_.token_major() ? keys_(token, channel) : keys_(channel, token)) = key[channel];
@@ -96,7 +96,8 @@ class TokenKeyEncoder {
   /// Grids of the groups of x[0..count).
   void fit(const Real* x, Index count, CodeGrid<Real>* grids) const {
     std::uint8_t codes[max_head_dim];  // feedback makes others of them
-    const GroupFormat format{layout_.bits_at(0), settings_.scale_bits, settings_.key_fit};
+    const GroupFormat format{layout_.bits_at(0), settings_.scale_bits, settings_.key_fit,
+                             layout_.template unit<double>()};
     const Index length = layout_.groups().group_end(0);
     if constexpr (std::is_same_v<Real, float>) {
       if (format.fit != ScaleFit::half_quadratic)

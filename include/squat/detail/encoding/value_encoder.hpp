@@ -2,9 +2,17 @@
 #pragma once
 
 #include <squat/detail/encoding/simd/encode_dispatch.hpp>
+#include <squat/detail/records/record_units.hpp>
 #include <squat/detail/records/value_record_layout.hpp>
 
 namespace squat::detail {
+
+/// Where values of a head go, and what they are less and in units of 2^exponent there.
+struct ValueRecord {
+  std::byte* bytes;
+  int exponent = 0;             ///< RecordUnits::values
+  const float* mean = nullptr;  ///< [head_dim], or null
+};
 
 /// Writes values, a token at a time, into slots of the records of a layout.
 template <class Scalar>
@@ -17,8 +25,7 @@ class ValueEncoder {
       : layout_(layout), settings_(settings) {}
 
   /// Writes the values of some heads [heads, head_dim] of one token to slot `token` of their
-  /// records: the same codes as one by one, in less time. record_of(head) is the record of a head,
-  /// a std::byte*.
+  /// records: the same codes as one by one, in less time. record_of(head) is the record of a head.
   template <class RecordOf>
   void encode(const Scalar* values, Index heads, Index token, const RecordOf& record_of) const {
     const Index at_once = max_numbers / layout_.head_dim();
@@ -36,17 +43,25 @@ class ValueEncoder {
                     const RecordOf& record_of) const {
     const Index head_dim = layout_.head_dim(), numbers = heads * head_dim;
     using Row = Eigen::Map<const Eigen::Matrix<Scalar, 1, Eigen::Dynamic>>;
-    Real x[max_numbers];
+    Real x[max_numbers], units[max_numbers / 8] = {};  // of a head_dim of 8
     Eigen::Map<Eigen::Matrix<Real, 1, Eigen::Dynamic>>(x, numbers) =
         Row(values, numbers).template cast<Real>();
+    for (Index head = 0; head < heads; ++head) {
+      const ValueRecord record = record_of(head);
+      Real* const own = x + head * head_dim;
+      for (Index c = 0; record.mean != nullptr && c < head_dim; ++c)
+        own[c] -= static_cast<Real>(record.mean[c]);
+      units[head] = unit_of<Real>(record.exponent);
+      for (Index c = 0; record.exponent != 0 && c < head_dim; ++c) own[c] *= 1 / units[head];
+    }
     if (layout_.is_rotated())
       for (Index first = 0; first < numbers; first += head_dim) simd::rotate(x + first, head_dim);
     std::uint8_t codes[max_numbers];
     CodeGrid<Real> grids[max_numbers / 8];  // of a head_dim of 8
-    encode_groups(x, heads, grids, codes);
+    encode_groups(x, heads, units, grids, codes);
     const simd::EncodeKernels& kernels = simd::encode_kernels(layout_.bits());
     for (Index head = 0; head < heads; ++head) {
-      std::byte* const record = record_of(head);
+      std::byte* const record = record_of(head).bytes;
       for (Index group = 0; group < layout_.groups(); ++group)
         layout_.template set_affine<Real>(record, token, group,
                                           grids[head * layout_.groups() + group]);
@@ -56,10 +71,11 @@ class ValueEncoder {
     }
   }
 
-  /// Codes of x [heads, head_dim], and the grid of every group.
-  void encode_groups(const Real* x, Index heads, CodeGrid<Real>* grids, std::uint8_t* codes) const {
+  /// Codes of x [heads, head_dim] in `units` [heads], and the grid of every group.
+  void encode_groups(const Real* x, Index heads, const Real* units, CodeGrid<Real>* grids,
+                     std::uint8_t* codes) const {
     const Index head_dim = layout_.head_dim(), length = layout_.group_end(0);
-    const GroupFormat format{layout_.bits(), settings_.scale_bits, settings_.value_fit};
+    GroupFormat format{layout_.bits(), settings_.scale_bits, settings_.value_fit};
     if constexpr (std::is_same_v<Real, float>) {
       if (format.fit != ScaleFit::half_quadratic) {
         // Where the last group of a head is a shorter one, heads go one by one.
@@ -73,6 +89,7 @@ class ValueEncoder {
       for (Index group = 0; group < layout_.groups(); ++group) {
         const Index begin = head * head_dim + layout_.group_begin(group);
         const Index count = layout_.group_end(group) - layout_.group_begin(group);
+        format.unit = static_cast<double>(units[head]);
         *grids++ = encode_group(x + begin, count, format, Real(0), codes + begin);
       }
   }

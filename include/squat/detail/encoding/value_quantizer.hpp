@@ -6,7 +6,8 @@
 namespace squat::detail {
 
 /// Quantizes values of one kv head, a token at a time, into the slots of ValueRecordLayout records.
-/// Stands alone, as KeyQuantizer does.
+/// Stands alone, as KeyQuantizer does, in units of 1: with scales of 8 and 16 bits values that are
+/// much smaller want to be multiplied first.
 template <class Scalar>
 class ValueQuantizer {
  public:
@@ -34,7 +35,9 @@ class ValueQuantizer {
                       const RecordOf& record_of) const {
     require(token >= 0 && token < block_.tokens(), "token is ", token, "; a block has ",
             block_.tokens());
-    ValueEncoder<Scalar>(block_, settings_).encode(values, heads, token, record_of);
+    ValueEncoder<Scalar>(block_, settings_).encode(values, heads, token, [&](Index head) {
+      return ValueRecord{record_of(head)};
+    });
   }
 
  private:

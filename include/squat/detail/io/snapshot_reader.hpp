@@ -20,8 +20,8 @@ class SnapshotReader {
     reader_.array(magic.data(), 8);
     while (version_ > 0 && magic != SnapshotFormat::magic(version_)) --version_;
     require(version_ > 0,
-            "the file does not begin with SQUATKV1 or SQUATKV2: it holds no cache of a version "
-            "that is known");
+            "the file does not begin with SQUATKV1, SQUATKV2 or SQUATKV3: it holds no cache of a "
+            "version that is known");
     reader_.array(scalar.data(), 8);
     const auto name = [](const SnapshotFormat::Word& word) {
       return std::string(word.begin(), std::find(word.begin(), word.end(), '\0'));
@@ -211,9 +211,13 @@ class SnapshotReader {
     return shared(layouts_, "blocks", [&]() -> KeyLayouts {
       std::vector<KeyRecordLayout> layouts;
       for (Index head = 0; head < kv_heads_; ++head) layouts.push_back(key_layout());
-      // With scales per token there is but one kind, which blocks and plans of a cache share.
-      if (format_->settings.has_token_scales) return format_->blank_key_layouts;
-      return std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
+      const KeyLayouts all =
+          std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
+      if (!format_->settings.has_token_scales) return all;
+      // Blocks and plans share what is as it is before anything is known.
+      std::vector<std::vector<float>> means;
+      for (const KeyRecordLayout& layout : *all) means.push_back(layout.value_mean());
+      return with_value_means(in_units(format_->blank_key_layouts, units_of(all)), means);
     });
   }
 
@@ -236,16 +240,33 @@ class SnapshotReader {
     const Index code_bytes = format_->blank_key_layout().code_bytes();
     require(layout.code_bytes() == code_bytes, "the file has key records of ", layout.code_bytes(),
             " bytes of codes; those of the cache have ", code_bytes);
-    if (layout.expected() == nullptr) return layout;
-    std::vector<Eigen::half> expected(at(head_dim_));
-    reader_.array(expected.data(), head_dim_);
+    std::vector<Eigen::half> expected(at(layout.expected() == nullptr ? 0 : head_dim_));
+    reader_.array(expected.data(), static_cast<Index>(expected.size()));
+    RecordUnits units;
+    if (version_ > 2) units = {exponent("keys"), exponent("values")};
+    layout.set_units(units);
+    if (version_ > 2 && reader_.count("has_mean", format_->stores_values() ? 1 : 0) == 1) {
+      std::vector<float> mean(at(format_->value_dim()));
+      reader_.array(mean.data(), format_->value_dim());
+      require(are_within(mean.data(), format_->value_dim(), largest_),
+              "the file has a mean of values that is not finite or beyond ", largest_);
+      layout.set_value_mean(std::move(mean));
+    }
+    if (expected.empty()) return layout;
     Eigen::VectorXd midpoints(head_dim_);
     for (Index i = 0; i < head_dim_; ++i) {
       require(is_finite(expected[at(i)]), "the file expects a channel nowhere");
-      midpoints[layout.channel_at(i)] = static_cast<double>(expected[at(i)]);
+      midpoints[layout.channel_at(i)] =
+          static_cast<double>(expected[at(i)]) * layout.template unit<double>();
     }
     layout.set_expected(midpoints);
     return layout;
+  }
+
+  std::int8_t exponent(const char* name) {
+    const auto exponent = static_cast<std::int64_t>(reader_.number());
+    require(RecordUnits::is_valid(exponent), "the file has ", name, " in units of 2^", exponent);
+    return static_cast<std::int8_t>(exponent);
   }
 
   Plan plan() {

@@ -45,13 +45,16 @@ class LayerWriter {
 
   void pack() {
     const Index keys = store_.leaving_keys(), values = store_.leaving_values();
-    const auto plan =
-        fits_.plan(layer_, sequence_, keys > 0,
-                   [&](std::vector<KeyStatistics>& statistics) { describe(keys, statistics); });
+    const std::vector<RecordTops> tops = this->tops(keys);
+    const auto plan = fits_.plan(
+        layer_, sequence_, keys > 0, tops,
+        [&](std::vector<KeyStatistics>& statistics) { describe(keys, statistics); },
+        [&] { return value_means(keys); });
     TokenBlocks& blocks = store_.blocks();
     if (keys + values > 0) blocks.own(store_.value_block());
+    const KeyLayouts layouts = keys > 0 ? this->layouts(*plan, keys, tops) : nullptr;
     TokenBlocks::Guard guard(blocks);
-    if (keys > 0) pack_keys(keys, *plan);
+    if (keys > 0) pack_keys(keys, *plan, layouts);
     if (values > 0) pack_values(values);
     guard.keep();
     store_.take(keys, values);
@@ -60,6 +63,76 @@ class LayerWriter {
 
   typename KeyFits<Scalar>::Tokens tokens() const {
     return {store_.size(), store_.full_precision_to_come(), store_.has_valid(), store_.may_grow()};
+  }
+
+  /// Of the oldest `count` residual keys that shape ranges, and of their values, an entry a kv
+  /// head.
+  std::vector<RecordTops> tops(Index count) const {
+    const Index kv_heads = store_.format().kv_heads();
+    std::vector<RecordTops> tops(at(count > 0 ? kv_heads : 0));
+    std::vector<std::uint8_t> counts(at(count));
+    if (count > 0) store_.mark(0, count, counts.data());
+    for (Index token = 0; token < count; ++token)
+      for (Index head = 0; counts[at(token)] != 0 && head < kv_heads; ++head) {
+        const RecordTops one = store_.tops(token, head);
+        RecordTops& all = tops[at(head)];
+        all = {std::max(all.keys, one.keys), std::max(all.values, one.values)};
+      }
+    return tops;
+  }
+
+  /// The layouts of the oldest `count` residual keys that, with their values, are as large as
+  /// `tops`. Where they come one by one they join the last block while its units hold them.
+  KeyLayouts layouts(const KeyPlan<Real>& plan, Index count, const std::vector<RecordTops>& tops) {
+    if (!store_.format().settings.has_token_scales) return plan.layouts;
+    TokenBlocks& blocks = store_.blocks();
+    const KeyLayouts& blank = store_.format().blank_key_layouts;
+    if (blocks.empty()) {
+      const std::vector<RecordUnits> zeros(tops.size(), {RecordUnits::none, RecordUnits::none});
+      return with_value_means(in_units(blank, raised(zeros, tops)), value_means(count));
+    }
+    const std::vector<RecordUnits> before = units_of(blocks.back().key_layouts);
+    const std::vector<RecordUnits> now = raised(before, tops);
+    if (now == before) return blocks.back().key_layouts;
+    const KeyLayouts& last = blocks.back().key_layouts;
+    const KeyLayouts layouts = in_units(have_value_means(last) ? last : blank, now);
+    if (std::equal(now.begin(), now.end(), before.begin(),
+                   [](const auto& one, const auto& other) { return one.reads_like(other); }))
+      blocks.back().key_layouts = layouts;
+    return layouts;
+  }
+
+  /// Of the values of the oldest `count` residual keys that shape ranges, an entry a kv head, or
+  /// none but for grids around zero. It is empty where it has less energy than what differs from
+  /// it: then some values, maybe those attended to most, are nearer to zero.
+  std::vector<std::vector<float>> value_means(Index count) const {
+    const LayerFormat& format = store_.format();
+    if (!format.stores_values() || format.settings.value_fit != ScaleFit::symmetric) return {};
+    const Index width = format.value_dim();
+    std::vector<std::uint8_t> counts(at(count));
+    store_.mark(0, count, counts.data());
+    Eigen::ArrayXd sums = Eigen::ArrayXd::Zero(format.value_width()), squares = sums;
+    Matrix<Scalar> value(1, format.value_width());
+    double n = 0;
+    for (Index token = 0; token < count; ++token) {
+      if (counts[at(token)] == 0) continue;
+      store_.read_value_of_key(token, value.data());
+      const Eigen::ArrayXd x = value.row(0).transpose().template cast<double>();
+      sums += x;
+      squares += x * x;
+      n += 1;
+    }
+    std::vector<std::vector<float>> means;
+    for (Index head = 0; head < format.kv_heads(); ++head) {
+      const Eigen::ArrayXd mean = sums.segment(head * width, width) / std::max(n, 1.0);
+      const double own = (mean * mean).sum();
+      const double spread = squares.segment(head * width, width).sum() / std::max(n, 1.0) - own;
+      means.emplace_back();
+      if (!(own * (n - 1) > spread * (n + 1))) continue;  // as far as it is no chance
+      const Eigen::ArrayXf single = mean.template cast<float>();
+      means.back().assign(single.data(), single.data() + width);
+    }
+    return means;
   }
 
   /// Adds the oldest `count` residual keys to `statistics`, an entry a kv head, where they are
@@ -81,7 +154,7 @@ class LayerWriter {
 
   /// Quantizes the oldest `count` residual keys into new blocks or, if they come one by one, first
   /// into what is left of the last one. They count once LayerStore::take() says so.
-  void pack_keys(Index count, const KeyPlan<Real>& plan) {
+  void pack_keys(Index count, const KeyPlan<Real>& plan, const KeyLayouts& layouts) {
     using Encoder = KeyEncoder<Scalar>;
     const LayerFormat& format = store_.format();
     TokenBlocks& blocks = store_.blocks();
@@ -89,7 +162,7 @@ class LayerWriter {
     std::vector<ErrorFeedback<Real>> room;
     const std::vector<ErrorFeedback<Real>>& feedback = plan.expanded(room);
     for (Index first = 0; first < count;) {
-      const bool fills = store_.may_grow(first);
+      const bool fills = store_.may_grow(first) && blocks.back().key_layouts == layouts;
       const Index slot = fills ? Index{blocks.back().tokens} : Index{0};
       const Index tokens = std::min(
           Encoder(format.blank_key_layout(), format.settings).tokens_at_once(slot), count - first);
@@ -98,7 +171,7 @@ class LayerWriter {
       for (Index done = 0; done < tokens; done += block_tokens) {
         if (!fills) {
           TokenBlock& added = blocks.add((count - first - done + block_tokens - 1) / block_tokens);
-          added.key_layouts = plan.layouts;
+          added.key_layouts = layouts;
           added.position = store_.position(first + done);
         }
         store_.receive(blocks.back(), first + done, std::min(block_tokens, tokens - done),
@@ -109,7 +182,7 @@ class LayerWriter {
         store_.read_keys(first, head, keys);
         std::byte* records[Encoder::max_blocks];
         for (Index i = block; i < blocks.size(); ++i) records[i - block] = blocks[i].keys(head);
-        Encoder((*plan.layouts)[at(head)], format.settings)
+        Encoder((*layouts)[at(head)], format.settings)
             .encode(keys, feedback[at(head)], {records, blocks.size() - block},
                     Mask(counts, tokens), slot);
       }
@@ -133,8 +206,10 @@ class LayerWriter {
         if (block.has_full_precision && store_.is_in_full_precision(block.position + slot))
           continue;
         store_.read_value(done + token, value.data());
-        encoder.encode(value.data(), format.kv_heads(), slot,
-                       [&](Index head) { return block.values(head); });
+        encoder.encode(value.data(), format.kv_heads(), slot, [&](Index head) {
+          return ValueRecord{block.values(head), block.key_layout(head).units().values,
+                             block.value_mean(head)};
+        });
       }
       done += here;
     }

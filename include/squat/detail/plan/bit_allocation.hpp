@@ -4,7 +4,7 @@
 #include <numeric>
 #include <squat/detail/plan/key_metric.hpp>
 #include <squat/detail/plan/metric_factor.hpp>
-#include <squat/detail/records/key_record_layout.hpp>
+#include <squat/detail/records/key_layouts.hpp>
 
 namespace squat::detail {
 

@@ -6,9 +6,9 @@
 
 namespace squat::detail {
 
-/// The second moment of the queries of a kv head, in single precision: the triangle of q^T q while
-/// queries come, and once the prompt is over the part of it that a metric takes, its leading
-/// directions and its trace. In these, more queries can still join.
+/// The second moment of the queries of a kv head, in single precision: the triangle of q^T q, in a
+/// unit of its own, while queries come, and once the prompt is over the part of it that a metric
+/// takes, its leading directions and its trace. In these, more queries can still join.
 class GatheredQueries {
  public:
   explicit GatheredQueries(Index head_dim)
@@ -33,10 +33,11 @@ class GatheredQueries {
 
   /// Of directions: what they do not account for is the same in every direction that is left.
   SecondMoment moment() const {
+    const double unit = std::ldexp(1.0, exponent_);
     Matrix<double> sum = Matrix<double>::Zero(head_dim_, head_dim_);
     if (!has_directions()) {
       for (Index i = 0, at = 0; i < head_dim_; ++i)
-        for (Index j = 0; j <= i; ++j, ++at) sum(i, j) = sum(j, i) = triangle_[at];
+        for (Index j = 0; j <= i; ++j, ++at) sum(i, j) = sum(j, i) = triangle_[at] * unit;
       return SecondMoment(std::move(sum), count_);
     }
     const Matrix<double> q = directions_.cast<double>();
@@ -51,19 +52,25 @@ class GatheredQueries {
   }
 
   /// Adds queries, after what was there was weighed by `factor`. Fails on another width, or a sum
-  /// that is not finite in single precision.
+  /// whose root is beyond single precision.
   void add(const SecondMoment& queries, double factor = 1) {
     require(queries.head_dim() == head_dim_, "queries are of head_dim ", queries.head_dim(),
             "; those before of ", head_dim_);
     const Matrix<double> before = has_directions() ? moment().sum() : Matrix<double>();
-    Eigen::VectorXf triangle(head_dim_ * (head_dim_ + 1) / 2);
+    const double unit = std::ldexp(1.0, exponent_);
+    Eigen::VectorXd triangle(head_dim_ * (head_dim_ + 1) / 2);
     for (Index i = 0, at = 0; i < head_dim_; ++i)
       for (Index j = 0; j <= i; ++j, ++at) {
-        const double was = has_directions() ? before(i, j) : double{triangle_[at]};
-        triangle[at] = static_cast<float>(was * factor + queries.sum()(i, j));
+        const double was = has_directions() ? before(i, j) : triangle_[at] * unit;
+        triangle[at] = was * factor + queries.sum()(i, j);
       }
-    require(all_finite(triangle), "queries are so large that their squares are not finite");
-    triangle_.swap(triangle);
+    require(are_within(triangle.data(), triangle.size(), 0x1p240),
+            "queries are so large that their squares add up to more than 2^240");
+    const double top = triangle.cwiseAbs().maxCoeff();
+    const int exponent = top > 0 ? std::ilogb(top) : 0;
+    Eigen::VectorXf in_units = (triangle * std::ldexp(1.0, -exponent)).cast<float>();
+    triangle_.swap(in_units);
+    exponent_ = exponent;
     directions_.resize(0, 0);
     count_ += queries.count();
   }
@@ -100,7 +107,8 @@ class GatheredQueries {
  private:
   Index head_dim_;
   Index count_ = 0;
-  Eigen::VectorXf triangle_;  // row by row, or empty
+  Eigen::VectorXf triangle_;  // row by row, in units of 2^exponent_, or empty
+  int exponent_ = 0;
   double trace_ = 0;
   Matrix<float> directions_;  // or empty
 };

@@ -125,17 +125,26 @@ class KeyFits {
     }
   }
 
-  /// What the keys that leave the residual now, if any do, are quantized with. describe(statistics)
-  /// adds them to statistics, an entry a kv head. Without a fit they are all padding or kept in
-  /// full precision.
-  template <class Describe>
-  Plan plan(Index layer, Index sequence, bool keys_leave, const Describe& describe) {
+  /// What the keys that leave the residual now, if any do, are quantized with. `tops` are the
+  /// largest of them and of their values, describe(statistics) adds them to statistics, and
+  /// value_means() are those of make_plan(), an entry a kv head each. Without a fit they are all
+  /// padding or kept in full precision.
+  template <class Describe, class ValueMeans>
+  Plan plan(Index layer, Index sequence, bool keys_leave, const std::vector<RecordTops>& tops,
+            const Describe& describe, const ValueMeans& value_means) {
     const Lock lock = guard(layer);
     const Index owner = this->owner(layer, sequence);
     if (owner == no_owner) return blank_plan(layer);
     Fit& fit =
         owner == calibration ? calibrated_[static_cast<std::size_t>(layer)] : *own(layer, owner);
-    if (fit.plan) return fit.plan;
+    if (fit.plan) {
+      if (!keys_leave) return fit.plan;
+      const KeyLayouts& before = fit.plan->layouts;
+      const KeyLayouts now = in_units(before, raised(units_of(before), tops));
+      if (now != before)
+        fit.plan = std::make_shared<const KeyPlan<Real>>(KeyPlan<Real>{now, fit.plan->feedback});
+      return fit.plan;
+    }
     if (!keys_leave) return blank_plan(layer);  // which packs nothing then
     const LayerFormat& format = this->format(layer);
     std::vector<KeyStatistics> statistics = fit.statistics;
@@ -143,8 +152,8 @@ class KeyFits {
       statistics.assign(static_cast<std::size_t>(format.kv_heads()),
                         KeyStatistics(format.head_dim()));
     describe(statistics);
-    fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, format.blank_key_layouts,
-                               format.settings);
+    fit.plan = make_plan<Real>(fit.metrics(format.settings), statistics, tops, value_means(),
+                               format.blank_key_layouts, format.settings);
     fit.statistics = std::move(statistics);
     Plan plan = fit.plan;
     const bool is_last = query_decay_ == 0 && (fit.prompt_is_over() || is_complete(layer, &fit));

@@ -36,13 +36,16 @@ struct KeyPlan {
   }
 };
 
-/// The plan for keys whose errors cost what `metrics` say and that lie where `statistics` say, an
-/// entry a kv head each; settings.key_bits is not 0. Keys with scales per token keep
-/// `blank_layouts`, those of keys of which nothing is known. Depends on nothing else. Fails on a
-/// metric that is not positive definite.
+/// The plan for keys whose errors cost what `metrics` say and that lie where `statistics` say, in
+/// units for numbers up to `tops`, beside values less `value_means` (an entry of which may be
+/// empty, or all of it), an entry a kv head each; settings.key_bits is not 0. Keys with scales per
+/// token keep `blank_layouts`, those of keys of which nothing is known. Depends on nothing else.
+/// Fails on a metric that is not positive definite.
 template <class Real>
 std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& metrics,
                                                const std::vector<KeyStatistics>& statistics,
+                                               const std::vector<RecordTops>& tops,
+                                               const std::vector<std::vector<float>>& value_means,
                                                const KeyLayouts& blank_layouts,
                                                const LayerSettings& settings) {
   std::vector<KeyRecordLayout> layouts;
@@ -62,7 +65,9 @@ std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& met
     feedback.push_back(
         metric.reordered(bits.order).template feedback<Real>(settings.feedback_step));
     layouts.emplace_back(head_dim, std::move(bits), settings);
+    layouts.back().set_units(RecordUnits::of(tops[head]));
     layouts.back().set_expected(statistics[head].midpoints());
+    if (!value_means.empty()) layouts.back().set_value_mean(value_means[head]);
   }
   KeyPlan<Real> plan{settings.has_token_scales
                          ? blank_layouts

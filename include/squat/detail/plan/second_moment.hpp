@@ -1,6 +1,7 @@
 // All that a fit needs of the queries of a kv head.
 #pragma once
 
+#include <cmath>
 #include <squat/config.hpp>
 #include <squat/detail/finite.hpp>
 #include <squat/options.hpp>
@@ -38,8 +39,13 @@ class SecondMoment {
       Index used = 0;
       for (Index row = first; row < std::min(first + chunk, queries.rows()); ++row)
         if (mask[row]) rows.row(used++) = queries.row(row).template cast<Real>();
-      sum += (rows.topRows(used).transpose() * rows.topRows(used)).template cast<double>();
       count += used;
+      // In a unit of their own squares stay within single precision.
+      const Real top = used > 0 ? rows.topRows(used).cwiseAbs().maxCoeff() : Real(0);
+      const int exponent = top > 0 ? std::max(std::ilogb(top), -120) : 0;
+      rows.topRows(used) *= std::ldexp(Real(1), -exponent);
+      sum += (rows.topRows(used).transpose() * rows.topRows(used)).template cast<double>() *
+             std::ldexp(1.0, 2 * exponent);
     }
     require(all_finite(sum), "queries hold a value that is not finite, or whose square is not");
     sum_ = std::move(sum);

@@ -42,7 +42,7 @@ Real nearest_integer(Real x) {
 }
 
 /// A scale of 8 bits has 5 bits of exponent and 3 of mantissa: 8 steps an octave from 2^-14 to
-/// 61440, steps of 2^-17 below.
+/// 61440, steps of 2^-17 below, in the units of its record (RecordUnits).
 inline constexpr int largest_scale_byte = 0xf7;
 
 inline float scale_from_byte(int byte) {

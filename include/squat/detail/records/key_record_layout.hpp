@@ -1,10 +1,10 @@
 // The packed record of keys: what a block of tokens of one kv head looks like in memory.
 #pragma once
 
-#include <memory>
 #include <squat/detail/math/hadamard.hpp>
 #include <squat/detail/records/affine_table.hpp>
 #include <squat/detail/records/code_tile.hpp>
+#include <squat/detail/records/record_units.hpp>
 #include <squat/detail/records/token_groups.hpp>
 #include <utility>
 #include <vector>
@@ -40,7 +40,8 @@ inline BitAllocation even_bits(Index head_dim, double mean_bits) {
 ///     padding to 32 bytes
 ///
 /// in the order in which attention reads them. Beside the allocation an object knows where each
-/// channel's range is expected (Config::scale_bits 8): what blocks have in common is stored once.
+/// channel's range is expected (Config::scale_bits 8), in which units all numbers are, and what
+/// values of the head are less: what blocks have in common is stored once.
 ///
 /// With KeyScales::per_token the table is that of TokenGroups, scale[groups][tokens] and
 /// zero[groups][tokens], a run is a group, all channels have one width, and tokens arrive one by
@@ -123,15 +124,30 @@ class KeyRecordLayout {
   Index channel_at(Index position) const {
     return order_.empty() ? position : order_[static_cast<std::size_t>(position)];
   }
+  /// What scales, zero points and expected() count in, and those of the values beside the keys.
+  const RecordUnits& units() const { return units_; }
+  template <class Real>
+  Real unit() const {
+    return unit_of<Real>(units_.keys);
+  }
+  void set_units(const RecordUnits& units) {
+    for (float& one : expected_)
+      one = static_cast<float>(Eigen::half(one * unit_of<float>(units_.keys - units.keys)));
+    units_ = units;
+  }
+  /// The mean of the values beside the keys [value_dim], which codes leave out; empty for none.
+  const std::vector<float>& value_mean() const { return value_mean_; }
+  void set_value_mean(std::vector<float> mean) { value_mean_ = std::move(mean); }
   /// Where the midpoint of the range of the channel at `position` is expected.
   float expected(Index position) const {
     return expected_.empty() ? 0.0f : expected_[static_cast<std::size_t>(position)];
   }
   const float* expected() const { return expected_.empty() ? nullptr : expected_.data(); }
-  /// `midpoints` [head_dim] by channel, kept in half precision where scales have 8 bits.
+  /// `midpoints` [head_dim] by channel, not in units, kept in half precision where scales have 8
+  /// bits.
   void set_expected(const Eigen::VectorXd& midpoints) {
     for (std::size_t i = 0; i < expected_.size(); ++i) {
-      const double midpoint = midpoints[channel_at(static_cast<Index>(i))];
+      const double midpoint = midpoints[channel_at(static_cast<Index>(i))] / unit<double>();
       expected_[i] = static_cast<float>(
           Eigen::half(static_cast<float>(std::clamp(midpoint, -65504.0, 65504.0))));
     }
@@ -139,7 +155,8 @@ class KeyRecordLayout {
   /// Bytes of what attention needs beside the records and the configuration.
   Index header_bytes() const {
     const std::size_t widths = is_ordered() ? 0 : bits_.size();
-    return static_cast<Index>(4 * expected_.size() + 2 * order_.size() + widths);
+    return static_cast<Index>(4 * (expected_.size() + value_mean_.size()) + 2 * order_.size() +
+                              widths);
   }
   Index bookkeeping_bytes() const {
     const std::size_t widths = is_ordered() ? bits_.size() : 0;
@@ -179,7 +196,7 @@ class KeyRecordLayout {
     return runs_[i];
   }
 
-  /// With scales per channel.
+  /// With scales per channel, in units().
   template <class Real>
   Affine<Real> affine(const std::byte* record, Index position) const {
     return affine_.get<Real>(record, position, max_code<Real>(position),
@@ -191,7 +208,7 @@ class KeyRecordLayout {
                 static_cast<Real>(expected(position)));
   }
 
-  /// With scales per token.
+  /// With scales per token, in units().
   template <class Real>
   Affine<Real> affine(const std::byte* record, Index token, Index group) const {
     return affine_.get<Real>(record, groups_.entry(token, group), max_code<Real>(0), Real(0));
@@ -217,11 +234,12 @@ class KeyRecordLayout {
   /// rotated back.
   template <class Real>
   void dequantize(const std::byte* record, Index tokens, Real* out) const {
+    const Real unit = this->unit<Real>();
     Real scale[max_head_dim], zero[max_head_dim];  // of each position
     for (Index p = 0; !is_per_token_ && p < head_dim_; ++p) {
       const auto a = affine<Real>(record, p);
-      scale[p] = a.scale;
-      zero[p] = a.zero;
+      scale[p] = a.scale * unit;
+      zero[p] = a.zero * unit;
     }
     for (Index t = 0; t < tokens; t += 16) {
       const Index count = std::min(Index{16}, tokens - t);
@@ -233,8 +251,8 @@ class KeyRecordLayout {
           for (Index lane = 0; lane < count; ++lane) {
             if (is_per_token_) {
               const auto a = affine<Real>(record, t + lane, groups_.group_of(p));
-              std::fill_n(scale + p, 8, a.scale);
-              std::fill_n(zero + p, 8, a.zero);
+              std::fill_n(scale + p, 8, a.scale * unit);
+              std::fill_n(zero + p, 8, a.zero * unit);
             }
             for (Index depth = 0; depth < 8; ++depth)
               rows[lane * head_dim_ + p + depth] =
@@ -295,12 +313,11 @@ class KeyRecordLayout {
   std::vector<std::uint16_t> order_;
   std::vector<std::uint8_t> bits_;
   std::vector<float> expected_;
+  RecordUnits units_;
+  std::vector<float> value_mean_;
   std::vector<Run> runs_;
   Index code_bytes_;
   Index bytes_;
 };
-
-/// The layouts of the key records of a layer, one of each kv head.
-using KeyLayouts = std::shared_ptr<const std::vector<KeyRecordLayout>>;
 
 }  // namespace squat::detail

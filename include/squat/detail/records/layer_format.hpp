@@ -2,7 +2,7 @@
 #pragma once
 
 #include <squat/detail/math/rotary.hpp>
-#include <squat/detail/records/key_record_layout.hpp>
+#include <squat/detail/records/key_layouts.hpp>
 #include <squat/detail/records/value_record_layout.hpp>
 
 namespace squat::detail {

@@ -13,11 +13,13 @@ enum class ScaleFit {
   symmetric,       ///< ValueGrid::symmetric
 };
 
-/// The codes of a group: how many bits they and their scale have, and how the scale is found.
+/// The codes of a group: how many bits they and their scale have, how the scale is found, and what
+/// its numbers count in, which matters to ScaleFit::half_quadratic alone.
 struct GroupFormat {
   int bits;
   int scale_bits;
   ScaleFit fit;
+  double unit = 1;
 };
 
 /// A configuration resolved for one layer: no field stands for another one, and none has a size of

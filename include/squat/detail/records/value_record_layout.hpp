@@ -61,17 +61,18 @@ class ValueRecordLayout : public TokenGroups {
     affine_.set(record, entry(token, group), affine, max_code<Real>(), Real(0));
   }
 
-  /// Dequantizes tokens [0, tokens) into out[tokens][head_dim], rotated back.
+  /// Dequantizes tokens [0, tokens) of a record in units of `unit` into out[tokens][head_dim],
+  /// rotated back.
   template <class Real>
-  void dequantize(const std::byte* record, Index tokens, Real* out) const {
+  void dequantize(const std::byte* record, Index tokens, Real* out, Real unit = 1) const {
     with_bits(bits_, [&](auto bits) {
       for (Index t = 0; t < tokens; ++t) {
         Real* row = out + t * head_dim();
         for (Index group = 0; group < groups(); ++group) {
-          const Affine<Real> a = affine<Real>(record, t, group);
+          const auto [scale, zero] = affine<Real>(record, t, group);
           for (Index c = group_begin(group); c < group_end(group); ++c) {
             const auto* codes = reinterpret_cast<const CodeTile<bits>*>(tile(record, t, c));
-            row[c] = a.scale * static_cast<Real>(codes->get(c % 16, t % 8)) + a.zero;
+            row[c] = scale * unit * static_cast<Real>(codes->get(c % 16, t % 8)) + zero * unit;
           }
         }
         if (is_rotated_) hadamard(row, head_dim());

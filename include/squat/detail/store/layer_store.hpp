@@ -145,6 +145,15 @@ class LayerStore {
   }
   /// Residual value `i` of all kv heads.
   void read_value(Index i, Scalar* value) const { held_.values.read_settled(i, value); }
+  /// The value beside residual key `i`, of all kv heads.
+  void read_value_of_key(Index i, Scalar* value) const {
+    read_value(held_.values.size() - held_.keys.size() + i, value);
+  }
+  /// The largest magnitudes of residual key `i` of a head and of the value beside it.
+  RecordTops tops(Index i, Index head) const {
+    return {held_.keys.largest(i, head),
+            held_.values.largest(held_.values.size() - held_.keys.size() + i, head)};
+  }
   bool is_in_full_precision(Index position) const { return held_.full_precision.contain(position); }
   /// Position of residual key `i`.
   Index position(Index i) const { return held_.residual_begin + i; }

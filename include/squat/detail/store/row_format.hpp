@@ -53,6 +53,20 @@ class RowFormat {
     for (Index c = 0; c < count; ++c) out[c] = static_cast<Out>(numbers[c]);
   }
 
+  /// The largest magnitude among the numbers of a head, or up to a hundredth more.
+  float largest(const std::byte* row, Index head) const {
+    if (bits_ == 8) return largest_by_scale<std::int8_t>(row, head);
+    if (bits_ == 16) return largest_by_scale<std::int16_t>(row, head);
+    const Scalar* const numbers = codes_of<Scalar>(row, head);
+    float lanes[8] = {};
+    for (Index c = 0; c < width_; c += 8)
+      for (Index lane = 0; lane < 8; ++lane) {
+        const float size = std::abs(static_cast<float>(numbers[c + lane]));
+        lanes[lane] = lanes[lane] < size ? size : lanes[lane];
+      }
+    return *std::max_element(lanes, lanes + 8);
+  }
+
   /// Rounds a row of 16 bits to 8.
   static void shorten(const RowFormat& from, const std::byte* row, const RowFormat& to,
                       std::byte* out) noexcept {
@@ -107,6 +121,19 @@ class RowFormat {
     for (Index c = 0; c < count; ++c)
       codes[c] = static_cast<Code>(
           static_cast<int>(static_cast<float>(numbers[c]) * inverse + (most + 1.5)) - most - 1);
+  }
+
+  template <class Code>
+  float largest_by_scale(const std::byte* row, Index head) const {
+    float scale = 0;
+    for (Index g = 0; g < groups(); ++g)
+      scale = std::max(scale, number(scales_of(row)[head * groups() + g]));
+    const Code* const codes = codes_of<Code>(row, head);
+    // No scale that was rounded is smaller, that of zeros neither.
+    if (!(scale > std::numeric_limits<float>::min()) &&
+        std::all_of(codes, codes + width_, [](Code code) { return code == 0; }))
+      return 0;
+    return scale * std::numeric_limits<Code>::max();
   }
 
   /// Returns how many numbers the group has.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <memory>
-#include <squat/detail/records/key_record_layout.hpp>
+#include <squat/detail/records/key_layouts.hpp>
 #include <squat/detail/store/slab.hpp>
 
 namespace squat::detail {
@@ -33,6 +33,17 @@ struct TokenBlock {
 
   const KeyRecordLayout& key_layout(Index head) const {
     return (*key_layouts)[static_cast<std::size_t>(head)];
+  }
+
+  /// What its packed values are more than their codes say [value_dim], or null.
+  const float* value_mean(Index head) const {
+    const std::vector<float>& mean = key_layout(head).value_mean();
+    return mean.empty() ? nullptr : mean.data();
+  }
+  /// What the scales of its values count in.
+  template <class Real>
+  Real value_unit(Index head) const {
+    return unit_of<Real>(key_layout(head).units().values);
   }
 
   std::byte* keys(Index head) const { return slot.keys(head); }

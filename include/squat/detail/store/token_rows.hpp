@@ -90,6 +90,9 @@ class TokenRows {
       read_settled(row, head, out + head * new_format_.width());
   }
 
+  /// The largest magnitude among the numbers of a head.
+  float largest(Index row, Index head) const { return format(row).largest(bytes_of(row), head); }
+
   // For files.
 
   bool has_scales() const { return new_format_.bits() != 0; }
