@@ -75,6 +75,12 @@ case $name in
       "$consumers/../compiled.cpp"
     ./consumer
     ;;
+  single_header)
+    mkdir -p single/squat
+    "$consumers/../amalgamate" single/squat/squat.hpp
+    "$CXX" -std=c++17 -Isingle -I"$EIGEN_INCLUDE" "$consumers/main.cpp" -o consumer
+    ./consumer
+    ;;
   *)
     echo "run_consumer.sh: there is no consumer '$name'" >&2
     exit 2
