@@ -6,6 +6,7 @@
 #include <squat/layer_bits.hpp>
 #include <squat/merged_attention.hpp>
 #include <squat/quantizers.hpp>
+#include <squat/version.hpp>
 
 #if defined(SQUAT_COMPILED)  // by the one source that includes squat/compiled.hpp
 namespace squat {
