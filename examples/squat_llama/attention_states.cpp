@@ -12,10 +12,11 @@ namespace {
 /// The first `tokens` rows of a tensor [channels, rows, heads].
 squat::Matrix<float> rows_of(const ggml_tensor& tensor, std::int64_t tokens) {
   const bool is_half = tensor.type == GGML_TYPE_F16;
-  squat::require((is_half || tensor.type == GGML_TYPE_F32) && tensor.ne[1] >= tokens && tensor.ne[3] == 1,
-                 "attention takes ", ggml_type_name(tensor.type), " [", tensor.ne[0], ", ",
-                 tensor.ne[1], ", ", tensor.ne[2], ", ", tensor.ne[3], "]; it must be f32 or f16 of ",
-                 tokens, " tokens and one sequence");
+  squat::require(
+      (is_half || tensor.type == GGML_TYPE_F32) && tensor.ne[1] >= tokens && tensor.ne[3] == 1,
+      "attention takes ", ggml_type_name(tensor.type), " [", tensor.ne[0], ", ", tensor.ne[1], ", ",
+      tensor.ne[2], ", ", tensor.ne[3], "]; it must be f32 or f16 of ", tokens,
+      " tokens and one sequence");
   const std::int64_t channels = tensor.ne[0], heads = tensor.ne[2];
   squat::Matrix<float> rows(tokens, heads * channels);
   for (std::int64_t head = 0; head < heads; ++head)
