@@ -211,8 +211,7 @@ class SnapshotReader {
     return shared(layouts_, "blocks", [&]() -> KeyLayouts {
       std::vector<KeyRecordLayout> layouts;
       for (Index head = 0; head < kv_heads_; ++head) layouts.push_back(key_layout());
-      const KeyLayouts all =
-          std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
+      KeyLayouts all = std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
       if (!format_->settings.has_token_scales) return all;
       // Blocks and plans share what is as it is before anything is known.
       std::vector<std::vector<float>> means;

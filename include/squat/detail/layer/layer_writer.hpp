@@ -95,7 +95,7 @@ class LayerWriter {
     const std::vector<RecordUnits> now = raised(before, tops);
     if (now == before) return blocks.back().key_layouts;
     const KeyLayouts& last = blocks.back().key_layouts;
-    const KeyLayouts layouts = in_units(have_value_means(last) ? last : blank, now);
+    KeyLayouts layouts = in_units(have_value_means(last) ? last : blank, now);
     if (std::equal(now.begin(), now.end(), before.begin(),
                    [](const auto& one, const auto& other) { return one.reads_like(other); }))
       blocks.back().key_layouts = layouts;
