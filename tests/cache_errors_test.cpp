@@ -158,10 +158,10 @@ TEST_F(CacheErrors, NumbersThatAreNotFinite) {
 }
 
 TEST_F(CacheErrors, QueriesWhoseSquaresOverflow) {
-  queries_(2, 3) = 1e30f;
+  queries_(2, 3) = 1e37f;
   cache_.clear();
   before_ = std::make_unique<Visible>(cache_);
-  EXPECT_ERROR(update_by(keys_, values_, queries_), "queries", "square", "not");
+  EXPECT_ERROR(update_by(keys_, values_, queries_), "queries", "squares", "2^240");
 }
 
 TEST_F(CacheErrors, ArgumentsOfAttend) {
