@@ -42,6 +42,6 @@ endif()
 add_test(NAME llama_cpp.divergence
          COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/examples/llama_cpp/divergence
                  --programs ${SQUAT_LLAMA_CPP_PROGRAMS} -c 512 --chunks 1
-                 ${SQUAT_TEST_MODEL} ${PROJECT_SOURCE_DIR}/README.md q8_0 squat:2.5)
+                 ${SQUAT_TEST_MODEL} ${PROJECT_SOURCE_DIR}/README.md squat:2.5)
 set_tests_properties(llama_cpp.divergence PROPERTIES ${serial}
                      PASS_REGULAR_EXPRESSION "squat:2.5` [|] [0-9.]+ [|] [0-9.]+% [|] 0[.]0[0-4]")
