@@ -42,7 +42,7 @@ class SecondMoment {
       count += used;
       // In a unit of their own squares stay within single precision.
       const Real top = used > 0 ? rows.topRows(used).cwiseAbs().maxCoeff() : Real(0);
-      const int exponent = top > 0 ? std::max(std::ilogb(top), -120) : 0;
+      const int exponent = top > 0 && is_finite(top) ? std::max(std::ilogb(top), -120) : 0;
       rows.topRows(used) *= std::ldexp(Real(1), -exponent);
       sum += (rows.topRows(used).transpose() * rows.topRows(used)).template cast<double>() *
              std::ldexp(1.0, 2 * exponent);
