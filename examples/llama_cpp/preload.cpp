@@ -98,12 +98,13 @@ llama_context* llama_init_from_model(llama_model* model, llama_context_params pa
   if (!Settings::is_active() || !Registry::instance().has_weights(model))
     return SQUAT_NEXT(llama_init_from_model)(model, params);
   return guarded(static_cast<llama_context*>(nullptr), [&] {
+    const bool is_verbose = Settings::is_verbose();
     const Settings settings = Settings::from_environment();
     squat_preload::check_layout(SQUAT_NEXT(llama_context_default_params));
     auto context = std::make_unique<LlamaContext>(model, params, settings.config, next_functions());
     if (const auto moments = settings.moments(context->cache().shape()))
       context->calibrate(*moments);
-    if (settings.is_verbose) log_start(*context, model, settings);
+    if (is_verbose) log_start(*context, model, settings);
     llama_context* handle = context->get();
     Registry::instance().add(std::move(context));
     return handle;
@@ -117,7 +118,7 @@ llama_context* llama_new_context_with_model(llama_model* model, llama_context_pa
 void llama_free(llama_context* context) {
   if (find(context) == nullptr) return SQUAT_NEXT(llama_free)(context);
   const std::unique_ptr<LlamaContext> own = Registry::instance().remove(context);
-  if (Settings::from_environment().is_verbose) log_end(*own);
+  if (Settings::is_verbose()) log_end(*own);
 }
 
 uint32_t llama_n_ctx(const llama_context* context) {

@@ -18,7 +18,6 @@ namespace squat_preload {
 struct Settings {
   std::string text;          ///< of SQUAT_CACHE
   squat::Config config;      ///< that it stands for, with SQUAT_LAYER_COSTS
-  bool is_verbose;           ///< SQUAT_LOG
   std::string moments_path;  ///< SQUAT_MOMENTS; empty for none
 
   /// Whether SQUAT_CACHE is there at all.
@@ -27,12 +26,17 @@ struct Settings {
     return is_active;
   }
 
-  /// Fails on what cannot be meant.
-  static Settings from_environment() {
+  /// SQUAT_LOG. Fails on what cannot be meant.
+  static bool is_verbose() {
     const std::string verbosity = variable("SQUAT_LOG", "0");
     squat::require(verbosity == "0" || verbosity == "1", "SQUAT_LOG is '", verbosity,
                    "'; it must be 0 or 1");
-    Settings settings{variable("SQUAT_CACHE"), {}, verbosity == "1", variable("SQUAT_MOMENTS")};
+    return verbosity == "1";
+  }
+
+  /// Fails on what cannot be meant. Reads SQUAT_LAYER_COSTS.
+  static Settings from_environment() {
+    Settings settings{variable("SQUAT_CACHE"), {}, variable("SQUAT_MOMENTS")};
     settings.config = parse(settings.text, variable("SQUAT_LAYER_COSTS"));
     // Sequences are texts of different people: each has a metric of its own.
     settings.config.shared_svd = false;

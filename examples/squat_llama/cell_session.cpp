@@ -10,8 +10,7 @@
 namespace squat_llama {
 namespace {
 
-TurboCodec codec_for(const Model& model, int bits) {
-  const squat::ModelShape shape = attention_shape(model);
+TurboCodec codec_for(const squat::ModelShape& shape, int bits) {
   for (squat::Index layer = 0; layer < shape.layers; ++layer) {
     const squat::LayerShape& one = shape.layer(layer);
     squat::require(one.head_dim == shape.head_dim && one.own_value_width() == shape.head_dim,
@@ -41,14 +40,15 @@ bool is_written_to_cells(const ggml_tensor& node) {
 }  // namespace
 
 CellSession::CellSession(const Model& model, ggml_type type, const SessionOptions& options)
-    : CellSession(model, type, std::nullopt, options) {}
+    : CellSession(model, attention_shape(model), type, std::nullopt, options) {}
 
 CellSession::CellSession(const Model& model, int turbo_bits, const SessionOptions& options)
-    : CellSession(model, GGML_TYPE_F32, codec_for(model, turbo_bits), options) {}
+    : CellSession(model, attention_shape(model), GGML_TYPE_F32, turbo_bits, options) {}
 
-CellSession::CellSession(const Model& model, ggml_type type, std::optional<TurboCodec> codec,
-                         const SessionOptions& options)
-    : Session(model, options), codec_(std::move(codec)), width_(width_of(attention_shape(model))) {
+CellSession::CellSession(const Model& model, const squat::ModelShape& shape, ggml_type type,
+                         std::optional<int> turbo_bits, const SessionOptions& options)
+    : Session(model, options), width_(width_of(shape)) {
+  if (turbo_bits) codec_ = codec_for(shape, *turbo_bits);
   llama_context_params params = context_params(model, options);
   params.type_k = params.type_v = type;
   // As one operator, attention rounds keys and values in single precision to half.

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <set>
+#include <squat/model_shape.hpp>
 
 #include "session.hpp"
 #include "turbo_codec.hpp"
@@ -28,8 +29,8 @@ class CellSession : public Session {
   }
 
  private:
-  CellSession(const Model& model, ggml_type type, std::optional<TurboCodec> codec,
-              const SessionOptions& options);
+  CellSession(const Model& model, const squat::ModelShape& shape, ggml_type type,
+              std::optional<int> turbo_bits, const SessionOptions& options);
   static bool on_node(ggml_tensor* node, bool ask, void* self);
   void round(ggml_tensor& node) const;
 

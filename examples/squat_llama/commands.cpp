@@ -10,6 +10,7 @@
 #include "moments.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "squat_session.hpp"
 #include "states.hpp"
 
 namespace squat_llama {
@@ -57,7 +58,7 @@ void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& 
   if (!options.moments_path.empty()) {
     std::ifstream file(options.moments_path, std::ios::binary);
     require(file.good(), "cannot open ", options.moments_path);
-    moments = squat::QueryMoments::load(file, empty_moments(model).shape());
+    moments = squat::QueryMoments::load(file, attention_shape(model));
     protocol.moments = &*moments;
   }
   const auto windows = read_windows(options.texts, model, protocol);
