@@ -91,47 +91,32 @@ std::vector<std::pair<std::string, Config>> sizeless_configs() {
   return configs;
 }
 
-TEST(Equivariance, CodesAreThoseOfKeysInAnotherUnit) {
-  const Sized states(1);
-  for (const auto& [name, config] : sizeless_configs()) {
-    Cache cache(two_heads, config);
-    feed_sized(cache, states);
-    for (const int power : {-60, -33, -20, -8, -3, 2, 8}) {
-      SCOPED_TRACE(name + ", scales of " + std::to_string(config.scale_bits) + " bits, keys * 2^" +
-                   std::to_string(power));
-      const float factor = std::ldexp(1.0f, power);
-      const Sized other = states.times(factor, 1);
-      Cache moved(two_heads, config);
-      feed_sized(moved, other);
-      EXPECT_TRUE(same(Rows(cache.keys(0) * factor), moved.keys(0)));
-      EXPECT_TRUE(same(cache.values(0), moved.values(0)));
-      for (const Index rows : {1, 60})
-        EXPECT_TRUE(same(attended(cache, states, rows), attended(moved, other, rows))) << rows;
-    }
-  }
-}
-
-TEST(Equivariance, CodesAreThoseOfValuesInAnotherUnit) {
-  const Sized states(2);
+/// Multiplies keys or values by powers of two: of what is stored and attended to, only they change.
+void expect_same_codes(const Sized& states, bool of_keys) {
   for (const auto& [name, config] : sizeless_configs()) {
     Cache cache(two_heads, config);
     feed_sized(cache, states);
     for (const int power : {-60, -33, -20, -8, -3, 2, 8}) {
       SCOPED_TRACE(name + ", scales of " + std::to_string(config.scale_bits) +
-                   " bits, values * 2^" + std::to_string(power));
+                   (of_keys ? " bits, keys * 2^" : " bits, values * 2^") + std::to_string(power));
       const float factor = std::ldexp(1.0f, power);
-      const Sized other = states.times(1, factor);
+      const float keys = of_keys ? factor : 1, values = of_keys ? 1 : factor;
+      const Sized other = states.times(keys, values);
       Cache moved(two_heads, config);
       feed_sized(moved, other);
-      EXPECT_TRUE(same(Rows(cache.values(0) * factor), moved.values(0)));
-      EXPECT_TRUE(same(cache.keys(0), moved.keys(0)));
+      EXPECT_TRUE(same(Rows(cache.keys(0) * keys), moved.keys(0)));
+      EXPECT_TRUE(same(Rows(cache.values(0) * values), moved.values(0)));
       for (const Index rows : {1, 60})
         EXPECT_TRUE(
-            same(Rows(attended(cache, states, rows) * factor), attended(moved, other, rows)))
+            same(Rows(attended(cache, states, rows) * values), attended(moved, other, rows)))
             << rows;
     }
   }
 }
+
+TEST(Equivariance, CodesAreThoseOfKeysInAnotherUnit) { expect_same_codes(Sized(1), true); }
+
+TEST(Equivariance, CodesAreThoseOfValuesInAnotherUnit) { expect_same_codes(Sized(2), false); }
 
 TEST(Equivariance, NoSizeOfKeysOrValuesErrsMore) {
   const Sized states(3);
