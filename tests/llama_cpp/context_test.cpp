@@ -97,6 +97,8 @@ std::vector<TinyModel> served_models() {
                    "phi3", "gpt-oss", "deepseek2", "bloom", "jamba", "granitehybrid", "lfm2",
                    "qwen2vl", "qwen3vl", "qwen35"});
   models[0].head_dim = 128;
+  models[1].head_dim = 20;
+  models[2].head_dim = 100;
   return models;
 }
 

@@ -75,9 +75,8 @@ class KeyRecordLayout {
         affine_(is_per_token_ ? groups_.entries() : head_dim, settings.scale_bits, true),
         order_(std::move(allocation.order)),
         bits_(std::move(allocation.bits)) {
-    require(head_dim % 8 == 0 && static_cast<Index>(bits_.size()) == head_dim / 8,
-            "allocation.bits has ", bits_.size(), " entries; head_dim ", head_dim,
-            " asks for one in eight channels");
+    require(static_cast<Index>(bits_.size()) == head_dim / 8, "allocation.bits has ", bits_.size(),
+            " entries; head_dim ", head_dim, " asks for one in eight channels");
     require(order_.empty() || static_cast<Index>(order_.size()) == head_dim,
             "allocation.order has ", order_.size(), " entries; head_dim is ", head_dim);
     require(!is_per_token_ ||
