@@ -7,8 +7,8 @@ namespace squat::detail::simd {
 
 /// As in VectorKernels the portable version is the specification.
 struct MatrixKernels {
-  /// hadamard of x[0..n), which versions may round otherwise.
-  void (*rotate)(float* x, Index n);
+  /// detail::hadamard() of x[0..n), which versions may round otherwise.
+  void (*hadamard)(float* x, Index n);
 
   /// x [rows, columns] transposed: column c goes to out[c] [rows]. Rows and columns are multiples
   /// of 8, the rows of x are `stride` apart.
@@ -34,7 +34,9 @@ struct PortableMatrix {
           out[row * out_stride + c] += a[row * a_stride + i] * b[i * b_stride + c];
   }
 
-  static constexpr MatrixKernels kernels() { return {hadamard<float>, transpose, add_products}; }
+  static constexpr MatrixKernels kernels() {
+    return {detail::hadamard<float>, transpose, add_products};
+  }
 };
 
 }  // namespace squat::detail::simd
