@@ -7,6 +7,20 @@
 //     template class squat::SQuatCache<float, 2>;
 #pragma once
 
+// Other headers define some names as macros. They are back behind this one.
+#pragma push_macro("min")
+#undef min
+#pragma push_macro("max")
+#undef max
+#pragma push_macro("near")
+#undef near
+#pragma push_macro("far")
+#undef far
+#pragma push_macro("small")
+#undef small
+#pragma push_macro("I")
+#undef I
+
 #include <iosfwd>
 #include <memory>
 #include <squat/config.hpp>
@@ -59,7 +73,8 @@ inline constexpr Index max_sequences = 65536;
 ///
 /// @tparam Scalar float, double, Eigen::half or Eigen::bfloat16: what goes in, what comes out, and
 ///   what the residual is kept in.
-/// @tparam KeyBits, ValueBits 2, 3, 4 or 8.
+/// @tparam KeyBits 2, 3, 4 or 8.
+/// @tparam ValueBits 2, 3, 4 or 8.
 template <class Scalar, int KeyBits, int ValueBits = KeyBits>
 class SQuatCache {
   static_assert(is_supported_scalar<Scalar>,
@@ -226,3 +241,10 @@ class SQuatCache {
 };
 
 }  // namespace squat
+
+#pragma pop_macro("min")
+#pragma pop_macro("max")
+#pragma pop_macro("near")
+#pragma pop_macro("far")
+#pragma pop_macro("small")
+#pragma pop_macro("I")
