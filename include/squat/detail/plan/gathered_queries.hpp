@@ -51,12 +51,14 @@ class GatheredQueries {
       return SecondMoment(std::move(sum), count_);
     }
     const Matrix<double> q = directions_.cast<double>();
-    const double rest = std::max(trace_ - q.squaredNorm(), 0.0);
+    const double rest = std::max(trace_ - dot(q.data(), q.data(), q.size()), 0.0);
     const double each = head_dim_ > q.rows() ? rest / static_cast<double>(head_dim_ - q.rows()) : 0;
     sum.diagonal().setConstant(each);
     for (Index i = 0; i < q.rows(); ++i) {
-      const double energy = q.row(i).squaredNorm();
-      if (energy > 0) sum += (1 - each / energy) * q.row(i).transpose() * q.row(i);
+      const double* const direction = q.row(i).data();
+      const double energy = dot(direction, direction, head_dim_);
+      for (Index j = 0; energy > 0 && j < head_dim_; ++j)
+        add_multiple((1 - each / energy) * direction[j], direction, head_dim_, sum.row(j).data());
     }
     return SecondMoment(std::move(sum), count_);
   }
@@ -66,7 +68,8 @@ class GatheredQueries {
   void add(const SecondMoment& queries, double factor = 1) {
     require(queries.head_dim() == head_dim_, "queries are of head_dim ", queries.head_dim(),
             "; those before of ", head_dim_);
-    const Matrix<double> sum = moment().sum() * factor + queries.sum();
+    Matrix<double> sum = moment().sum() * factor;  // rounded before the next sum
+    sum += queries.sum();
     require(are_within(sum.data(), sum.size(), 0x1p240),
             "queries are so large that their squares add up to more than 2^240");
     const double top = sum.diagonal().maxCoeff();
