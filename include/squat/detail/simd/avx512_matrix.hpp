@@ -8,7 +8,7 @@
 
 namespace squat::detail::simd {
 
-struct Avx512Matrix {
+struct Avx512Matrix : Avx512Registers {
   /// MatrixKernels::add_products: the sums of Avx2Matrix::add_products in its order, with 16
   /// columns to a register.
   SQUAT_AVX512 static void add_products(const float* a, Index a_stride, const float* b,
@@ -51,7 +51,7 @@ struct Avx512Matrix {
           const __m512 factor = _mm512_set1_ps(a[row * a_stride + i]);
           SQUAT_UNROLL
           for (int v = 0; v < Vectors; ++v)
-            sum[row][v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(factors + 16 * v), sum[row][v]);
+            sum[row][v] = add_product(sum[row][v], factor, _mm512_loadu_ps(factors + 16 * v));
         }
       }
       SQUAT_UNROLL

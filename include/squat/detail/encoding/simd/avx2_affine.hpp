@@ -146,16 +146,6 @@ struct Avx2Affine : Avx2Registers {
     return _mm256_blendv_ps(large, small,
                             _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(8), bytes)));
   }
-
-  /// sum + a b, rounded twice as the portable version does: not a fused multiply-add.
-  SQUAT_AVX2_INLINE static __m256 add_product(__m256 sum, __m256 a, __m256 b) {
-    return _mm256_add_ps(sum, product(a, b));
-  }
-  SQUAT_AVX2_INLINE static __m256 product(__m256 a, __m256 b) {
-    __m256 ab = _mm256_mul_ps(a, b);
-    __asm__("" : "+x"(ab));
-    return ab;
-  }
 };
 
 }  // namespace squat::detail::simd
