@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <memory>
-#include <squat/eigen_executor.hpp>
 #include <squat/squat.hpp>
+#include <squat/thread_executor.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -87,14 +87,11 @@ inline squat::ModelShape model_shape(const AttentionShape& shape) {
 struct ThreadedCache {
   ThreadedCache(const AttentionShape& shape, const squat::Config& config, int threads,
                 int sequences = 1)
-      : pool(threads - 1, /*allow_spinning=*/false),
-        executor(pool),
-        cache(model_shape(shape), config, sequences) {
+      : executor(threads), cache(model_shape(shape), config, sequences) {
     if (threads > 1) cache.set_executor(executor);
   }
 
-  Eigen::ThreadPool pool;
-  squat::EigenExecutor executor;
+  squat::ThreadExecutor executor;
   squat::SQuatCache<float, 2> cache;
 };
 
