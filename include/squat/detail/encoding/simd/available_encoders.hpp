@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/detail/encoding/simd/avx2_encode.hpp>
+#include <squat/detail/encoding/simd/avx512_loops.hpp>
 #include <squat/detail/simd/available_kernels.hpp>
 
 namespace squat::detail::simd {
@@ -10,9 +11,10 @@ template <int Bits>
 EncodeKernels encode_kernels_for(InstructionSet set) {
   require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
 #if defined(SQUAT_HAVE_AVX2)
-  // AVX-512 has none of its own.
-  if (set == InstructionSet::avx2 || set == InstructionSet::avx512)
-    return Avx2Encode::kernels<Bits>();
+  if (set == InstructionSet::avx2) return Avx2Encode::kernels<Bits, Avx2Loops>();
+#endif
+#if defined(SQUAT_HAVE_AVX512)
+  if (set == InstructionSet::avx512) return Avx2Encode::kernels<Bits, Avx512Loops>();
 #endif
   return PortableEncode::kernels<Bits>();
 }
