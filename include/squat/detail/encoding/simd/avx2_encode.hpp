@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/detail/encoding/simd/avx2_groups.hpp>
+#include <squat/detail/encoding/simd/avx2_loops.hpp>
 
 #if defined(SQUAT_HAVE_AVX2)
 
@@ -93,10 +94,9 @@ struct Avx2Encode : Avx2Affine {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(midpoints), _mm_packs_epi16(words, words));
   }
 
-  /// With `Loops` of this or another instruction set.
-  template <int Bits, class Loops>
+  template <int Bits>
   static constexpr EncodeKernels kernels() {
-    using Groups = Avx2Groups<Loops>;
+    using Groups = Avx2Groups<Avx2Loops>;
     return {encode_min_max<Bits>,
             pack_channels<Bits>,
             store_codes_at_depth_of<Bits>,
