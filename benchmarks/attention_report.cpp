@@ -1,5 +1,5 @@
-// Compares squat with ggml: decoding, prompts, encoding, memory. Prints Markdown tables; --json
-// keeps the numbers for plot.py.
+// Compares squat with ggml and ik_llama.cpp: decoding, prompts, encoding, memory. Prints Markdown
+// tables; --json keeps the numbers for plot.py.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
@@ -79,6 +79,8 @@ ReportTable decode_table(const AttentionShape& shape, int threads, const std::st
     for (ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0})
       contestants.push_back(ggml_contestant(data, type, layout, enough, threads));
   }
+  for (Contestant& peer : ik_contestants(data, enough, threads))
+    contestants.push_back(std::move(peer));
   for (const Setting& setting : settings())
     contestants.push_back(squat_contestant(data, setting, enough, threads));
   TableHead head;
@@ -103,11 +105,11 @@ ReportTable rows_table(const AttentionShape& shape, const std::string& title,
   head.units = static_cast<double>(shape.tokens) * shape.query_rows;
   head.base = "ggml f16";
   head.threads = 1;
-  return timed(std::move(head),
-               {ggml_contestant(data, GGML_TYPE_F16, CacheLayout::heads_outermost, 0, 1),
-                squat_contestant(data, Setting::published(2), 0, 1),
-                squat_contestant(data, Setting::recommended("2.5"), 0, 1)},
-               std::max(1, options.rounds / 3));
+  std::vector<Contestant> contestants = ik_contestants(data, 0, 1);
+  contestants.push_back(ggml_contestant(data, GGML_TYPE_F16, CacheLayout::heads_outermost, 0, 1));
+  contestants.push_back(squat_contestant(data, Setting::published(2), 0, 1));
+  contestants.push_back(squat_contestant(data, Setting::recommended("2.5"), 0, 1));
+  return timed(std::move(head), contestants, std::max(1, options.rounds / 3));
 }
 
 /// A token of each sequence of a batch.
@@ -137,6 +139,7 @@ ReportTable prompt_table(const AttentionShape& shape, int threads, const std::st
   for (ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16})
     contestants.push_back(
         ggml_contestant(data, type, CacheLayout::heads_outermost, cache_bytes(), threads));
+  for (Contestant& peer : ik_contestants(data, 0, threads)) contestants.push_back(std::move(peer));
   for (bool whole : {false, true})
     contestants.push_back(squat_prompt_contestant(data, Setting::published(2), whole, threads));
   TableHead head;
@@ -197,6 +200,10 @@ void run(const Options& options) {
                             {{32, 8, 128, 32768}, 1},
                             {{9, 3, 64, 8192}, 1},
                             {{4, 1, 256, 8192}, 1},
+                            {{16, 16, 64, 8192}, 1},
+                            {{64, 8, 128, 8192}, 1},
+                            {{32, 8, 128, 64}, 1},
+                            {{32, 8, 128, 256}, 1},
                             {{32, 8, 128, 32768}, 2}};
   for (const Decode& decode : decodes)
     if (const std::string title = "Decoding: " + decode.shape.name(); wanted(title))
@@ -250,7 +257,7 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Compares squat with ggml: decoding, prompts, encoding, memory.");
+  CLI::App app("Compares squat with ggml and ik_llama.cpp: decoding, prompts, encoding, memory.");
   app.add_option("--rounds", options.rounds, "timed rounds; prompts take a third")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -2,11 +2,14 @@
 //
 // ns/token: time over the tokens of the call: appended, encoded, or attended to by one query row.
 // GB/s: bytes read over time: the rows that come in, or the cache that attention goes through.
+// executor: what one adds to a call that has two empty tasks for each of its threads.
 // Several benchmarks fit into the processor's caches; attention_report is about those that do not.
 #include <benchmark/benchmark.h>
 
 #include <chrono>
+#include <squat/eigen_executor.hpp>
 #include <squat/squat.hpp>
+#include <squat/thread_executor.hpp>
 #include <string>
 
 namespace {
@@ -171,6 +174,27 @@ void encode_values(benchmark::State& state, const Case& c) {
     });
 }
 
+void run_tasks(benchmark::State& state, squat::Executor& executor) {
+  const Index tasks = 2 * executor.concurrency();
+  for (auto _ : state) executor.run(tasks, [](Index i) { benchmark::DoNotOptimize(i); });
+}
+
+void serial_executor(benchmark::State& state) {
+  squat::SerialExecutor executor;
+  run_tasks(state, executor);
+}
+
+void thread_executor(benchmark::State& state, int threads) {
+  squat::ThreadExecutor executor(threads);
+  run_tasks(state, executor);
+}
+
+void eigen_executor(benchmark::State& state, int threads) {
+  Eigen::ThreadPool pool(threads - 1);
+  squat::EigenExecutor executor(pool);
+  run_tasks(state, executor);
+}
+
 template <class Function, class... Arguments>
 void add(const std::string& name, Function function, const Arguments&... arguments) {
   benchmark::RegisterBenchmark(name.c_str(), function, arguments...)
@@ -178,7 +202,19 @@ void add(const std::string& name, Function function, const Arguments&... argumen
       ->Unit(benchmark::kMicrosecond);
 }
 
+void add_executors() {
+  benchmark::RegisterBenchmark("executor/serial", serial_executor);
+  for (const int threads : {2, 4, 16}) {
+    const std::string suffix = "/" + std::to_string(threads);
+    benchmark::RegisterBenchmark(("executor/threads" + suffix).c_str(), thread_executor, threads)
+        ->UseRealTime();
+    benchmark::RegisterBenchmark(("executor/eigen" + suffix).c_str(), eigen_executor, threads)
+        ->UseRealTime();
+  }
+}
+
 void add_all() {
+  add_executors();
   const squat::ModelShape shapes[] = {{1, 32, 8, 128}, {1, 9, 3, 64}, {1, 4, 1, 256}};
   for (const squat::ModelShape& shape : shapes) {
     for (const Index tokens : {1024, 4096}) {

@@ -3,14 +3,15 @@
 
 #include <algorithm>
 #include <memory>
-#include <squat/eigen_executor.hpp>
 #include <squat/squat.hpp>
+#include <squat/thread_executor.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "bandwidth.hpp"
 #include "ggml_peer.hpp"
+#include "ik_peer.hpp"
 #include "interleave.hpp"
 
 namespace benchmarks {
@@ -70,6 +71,33 @@ inline Contestant ggml_contestant(const SharedData& data, ggml_type type, CacheL
   return contestant;
 }
 
+/// Flash attention of ik_llama.cpp, of every type that its attention is fast with; none where the
+/// program was built without it.
+inline std::vector<Contestant> ik_contestants([[maybe_unused]] const SharedData& data,
+                                              [[maybe_unused]] double cache_bytes,
+                                              [[maybe_unused]] int threads) {
+  std::vector<Contestant> contestants;
+#ifdef SQUAT_HAS_IK_PEER
+  for (const char* type : {"f16", "q8_0", "q4_0", "q8_KV"}) {
+    const AttentionShape& shape = data->shape;
+    const double bytes =
+        shape.tokens * static_cast<double>(IkAttention::bytes_per_token(shape, type));
+    const int layers = shape.query_rows > 1 ? 1 : layers_exceeding(cache_bytes, bytes);
+    auto attention = std::make_shared<IkAttention>(shape, type, data->keys.data(),
+                                                   data->values.data(), layers, threads);
+    Contestant contestant;
+    contestant.name = std::string("ik_llama.cpp ") + type;
+    contestant.bytes = bytes;
+    contestant.layers = layers;
+    contestant.run = [data, attention](int layer) {
+      attention->run(layer, data->queries.data(), data->out.data());
+    };
+    contestants.push_back(std::move(contestant));
+  }
+#endif
+  return contestants;
+}
+
 using RowsMap = Eigen::Map<const squat::Matrix<float>>;
 
 /// Rows [first, first + count) of a row-major matrix of `width` columns.
@@ -87,14 +115,11 @@ inline squat::ModelShape model_shape(const AttentionShape& shape) {
 struct ThreadedCache {
   ThreadedCache(const AttentionShape& shape, const squat::Config& config, int threads,
                 int sequences = 1)
-      : pool(threads - 1, /*allow_spinning=*/false),
-        executor(pool),
-        cache(model_shape(shape), config, sequences) {
+      : executor(threads), cache(model_shape(shape), config, sequences) {
     if (threads > 1) cache.set_executor(executor);
   }
 
-  Eigen::ThreadPool pool;
-  squat::EigenExecutor executor;
+  squat::ThreadExecutor executor;
   squat::SQuatCache<float, 2> cache;
 };
 

@@ -13,7 +13,7 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
 import matplotlib.pyplot as plt  # noqa: E402
 
-COLOURS = {"squat": "#c8553d", "ggml": "#4a6fa5"}
+COLOURS = {"squat": "#c8553d", "ggml": "#4a6fa5", "ik_llama": "#6b9a52"}
 INK = "#333333"
 
 

@@ -1,7 +1,9 @@
 // One table of the comparison: as Markdown for a reader, as JSON for plot.py.
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -45,9 +47,10 @@ class ReportTable {
     std::printf("\n### %s, %d thread%s\n\n", head_.title.c_str(), head_.threads,
                 head_.threads == 1 ? "" : "s");
     if (head_.bandwidth > 0) std::printf("Reading memory: %.1f GB/s.\n\n", head_.bandwidth);
-    std::printf("| cache | %s%s (quartiles) | speed, %s = 1 |\n",
+    std::printf("| cache | %s%s (quartiles) | speed, %s = 1 | speed, best peer = 1 |\n",
                 reads ? "bits per element | " : "", head_.unit.c_str(), head_.base.c_str());
-    std::printf("|---|%s---|---|\n", reads ? "---|" : "");
+    std::printf("|---|%s---|---|---|\n", reads ? "---|" : "");
+    const double best = best_peer();
     for (const auto& [contestant, timing] : rows_) {
       std::printf("| %s | ", contestant.name.c_str());
       if (reads) std::printf("%.2f | ", bits_per_element(contestant));
@@ -57,7 +60,7 @@ class ReportTable {
       if (head_.bandwidth > 0)
         std::printf(", %.2f GB/s, %.0f %% of reading", contestant.bytes / timing.median,
                     100 * contestant.bytes / timing.median / head_.bandwidth);
-      std::printf(" | %.2f |\n", timing.ratio);
+      std::printf(" | %.2f | %.2f |\n", timing.ratio, best / timing.median);
     }
     std::fflush(stdout);
   }
@@ -73,7 +76,8 @@ class ReportTable {
                       {"lower_quartile", timing.lower_quartile / head_.units},
                       {"upper_quartile", timing.upper_quartile / head_.units},
                       {"gigabytes_per_second", contestant.bytes / timing.median},
-                      {"ratio", timing.ratio}});
+                      {"ratio", timing.ratio},
+                      {"ratio_to_best_peer", best_peer() / timing.median}});
     return {{"kind", head_.kind}, {"title", head_.title},
             {"unit", head_.unit}, {"threads", head_.threads},
             {"base", head_.base}, {"read_gigabytes_per_second", head_.bandwidth},
@@ -81,6 +85,14 @@ class ReportTable {
   }
 
  private:
+  /// The shortest median of the contestants that are not squat's.
+  double best_peer() const {
+    double best = std::numeric_limits<double>::infinity();
+    for (const auto& [contestant, timing] : rows_)
+      if (contestant.name.rfind("squat", 0) != 0) best = std::min(best, timing.median);
+    return best;
+  }
+
   double bits_per_element(const Contestant& contestant) const {
     return head_.elements > 0 ? 8 * contestant.bytes / head_.elements : 0;
   }

@@ -1,7 +1,7 @@
 // A decoding step of a batch: tokens are appended sequence by sequence, and one call attends for
 // all of them, so that a thread that is done with a short sequence helps with a long one.
 #include <cstdio>
-#include <squat/eigen_executor.hpp>
+#include <squat/thread_executor.hpp>
 #include <vector>
 
 #include "noise.hpp"
@@ -12,8 +12,7 @@ int main() {
   const std::vector<Index> prompts = {700, 30, 90, 250};
   const auto sequences = static_cast<Index>(prompts.size());
   squat::SQuatCache<float, 2> cache(shape, squat::Config::recommended(2.5), sequences);
-  Eigen::ThreadPool pool(1);
-  squat::EigenExecutor executor(pool);
+  squat::ThreadExecutor executor(/*threads=*/2);
   cache.set_executor(executor);
 
   const auto append = [&](Index sequence, const noise::Tokens& tokens) {

@@ -1,7 +1,7 @@
-// Threads at two levels: several write to one cache, each to a sequence of its own, and a pool
-// helps all of them with attention. The output is that of one thread, bit for bit.
+// Threads at two levels: several write to one cache, each to a sequence of its own, and others
+// help all of them with attention. The output is that of one thread, bit for bit.
 #include <cstdio>
-#include <squat/eigen_executor.hpp>
+#include <squat/thread_executor.hpp>
 #include <thread>
 
 #include "noise.hpp"
@@ -29,8 +29,7 @@ int main() {
   config.shared_svd = false;  // it would matter which thread comes first
   constexpr squat::Index sequences = 4;
   squat::SQuatCache<float, 2> cache(shape, config, sequences), serial(shape, config, sequences);
-  Eigen::ThreadPool pool(2);
-  squat::EigenExecutor executor(pool);
+  squat::ThreadExecutor executor(/*threads=*/3);
   cache.set_executor(executor);
 
   squat::Matrix<float> outs[sequences];
@@ -40,6 +39,6 @@ int main() {
   for (std::thread& thread : threads) thread.join();
   int same = 0;
   for (squat::Index i = 0; i < sequences; ++i) same += outs[i] == generate(serial, i) ? 1 : 0;
-  std::printf("4 threads and a pool of 2 more: %d of 4 sequences are those of one thread\n", same);
+  std::printf("4 threads and 2 more: %d of 4 sequences are those of one thread\n", same);
   return same == sequences ? 0 : 1;
 }

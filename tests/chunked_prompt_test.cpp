@@ -47,9 +47,14 @@ TEST(ChunkedPrompt, KeysGoByTheQueriesAtTheLastDoubling) {
     SCOPED_TRACE(count);
     const Rows expected = keys_under_first(tokens, count, piece);
     const Index first = count - piece, end = count == 1024 ? size : 2 * count - piece;
-    EXPECT_TRUE(same(keys.middleRows(first, end - first), expected.middleRows(first, end - first)));
-    if (before.size() > 0) {
-      EXPECT_FALSE(same(before.middleRows(first, piece), expected.middleRows(first, piece)));
+    // But for the rounding of moments from piece to piece, which moves few codes.
+    const auto distance = [&](const Rows& a, Index rows) {
+      return (a - expected).middleRows(first, rows).norm() / std::sqrt(static_cast<float>(rows));
+    };
+    if (before.size() == 0) {
+      EXPECT_TRUE(same(keys.middleRows(first, piece), expected.middleRows(first, piece)));
+    } else {
+      EXPECT_LT(distance(keys, end - first), distance(before, piece) / 8);
     }
     before = expected;
   }

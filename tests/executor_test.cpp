@@ -2,12 +2,16 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <squat/eigen_executor.hpp>
+#include <squat/thread_executor.hpp>
 #include <thread>
 #include <vector>
 
+#include "expect_error.hpp"
 #include "small_cache.hpp"
 
 namespace squat::testing {
@@ -141,6 +145,67 @@ TEST(Executors, MayRunMoreTasksThanTheySay) {
     UnderstatingExecutor executor;
     cache.set_executor(executor);
     EXPECT_TRUE(same(attend_all(cache, rows)[0], expected[0]));
+  }
+}
+
+/// Several threads share `executor`, each with calls of its own; every task must run once.
+void expect_each_task_once(Executor& executor) {
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (int caller = 0; caller < 3; ++caller)
+    threads.emplace_back([&, caller] {
+      for (Index tasks = 0; tasks < 200; ++tasks) {
+        std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+        executor.run(tasks, [&](Index i) { ++runs[static_cast<std::size_t>(i)]; });
+        for (const std::atomic<int>& count : runs) wrong += count != 1;
+        if (tasks % 50 == caller) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+void expect_the_results_of_one_thread(Executor& executor) {
+  for (const Index rows : {1, 20}) {
+    Cache cache = filled_cache();
+    const std::vector<Rows> expected = attend_all(cache, rows);
+    cache.set_executor(executor);
+    for (int again = 0; again < 10; ++again) {
+      const std::vector<Rows> outputs = attend_all(cache, rows);
+      for (std::size_t s = 0; s < outputs.size(); ++s) EXPECT_TRUE(same(outputs[s], expected[s]));
+    }
+  }
+}
+
+TEST(Executors, OnEigensThreads) {
+  Eigen::ThreadPool pool(3);
+  EigenExecutor executor(pool);
+  EXPECT_EQ(executor.concurrency(), 4);
+  expect_each_task_once(executor);
+  expect_the_results_of_one_thread(executor);
+}
+
+TEST(Executors, OnThreadsOfTheirOwn) {
+  for (const Index threads : {1, 2, 4}) {
+    ThreadExecutor executor(threads);
+    EXPECT_EQ(executor.concurrency(), threads);
+    expect_each_task_once(executor);
+    expect_the_results_of_one_thread(executor);
+  }
+  EXPECT_ERROR(ThreadExecutor(0), "threads is 0; it must be 1 to 4096");
+  EXPECT_ERROR(ThreadExecutor(5000), "threads is 5000; it must be 1 to 4096");
+}
+
+/// A task that another thread has to begin before it can end, shows that they run side by side.
+TEST(Executors, OnThreadsOfTheirOwnRunTasksSideBySide) {
+  ThreadExecutor executor(3);
+  for (int again = 0; again < 100; ++again) {
+    std::atomic<int> inside{0};
+    executor.run(3, [&](Index) {
+      ++inside;
+      while (inside < 3) std::this_thread::yield();
+    });
+    EXPECT_EQ(inside, 3);
   }
 }
 

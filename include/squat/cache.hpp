@@ -7,6 +7,20 @@
 //     template class squat::SQuatCache<float, 2>;
 #pragma once
 
+// Other headers define some names as macros. They are back behind this one.
+#pragma push_macro("min")
+#undef min
+#pragma push_macro("max")
+#undef max
+#pragma push_macro("near")
+#undef near
+#pragma push_macro("far")
+#undef far
+#pragma push_macro("small")
+#undef small
+#pragma push_macro("I")
+#undef I
+
 #include <iosfwd>
 #include <memory>
 #include <squat/config.hpp>
@@ -34,6 +48,9 @@ struct SequenceQueries {
   CallOptions options = {};       ///< with the sequence
 };
 
+/// How many sequences a cache can have.
+inline constexpr Index max_sequences = 65536;
+
 /// The keys and values of every layer of a transformer, quantized as SQuat does (arXiv 2503.24358).
 ///
 /// Matrices are row-major [tokens, heads * head_dim]; a row is a token; queries and keys come after
@@ -44,7 +61,9 @@ struct SequenceQueries {
 /// residual_length tokens are complete, a value (and with KeyScales::per_token a key) once
 /// residual_length newer ones are there; each is quantized exactly once and its codes never change.
 ///
-/// Every call checks its arguments and fails with squat::Error, the cache as it was.
+/// Every call checks its arguments and fails with squat::Error, the cache as it was. A cache is
+/// moved, never copied: fork(), or save() and load(), copy what it holds. One that was moved from
+/// can be assigned to or destroyed, and any other call fails.
 ///
 /// Threads may call at the same time where no two of them touch the same layer of the same
 /// sequence, or where those that do only read. What sequences share is guarded. A call touches the
@@ -54,7 +73,8 @@ struct SequenceQueries {
 ///
 /// @tparam Scalar float, double, Eigen::half or Eigen::bfloat16: what goes in, what comes out, and
 ///   what the residual is kept in.
-/// @tparam KeyBits, ValueBits 2, 3, 4 or 8.
+/// @tparam KeyBits 2, 3, 4 or 8.
+/// @tparam ValueBits 2, 3, 4 or 8.
 template <class Scalar, int KeyBits, int ValueBits = KeyBits>
 class SQuatCache {
   static_assert(is_supported_scalar<Scalar>,
@@ -65,6 +85,7 @@ class SQuatCache {
  public:
   using Real = ComputeType<Scalar>;
 
+  /// For 1 to max_sequences sequences, of which each takes memory once it holds tokens.
   explicit SQuatCache(const ModelShape& shape, const Config& config = {}, Index sequences = 1);
   SQuatCache(SQuatCache&&) noexcept;
   SQuatCache& operator=(SQuatCache&&) noexcept;
@@ -213,7 +234,17 @@ class SQuatCache {
   void load(std::istream& in, Index sequence);
 
  private:
+  detail::CacheOfLayers<Scalar>& held();
+  const detail::CacheOfLayers<Scalar>& held() const;
+
   std::unique_ptr<detail::CacheOfLayers<Scalar>> cache_;  // null once moved from
 };
 
 }  // namespace squat
+
+#pragma pop_macro("min")
+#pragma pop_macro("max")
+#pragma pop_macro("near")
+#pragma pop_macro("far")
+#pragma pop_macro("small")
+#pragma pop_macro("I")

@@ -19,7 +19,10 @@ namespace squat {
 class Executor {
  public:
   virtual ~Executor() = default;
-  /// Calls task(0) to task(tasks - 1), each once, and returns when all are done.
+  /// Calls task(0) to task(tasks - 1), each once, and returns when all are done. More calls do
+  /// nothing; after fewer of them attention fails with squat::Error. What run() throws, when no
+  /// task is under way any more, goes to the caller of attention: the cache is as it was, but with
+  /// the tokens that SQuatCache::attention() appended.
   virtual void run(Index tasks, const std::function<void(Index)>& task) = 0;
   /// How many tasks of one run() are under way at the same time at most: so many get memory of
   /// their own before. Where it is too low tasks wait for each other; results are the same.

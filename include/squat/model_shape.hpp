@@ -89,10 +89,11 @@ struct LayerShape {
 ///     shape.by_layer[1].window = 512;
 struct ModelShape : LayerShape {
   ModelShape() = default;
-  ModelShape(Index layers, Index query_heads, Index kv_heads, Index head_dim) : layers(layers) {
-    this->query_heads = query_heads;
-    this->kv_heads = kv_heads;
-    this->head_dim = head_dim;
+  ModelShape(Index n_layers, Index n_query_heads, Index n_kv_heads, Index channels)
+      : layers(n_layers) {
+    query_heads = n_query_heads;
+    kv_heads = n_kv_heads;
+    head_dim = channels;
   }
 
   Index layers = 0;

@@ -70,11 +70,6 @@ case $name in
     compile main.cpp cache.cpp
     ./consumer
     ;;
-  compiled)
-    compile -DSQUAT_COMPILED "$consumers/main.cpp" "$consumers/two_units/second.cpp" \
-      "$consumers/../compiled.cpp"
-    ./consumer
-    ;;
   single_header)
     mkdir -p single/squat
     "$consumers/../amalgamate" single/squat/squat.hpp

@@ -1,6 +1,7 @@
 // Attention of one call.
 #pragma once
 
+#include <atomic>
 #include <squat/detail/attention/decode_attention.hpp>
 #include <squat/detail/attention/tiled_attention.hpp>
 #include <squat/executor.hpp>
@@ -56,8 +57,7 @@ class AttentionCall {
     const Index at_once = std::min(tasks, std::max(executor.concurrency(), Index{1}));
     for (Work& work : works_) std::visit([&](auto& one) { one.reserve(at_once); }, work);
     for (TiledAttention<Scalar>& one : weighers_) one.reserve(at_once);
-    const std::function<void(Index)> task = [this](Index i) noexcept { run_task(i); };
-    executor.run(tasks, task);
+    run_each(executor, tasks, [this](Index i) { run_task(i); });
     for (const Work& work : works_) std::visit([](const auto& one) { one.finish(); }, work);
     if (!weighers_.empty()) weigh(executor);
   }
@@ -74,6 +74,19 @@ class AttentionCall {
  private:
   using Work = std::variant<DecodeAttention<Scalar>, TiledAttention<Scalar>>;
 
+  /// Runs tasks, each once, however often the executor calls which. Fails where it did not call
+  /// often enough.
+  template <class Task>
+  static void run_each(Executor& executor, Index tasks, const Task& task) {
+    std::atomic<Index> begun{0};
+    const auto run_next = [&] {
+      const Index next = begun.fetch_add(1);
+      if (next < tasks) task(next);
+    };
+    executor.run(tasks, [&run_next](Index) noexcept { run_next(); });
+    require(begun >= tasks, "the executor returned after ", begun.load(), " of ", tasks, " tasks");
+  }
+
   void run_task(Index task) const noexcept {
     const auto next = std::upper_bound(first_task_.begin(), first_task_.end(), task);
     const auto index = static_cast<std::size_t>(next - first_task_.begin() - 1);
@@ -83,10 +96,9 @@ class AttentionCall {
   /// All sequences are of one layer, and so have as many kv heads.
   void weigh(Executor& executor) const {
     const Index kv_heads = weighers_.front().kv_heads();
-    const std::function<void(Index)> task = [&](Index i) noexcept {
+    run_each(executor, static_cast<Index>(weighers_.size()) * kv_heads, [&](Index i) {
       weighers_[static_cast<std::size_t>(i / kv_heads)].weigh(i % kv_heads);
-    };
-    executor.run(static_cast<Index>(weighers_.size()) * kv_heads, task);
+    });
   }
 
   std::vector<Work> works_;                       // one each sequence

@@ -164,7 +164,7 @@ class FusedAttention {
     kernels_.exponentiate(scores_[0], simd::max_block, rows_, slots, result.max, block_sums_);
     const Index stride = scratch_.stride;
     for (Index i = 0; i < rows_; ++i) {
-      if (result.max[i] != before[i] && before[i] != minus_infinity) {
+      if (result.max[i] != before[i] && !is_minus_infinity(before[i])) {
         const float rescale = std::exp(before[i] - result.max[i]);
         result.sum[i] *= rescale;
         Row(result.sum_values + i * stride, stride) *= rescale;

@@ -28,7 +28,7 @@ class WorkspacePool {
 
   /// Of those that no call has.
   Index bytes() const {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     Index sum = 0;
     for (Workspace* workspace : free_) sum += workspace->bytes();
     return sum;
@@ -36,7 +36,7 @@ class WorkspacePool {
 
  private:
   Workspace* take() {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (free_.empty()) {
       free_.reserve(all_.size() + 1);  // so that giving back cannot fail
       all_.push_back(std::make_unique<Workspace>());
@@ -47,7 +47,7 @@ class WorkspacePool {
     return workspace;
   }
   void give_back(Workspace* workspace) noexcept {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     free_.push_back(workspace);
   }
 

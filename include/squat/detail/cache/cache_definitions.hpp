@@ -38,28 +38,39 @@ template <class Scalar, int KeyBits, int ValueBits>
 SQuatCache<Scalar, KeyBits, ValueBits>::~SQuatCache() = default;
 
 template <class Scalar, int KeyBits, int ValueBits>
+const detail::CacheOfLayers<Scalar>& SQuatCache<Scalar, KeyBits, ValueBits>::held() const {
+  require(cache_ != nullptr, "the cache was moved from; it can be assigned to or destroyed");
+  return *cache_;
+}
+
+template <class Scalar, int KeyBits, int ValueBits>
+detail::CacheOfLayers<Scalar>& SQuatCache<Scalar, KeyBits, ValueBits>::held() {
+  return const_cast<detail::CacheOfLayers<Scalar>&>(std::as_const(*this).held());
+}
+
+template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::set_executor(Executor& executor) {
-  cache_->set_executor(executor);
+  held().set_executor(executor);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::calibrate(const QueryMoments& moments) {
-  cache_->calibrate(moments);
+  held().calibrate(moments);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 const ModelShape& SQuatCache<Scalar, KeyBits, ValueBits>::shape() const {
-  return cache_->shape();
+  return held().shape();
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 const Config& SQuatCache<Scalar, KeyBits, ValueBits>::config() const {
-  return cache_->config();
+  return held().config();
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 Index SQuatCache<Scalar, KeyBits, ValueBits>::sequences() const {
-  return cache_->sequences();
+  return held().sequences();
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
@@ -67,32 +78,32 @@ void SQuatCache<Scalar, KeyBits, ValueBits>::update(Index layer, const Queries<S
                                                     const Keys<Scalar>& keys,
                                                     const Values<Scalar>& values,
                                                     const CallOptions& options) {
-  cache_->update(layer, queries, keys, values, options);
+  held().update(layer, queries, keys, values, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::update(Index layer, const Keys<Scalar>& keys,
                                                     const Values<Scalar>& values,
                                                     const CallOptions& options) {
-  cache_->update(layer, keys, values, options);
+  held().update(layer, keys, values, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::attend(Index layer, MatrixView<Scalar> queries,
                                                     MutableMatrixView<Scalar> out,
                                                     const CallOptions& options) const {
-  cache_->attend(layer, queries, out, options);
+  held().attend(layer, queries, out, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::attend(
     Index layer, const std::vector<SequenceQueries<Scalar>>& sequences) const {
-  cache_->attend(layer, sequences);
+  held().attend(layer, sequences);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::flush(Index layer, const CallOptions& options) {
-  cache_->flush(layer, options);
+  held().flush(layer, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
@@ -101,86 +112,86 @@ void SQuatCache<Scalar, KeyBits, ValueBits>::attention(Index layer, const Querie
                                                        const Values<Scalar>& values,
                                                        MutableMatrixView<Scalar> out,
                                                        const CallOptions& options) {
-  cache_->attention(layer, queries, keys, values, out, options);
+  held().attention(layer, queries, keys, values, out, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 Matrix<Scalar> SQuatCache<Scalar, KeyBits, ValueBits>::keys(Index layer,
                                                             const CallOptions& options) const {
-  return cache_->keys(layer, options);
+  return held().keys(layer, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 Matrix<Scalar> SQuatCache<Scalar, KeyBits, ValueBits>::values(Index layer,
                                                               const CallOptions& options) const {
-  return cache_->values(layer, options);
+  return held().values(layer, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 Index SQuatCache<Scalar, KeyBits, ValueBits>::size(Index layer, const CallOptions& options) const {
-  return cache_->size(layer, options);
+  return held().size(layer, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 Index SQuatCache<Scalar, KeyBits, ValueBits>::first(Index layer, const CallOptions& options) const {
-  return cache_->first(layer, options);
+  return held().first(layer, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 MemoryUsage SQuatCache<Scalar, KeyBits, ValueBits>::memory() const {
-  return cache_->memory();
+  return held().memory();
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::truncate(Index size, const CallOptions& options) {
-  cache_->truncate(size, options);
+  held().truncate(size, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::erase(const TokenRange& range,
                                                    const CallOptions& options) {
-  cache_->erase(range, options);
+  held().erase(range, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::shift(const TokenRange& range, Index delta,
                                                    const CallOptions& options) {
-  cache_->shift(range, delta, options);
+  held().shift(range, delta, options);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::fork(Index from, Index to) {
-  cache_->fork(from, to);
+  held().fork(from, to);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::clear() {
-  cache_->clear();
+  held().clear();
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::trim() {
-  cache_->trim();
+  held().trim();
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::save(std::ostream& out) const {
-  cache_->save(out);
+  held().save(out);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::save(std::ostream& out, Index sequence) const {
-  cache_->save(out, sequence);
+  held().save(out, sequence);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::load(std::istream& in) {
-  cache_->load(in);
+  held().load(in);
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 void SQuatCache<Scalar, KeyBits, ValueBits>::load(std::istream& in, Index sequence) {
-  cache_->load(in, sequence);
+  held().load(in, sequence);
 }
 
 }  // namespace squat

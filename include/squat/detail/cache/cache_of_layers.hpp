@@ -250,7 +250,8 @@ class CacheOfLayers {
 
   static const ModelShape& checked(const ModelShape& shape, const Config& config, Index sequences) {
     check(shape, config);
-    require(sequences >= 1, "sequences is ", sequences, "; it must be at least 1");
+    require(sequences >= 1 && sequences <= max_sequences, "sequences is ", sequences,
+            "; it must be 1 to ", max_sequences);
     simd::choose_kernels();
     return shape;
   }

@@ -210,10 +210,10 @@ class KeyEncoder {
         Real moved[128] = {};  // the largest block
         std::copy_n(own, tokens, moved);
         for (Index i = 0; i < k / step * step; ++i)
-          for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * before[i * stride + t];
+          add_multiple(inner[8 * k + i], before + i * stride, tokens, moved);
         const Affine<Real> affine = encode_channel(moved, own_codes, records[block], first + k);
         for (Index t = 0; t < tokens; ++t)
-          own[t] = affine.scale * static_cast<Real>(own_codes[t]) + affine.zero - own[t];
+          own[t] = rounded(affine.scale * static_cast<Real>(own_codes[t])) + affine.zero - own[t];
       }
       pack(codes.row(8 * block).data(), tokens, 0, first, records[block]);
     }
@@ -242,7 +242,7 @@ class KeyEncoder {
                                              static_cast<Real>(layout_.expected(position)), codes);
     layout_.set_affine(record, position, affine);
     for (Index token = 0; token < layout_.tokens(); ++token)
-      x[token] = affine.scale * static_cast<Real>(codes[token]) + affine.zero - x[token];
+      x[token] = rounded(affine.scale * static_cast<Real>(codes[token])) + affine.zero - x[token];
     return affine;
   }
 

@@ -71,7 +71,8 @@ Affine<Real> half_quadratic(const Real* x, Index count, Real max_code, int scale
   for (int iteration = 0; iteration < iterations; ++iteration) {
     Real error = 0, zero = 0;
     for (Index t = 0; t < count; ++t) {
-      const Real unshifted = current.scale * nearest_code(x[t], current, inverse, max_code);
+      const Real unshifted =
+          rounded(current.scale * nearest_code(x[t], current, inverse, max_code));
       const Real residual = x[t] - (unshifted + current.zero);
       const Real size = std::abs(residual);
       error += size;
@@ -84,9 +85,10 @@ Affine<Real> half_quadratic(const Real* x, Index count, Real max_code, int scale
     best_error = error;
     best = current;
     zero /= static_cast<Real>(count);
-    current.zero = scale_bits == 8 ? zero_of_midpoint(zero + current.scale * (max_code / 2),
-                                                      current.scale, max_code, expected)
-                                   : as_stored(zero, scale_bits);
+    current.zero = scale_bits == 8
+                       ? zero_of_midpoint(zero + rounded(current.scale * (max_code / 2)),
+                                          current.scale, max_code, expected)
+                       : as_stored(zero, scale_bits);
     beta *= growth;
   }
   return best;

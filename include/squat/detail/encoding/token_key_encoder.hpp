@@ -116,7 +116,7 @@ class TokenKeyEncoder {
       Real* const own = x.row(k).data();
       std::copy_n(own, stride_, moved);
       for (Index i = 0; inner != nullptr && i < k; ++i)
-        for (Index t = 0; t < stride_; ++t) moved[t] += inner[8 * k + i] * x(i, t);
+        add_multiple(inner[8 * k + i], x.row(i).data(), stride_, moved);
       const Index group = layout_.groups().group_of(first + k);
       const Real *scale = scale_.row(group).data(), *zero = zero_.row(group).data();
       const Real *shift = shift_.row(group).data(), *inverse = inverse_.row(group).data();
@@ -125,7 +125,7 @@ class TokenKeyEncoder {
       for (Index t = 0; t < stride_; ++t) {
         const Real code = grid_code(moved[t] - shift[t], inverse[t], origin[t], max_code);
         codes[t] = static_cast<std::uint8_t>(code);
-        own[t] = scale[t] * code + zero[t] - own[t];
+        own[t] = rounded(scale[t] * code) + zero[t] - own[t];
       }
     }
   }

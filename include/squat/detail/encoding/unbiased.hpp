@@ -15,7 +15,8 @@ Real sum_lanes(const Real lanes[8]) {
 /// The code of x on a grid around zero.
 template <class Real>
 Real grid_code(Real x, Real inverse_step, Real midpoint, Real max_code) {
-  return nearest_integer(std::min(max_code, std::max(Real(0), x * inverse_step + midpoint)));
+  return nearest_integer(
+      std::min(max_code, std::max(Real(0), rounded(x * inverse_step) + midpoint)));
 }
 
 /// An affine as it is stored, and how x turns into its codes:
@@ -75,7 +76,7 @@ CodeGrid<Real> symmetric_codes(const Real* x, Index count, int bits, int scale_b
   const Real max_code = static_cast<Real>((1 << bits) - 1), midpoint = max_code / 2;
   Real lanes[8] = {}, top = 0;
   for (Index i = 0; i < count; ++i) {
-    lanes[i % 8] += x[i] * x[i];
+    lanes[i % 8] += rounded(x[i] * x[i]);
     top = std::max(top, std::abs(x[i]));
   }
   const Real energy = sum_lanes(lanes);
@@ -134,7 +135,8 @@ CodeGrid<Real> symmetric_codes(const Real* x, Index count, int bits, int scale_b
 SQUAT_NOINLINE inline std::int16_t inverse_range_step(int bits, Index count) {
   constexpr float parts[] = {1, 0.66f, 0.86f, 0.96f, 1, 1, 1, 1};  // of 64 numbers
   float part = parts[bits - 1];
-  if (part < 1) part = std::min(1.0f, part - 0.045f * std::log2(static_cast<float>(count) / 64));
+  if (part < 1)
+    part = std::min(1.0f, part - rounded(0.045f * std::log2(static_cast<float>(count) / 64)));
   const float max_code = static_cast<float>((1 << bits) - 1);
   const float one = static_cast<float>(1 << (16 + range_fraction(bits)));
   return static_cast<std::int16_t>(nearest_integer(max_code * one / (2 * range_units * part)));
@@ -149,7 +151,8 @@ struct GroupSums {
 /// `product` - a b / count, of sums: what is left once the means are taken away.
 template <class Real>
 Real without_means(std::int32_t product, std::int32_t a, std::int32_t b, Real inverse_count) {
-  return static_cast<Real>(product) - static_cast<Real>(a) * static_cast<Real>(b) * inverse_count;
+  return static_cast<Real>(product) -
+         rounded(static_cast<Real>(a) * static_cast<Real>(b) * inverse_count);
 }
 
 /// The affine under which the errors of the codes of `sums`, made with `inverse_step` around
@@ -163,19 +166,19 @@ SQUAT_NOINLINE CodeGrid<Real> unbiased_grid(const GroupSums& sums, Real count, R
   const Real xc = without_means(sums.xc, sums.x, sums.c, inverse_count);
   const Real xx = without_means(sums.xx, sums.x, sums.x, inverse_count);
   const Real scale = xc > 0 ? xx / xc * unit : Real(0);
-  const Real rest =
-      static_cast<Real>(sums.x) * unit - scale * (static_cast<Real>(sums.c) + count * Real(0.5));
-  const Real wanted = midpoint + rest * inverse_count;
+  const Real rest = rounded(static_cast<Real>(sums.x) * unit) -
+                    rounded(scale * (static_cast<Real>(sums.c) + rounded(count * Real(0.5))));
+  const Real wanted = midpoint + rounded(rest * inverse_count);
   Affine<Real> affine;
   if (scale_bits == 8) {
     affine = stored_affine8(scale, wanted, max_code, expected);
   } else {
     const Real stored = as_stored(scale, scale_bits);
     affine.scale = stored < std::numeric_limits<float>::min() ? Real(0) : stored;
-    affine.zero = as_stored(wanted - half * affine.scale, scale_bits);
+    affine.zero = as_stored(wanted - rounded(half * affine.scale), scale_bits);
   }
   // Only what storing changed moves the grid.
-  return {affine, midpoint + (affine.zero + half * affine.scale - wanted),
+  return {affine, midpoint + (affine.zero + rounded(half * affine.scale) - wanted),
           affine.scale > 0 ? inverse_step * (scale / affine.scale) : Real(0), half};
 }
 

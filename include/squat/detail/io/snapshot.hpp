@@ -91,8 +91,8 @@ struct SnapshotFormat {
   using Word = std::array<char, 8>;
   static constexpr Index version = 3;
   /// Of files of a version.
-  static constexpr Word magic(Index version) {
-    return {'S', 'Q', 'U', 'A', 'T', 'K', 'V', static_cast<char>('0' + version)};
+  static constexpr Word magic(Index number) {
+    return {'S', 'Q', 'U', 'A', 'T', 'K', 'V', static_cast<char>('0' + number)};
   }
   // Parts of a fit.
   static constexpr Index fit = 1, moments = 2, statistics = 4, plan = 8, directions = 16;

@@ -17,13 +17,13 @@ struct SnapshotField {
   std::vector<std::uint64_t> words;
 
   template <class Number>
-  SnapshotField(const char* name, const std::vector<Number>& numbers)
-      : name(name), is_real(std::is_floating_point_v<Number>), is_list(true) {
+  SnapshotField(const char* own_name, const std::vector<Number>& numbers)
+      : name(own_name), is_real(std::is_floating_point_v<Number>), is_list(true) {
     for (const Number number : numbers) words.push_back(word(number));
   }
   template <class Number>
-  SnapshotField(const char* name, Number number)
-      : SnapshotField(name, std::vector<Number>{number}) {
+  SnapshotField(const char* own_name, Number number)
+      : SnapshotField(own_name, std::vector<Number>{number}) {
     is_list = false;
   }
 

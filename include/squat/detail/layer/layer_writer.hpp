@@ -111,26 +111,32 @@ class LayerWriter {
     const Index width = format.value_dim();
     std::vector<std::uint8_t> counts(at(count));
     store_.mark(0, count, counts.data());
-    Eigen::ArrayXd sums = Eigen::ArrayXd::Zero(format.value_width()), squares = sums;
+    std::vector<double> sums(at(format.value_width())), squares = sums;
     Matrix<Scalar> value(1, format.value_width());
     double n = 0;
     for (Index token = 0; token < count; ++token) {
       if (counts[at(token)] == 0) continue;
       store_.read_value_of_key(token, value.data());
-      const Eigen::ArrayXd x = value.row(0).transpose().template cast<double>();
-      sums += x;
-      squares += x * x;
+      for (Index c = 0; c < value.cols(); ++c) {
+        const double x = static_cast<double>(value(0, c));
+        sums[at(c)] += x;
+        squares[at(c)] += rounded(x * x);
+      }
       n += 1;
     }
     std::vector<std::vector<float>> means;
     for (Index head = 0; head < format.kv_heads(); ++head) {
-      const Eigen::ArrayXd mean = sums.segment(head * width, width) / std::max(n, 1.0);
-      const double own = (mean * mean).sum();
-      const double spread = squares.segment(head * width, width).sum() / std::max(n, 1.0) - own;
-      means.emplace_back();
-      if (!(own * (n - 1) > spread * (n + 1))) continue;  // as far as it is no chance
-      const Eigen::ArrayXf single = mean.template cast<float>();
-      means.back().assign(single.data(), single.data() + width);
+      std::vector<float> mean;
+      double own = 0, all = 0;
+      for (Index c = head * width; c < (head + 1) * width; ++c) {
+        const double one = sums[at(c)] / std::max(n, 1.0);
+        mean.push_back(static_cast<float>(one));
+        own += rounded(one * one);
+        all += squares[at(c)];
+      }
+      const double spread = all / std::max(n, 1.0) - own;
+      const bool is_chance = !(rounded(own * (n - 1)) > rounded(spread * (n + 1)));
+      means.push_back(is_chance ? std::vector<float>() : std::move(mean));
     }
     return means;
   }

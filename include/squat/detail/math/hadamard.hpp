@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cmath>
-#include <squat/matrix.hpp>
+#include <squat/detail/math/reproducible.hpp>
 
 namespace squat::detail {
 
@@ -11,6 +11,8 @@ namespace squat::detail {
 template <class Real>
 void hadamard(Real* x, Index n) {
   const Index block = n & -n;
+  const Real norm = 1 / std::sqrt(static_cast<Real>(block));
+  for (Index i = 0; i < n; ++i) x[i] = rounded(x[i] * norm);
   for (Index stride = 1; stride < block; stride *= 2)
     for (Index first = 0; first < n; first += 2 * stride)
       for (Index i = first; i < first + stride; ++i) {
@@ -18,8 +20,6 @@ void hadamard(Real* x, Index n) {
         x[i] = a + b;
         x[i + stride] = a - b;
       }
-  const Real norm = 1 / std::sqrt(static_cast<Real>(block));
-  for (Index i = 0; i < n; ++i) x[i] *= norm;
 }
 
 }  // namespace squat::detail

@@ -13,7 +13,8 @@ namespace squat::detail {
 /// numbers with a normal distribution (measured).
 inline double rounding_cost(int bits, ScaleFit fit) {
   constexpr double unbiased[] = {0.571, 0.1348, 0.0389, 0.01167, 0.00351, 0.00104, 0.00031, 9e-5};
-  return fit == ScaleFit::unbiased ? unbiased[bits - 1] : 1 / std::pow(std::pow(2.0, bits) - 1, 2);
+  const double steps = (1 << bits) - 1;
+  return fit == ScaleFit::unbiased ? unbiased[bits - 1] : 1 / (steps * steps);
 }
 
 /// The widths, 1 to 8, of eight channels at a time with a mean of at most `mean_bits` that make the

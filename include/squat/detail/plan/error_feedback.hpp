@@ -199,19 +199,22 @@ class ErrorFeedback {
     // D_j.
     Matrix<double> inverse = Matrix<double>::Identity(r, r) * lambda_;
     Matrix<double> u = Matrix<double>::Zero(8, 8);
+    const Matrix<double> channels = q.transpose();
     Eigen::VectorXd image(r);
     for (Index channel = head_dim_ - 1; channel >= (has_inner() ? 0 : block_); --channel) {
-      for (Index i = 0; i < r; ++i) image[i] = inverse.row(i).dot(q.col(channel));
-      const double scale = 1 / (1 + image.dot(q.col(channel)));
+      const double* const own = channels.row(channel).data();
+      for (Index i = 0; i < r; ++i) image[i] = dot(inverse.row(i).data(), own, r);
+      const double scale = 1 / (1 + dot(image.data(), own, r));
       for (Index i = channel / 8 * 8; i < channel && has_inner(); ++i)
-        u(i % 8, channel % 8) = scale * image.dot(q.col(i));
-      for (Index i = 0; i < r; ++i) inverse.row(i) -= scale * image[i] * image.transpose();
+        u(i % 8, channel % 8) = scale * dot(image.data(), channels.row(i).data(), r);
+      for (Index i = 0; i < r; ++i)
+        add_multiple(-scale * image[i], image.data(), r, inverse.row(i).data());
       if (has_inner() && channel % 8 == 0) set_inner(channel / 8, in_blocks(u, step_));
       if (channel % block_ != 0 || channel == 0) continue;
       for (Index j = channel - block_; j < channel; ++j)
         for (Index i = 0; i < r; ++i)
           (token_major() ? gain_(j, i) : gain_(i, j)) =
-              static_cast<Real>(inverse.row(i).dot(q.col(j)));
+              static_cast<Real>(dot(inverse.row(i).data(), channels.row(j).data(), r));
     }
   }
 
@@ -241,7 +244,7 @@ class ErrorFeedback {
   static Matrix<double> in_blocks(Matrix<double> u, Index block) {
     for (Index j = 0; j < u.cols(); ++j)
       for (Index i = 0; i < j / block * block; ++i)
-        for (Index k = j / block * block; k < j; ++k) u(i, j) -= u(i, k) * u(k, j);
+        for (Index k = j / block * block; k < j; ++k) u(i, j) -= rounded(u(i, k) * u(k, j));
     return u;
   }
 
@@ -254,12 +257,7 @@ class ErrorFeedback {
   /// out += sum_r weights[r] rows[r], rows of `tokens` numbers.
   static void add_rows(const Real* rows, Index count, Index tokens, const Real* weights,
                        Real* out) {
-    if constexpr (std::is_same_v<Real, float>) {
-      simd::vector_kernels().add_rows(rows, count, tokens, weights, out);
-    } else {
-      for (Index r = 0; r < count; ++r)
-        for (Index t = 0; t < tokens; ++t) out[t] += weights[r] * rows[r * tokens + t];
-    }
+    for (Index r = 0; r < count; ++r) add_multiple(weights[r], rows + r * tokens, tokens, out);
   }
 
   /// out[.][out_column..] += a[.][a_column, +n) * b[b_row, +n)[b_column..], `columns` columns.

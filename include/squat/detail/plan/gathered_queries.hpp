@@ -6,13 +6,17 @@
 
 namespace squat::detail {
 
-/// The second moment of the queries of a kv head, in single precision: the triangle of q^T q, in a
-/// unit of its own, while queries come, and once the prompt is over the part of it that a metric
-/// takes, its leading directions and its trace. In these, more queries can still join.
+/// The second moment of the queries of a kv head: the energy of each channel in single precision
+/// and the correlations between channels in 16 bits while queries come, and once the prompt is over
+/// the part of it that a metric takes, its leading directions and its trace. In these, more queries
+/// can still join. A correlation is wrong by 2^-16 at most, which a thousand sums, one a token,
+/// raise to about 2^-11: less than what queries to come differ by.
 class GatheredQueries {
  public:
   explicit GatheredQueries(Index head_dim)
-      : head_dim_(head_dim), triangle_(Eigen::VectorXf::Zero(head_dim * (head_dim + 1) / 2)) {}
+      : head_dim_(head_dim),
+        energies_(Eigen::VectorXf::Zero(head_dim)),
+        correlations_(Correlations::Zero(head_dim * (head_dim - 1) / 2)) {}
   explicit GatheredQueries(const SecondMoment& moment) : GatheredQueries(moment.head_dim()) {
     add(moment);
   }
@@ -29,24 +33,32 @@ class GatheredQueries {
   bool has_directions() const { return directions_.size() > 0; }
   const Matrix<float>& directions() const { return directions_; }  ///< [rank, head_dim]
   double trace() const { return trace_; }  ///< of the moment, beside directions
-  Index bytes() const { return (triangle_.size() + directions_.size()) * Index{sizeof(float)}; }
+  Index bytes() const {
+    return (energies_.size() + directions_.size()) * Index{sizeof(float)} +
+           correlations_.size() * Index{sizeof(std::int16_t)};
+  }
 
   /// Of directions: what they do not account for is the same in every direction that is left.
   SecondMoment moment() const {
-    const double unit = std::ldexp(1.0, exponent_);
     Matrix<double> sum = Matrix<double>::Zero(head_dim_, head_dim_);
     if (!has_directions()) {
+      const Eigen::VectorXd energies = energies_.cast<double>() * std::ldexp(1.0, exponent_);
+      sum.diagonal() = energies;
       for (Index i = 0, at = 0; i < head_dim_; ++i)
-        for (Index j = 0; j <= i; ++j, ++at) sum(i, j) = sum(j, i) = triangle_[at] * unit;
+        for (Index j = 0; j < i; ++j, ++at)
+          sum(i, j) = sum(j, i) =
+              correlations_[at] / one * std::sqrt(energies[i]) * std::sqrt(energies[j]);
       return SecondMoment(std::move(sum), count_);
     }
     const Matrix<double> q = directions_.cast<double>();
-    const double rest = std::max(trace_ - q.squaredNorm(), 0.0);
+    const double rest = std::max(trace_ - dot(q.data(), q.data(), q.size()), 0.0);
     const double each = head_dim_ > q.rows() ? rest / static_cast<double>(head_dim_ - q.rows()) : 0;
     sum.diagonal().setConstant(each);
     for (Index i = 0; i < q.rows(); ++i) {
-      const double energy = q.row(i).squaredNorm();
-      if (energy > 0) sum += (1 - each / energy) * q.row(i).transpose() * q.row(i);
+      const double* const direction = q.row(i).data();
+      const double energy = dot(direction, direction, head_dim_);
+      for (Index j = 0; energy > 0 && j < head_dim_; ++j)
+        add_multiple((1 - each / energy) * direction[j], direction, head_dim_, sum.row(j).data());
     }
     return SecondMoment(std::move(sum), count_);
   }
@@ -56,20 +68,22 @@ class GatheredQueries {
   void add(const SecondMoment& queries, double factor = 1) {
     require(queries.head_dim() == head_dim_, "queries are of head_dim ", queries.head_dim(),
             "; those before of ", head_dim_);
-    const Matrix<double> before = has_directions() ? moment().sum() : Matrix<double>();
-    const double unit = std::ldexp(1.0, exponent_);
-    Eigen::VectorXd triangle(head_dim_ * (head_dim_ + 1) / 2);
-    for (Index i = 0, at = 0; i < head_dim_; ++i)
-      for (Index j = 0; j <= i; ++j, ++at) {
-        const double was = has_directions() ? before(i, j) : triangle_[at] * unit;
-        triangle[at] = was * factor + queries.sum()(i, j);
-      }
-    require(are_within(triangle.data(), triangle.size(), 0x1p240),
+    Matrix<double> sum = moment().sum() * factor;  // rounded before the next sum
+    sum += queries.sum();
+    require(are_within(sum.data(), sum.size(), 0x1p240),
             "queries are so large that their squares add up to more than 2^240");
-    const double top = triangle.cwiseAbs().maxCoeff();
+    const double top = sum.diagonal().maxCoeff();
     const int exponent = top > 0 ? std::ilogb(top) : 0;
-    Eigen::VectorXf in_units = (triangle * std::ldexp(1.0, -exponent)).cast<float>();
-    triangle_.swap(in_units);
+    Eigen::VectorXf energies = (sum.diagonal() * std::ldexp(1.0, -exponent)).cast<float>();
+    Correlations correlations(head_dim_ * (head_dim_ - 1) / 2);
+    for (Index i = 0, at = 0; i < head_dim_; ++i)
+      for (Index j = 0; j < i; ++j, ++at) {
+        const double largest = std::sqrt(sum(i, i)) * std::sqrt(sum(j, j));
+        const double ratio = largest > 0 ? std::clamp(sum(i, j) / largest, -1.0, 1.0) : 0;
+        correlations[at] = static_cast<std::int16_t>(std::lrint(ratio * one));
+      }
+    energies_.swap(energies);
+    correlations_.swap(correlations);
     exponent_ = exponent;
     directions_.resize(0, 0);
     count_ += queries.count();
@@ -89,7 +103,8 @@ class GatheredQueries {
                        .template cast<float>();
     directions_.swap(directions);
     trace_ = all.sum().trace();
-    triangle_.resize(0);
+    energies_.resize(0);
+    correlations_.resize(0);
   }
 
   /// The metric that they give to errors of keys.
@@ -105,9 +120,13 @@ class GatheredQueries {
   }
 
  private:
+  using Correlations = Eigen::Array<std::int16_t, Eigen::Dynamic, 1>;
+  static constexpr double one = 32767;  // a correlation of 1
+
   Index head_dim_;
   Index count_ = 0;
-  Eigen::VectorXf triangle_;  // row by row, in units of 2^exponent_, or empty
+  Eigen::VectorXf energies_;   // of channels, in units of 2^exponent_, or empty
+  Correlations correlations_;  // of channel i with those before it, row by row, or empty
   int exponent_ = 0;
   double trace_ = 0;
   Matrix<float> directions_;  // or empty

@@ -295,8 +295,8 @@ class KeyFits {
       counts[static_cast<std::size_t>(token)] = mask[token] && !is_full_precision;
       counted += mask[token] && !is_full_precision;
     }
-    const double factor =
-        query_decay_ > 0 ? std::pow(query_decay_, static_cast<double>(counted)) : 1;
+    double factor = 1;
+    for (Index i = 0; query_decay_ > 0 && i < counted; ++i) factor *= query_decay_;
     const Index group = format.shape.heads_per_kv();
     for (Index kv_head = 0; kv_head < format.kv_heads(); ++kv_head) {
       SecondMoment moment(d);

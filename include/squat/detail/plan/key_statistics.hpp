@@ -1,6 +1,7 @@
 // Where the keys of each channel lie.
 #pragma once
 
+#include <squat/detail/math/reproducible.hpp>
 #include <squat/options.hpp>
 
 namespace squat::detail {
@@ -31,7 +32,8 @@ class KeyStatistics {
       any = true;
     }
     if (!any) return;
-    squared_ranges_ += (high - low).cwiseAbs2();
+    for (Index c = 0; c < low.size(); ++c)
+      squared_ranges_[c] += rounded((high[c] - low[c]) * (high[c] - low[c]));
     midpoints_ += (high + low) / 2;
     blocks_ += 1;
   }

@@ -1,20 +1,32 @@
 // How the leading eigenvectors are found.
 #pragma once
 
-#include <Eigen/Eigenvalues>
-#include <Eigen/QR>
 #include <cstdint>
 #include <squat/detail/plan/leading_directions.hpp>
-#include <squat/error.hpp>
+#include <squat/detail/plan/symmetric_eigen.hpp>
 
 namespace squat::detail {
 
 template <class Real>
 LeadingDirections decompose(const SquareMatrix<Real>& symmetric, Index count) {
-  Eigen::SelfAdjointEigenSolver<SquareMatrix<Real>> eigen(symmetric);
-  require(eigen.info() == Eigen::Success, "the eigenvalues of the second moment did not converge");
-  return {eigen.eigenvalues().tail(count).reverse(),  // Eigen sorts upwards
-          eigen.eigenvectors().rightCols(count).rowwise().reverse()};
+  const SymmetricEigen<Real> eigen(Matrix<Real>(symmetric), count);
+  return {Eigen::Map<const Eigen::VectorXd>(eigen.values().data(), count),
+          eigen.vectors().transpose()};
+}
+
+/// Orthonormal rows that span what `rows` [count, n] do, count <= n.
+template <class Real>
+Matrix<Real> orthonormal(Matrix<Real> rows) {
+  const Index count = rows.rows();
+  Reflections<Real> reflections(count, rows.cols());
+  for (Index k = 0; k < count; ++k) {
+    reflections.set(k, rows.row(k).data(), k);
+    for (Index row = k + 1; row < count; ++row) reflections.apply(k, k, rows.row(row).data());
+  }
+  rows.setIdentity();
+  for (Index k = count; k-- > 0;)
+    for (Index row = k; row < count; ++row) reflections.apply(k, k, rows.row(row).data());
+  return rows;
 }
 
 template <class Real>
@@ -24,8 +36,12 @@ LeadingDirections iterate_powers(const SquareMatrix<Real>& moment, Index count) 
   constexpr double least_gain = 1e-6;
   const Index n = moment.rows(), block = count + spare;
   if (block >= n) return decompose<Real>(moment, count);
+  // In a unit of their own powers stay within what Real holds.
+  const Real top = moment.cwiseAbs().maxCoeff();
+  const int exponent = top > 0 && is_finite(top) ? std::ilogb(top) : 0;
+  const Matrix<Real> a = moment * std::ldexp(Real(1), -exponent);
   // Signs without structure: a start that happens to lie across a leading vector would miss it.
-  SquareMatrix<Real> image(n, block);
+  Matrix<Real> image(block, n);  // vectors are rows
   std::uint32_t state = 1;
   for (Index i = 0; i < image.size(); ++i) {
     state = state * 1664525u + 1013904223u;
@@ -34,17 +50,21 @@ LeadingDirections iterate_powers(const SquareMatrix<Real>& moment, Index count) 
   LeadingDirections leading;
   double captured = 0;
   for (int step = 0; step < most_steps; ++step) {
-    const SquareMatrix<Real> basis =
-        Eigen::HouseholderQR<SquareMatrix<Real>>(image).householderQ() *
-        SquareMatrix<Real>::Identity(n, block);
-    image.noalias() = moment * basis;
-    leading = decompose<Real>(basis.transpose() * image, count);
-    leading.vectors = basis * leading.vectors;
+    const Matrix<Real> basis = orthonormal(image);
+    image = product(basis, a);
+    SquareMatrix<Real> projected(block, block);
+    for (Index i = 0; i < block; ++i)
+      for (Index j = 0; j <= i; ++j)
+        projected(i, j) = projected(j, i) = dot(basis.row(i).data(), image.row(j).data(), n);
+    leading = decompose<Real>(projected, count);
+    leading.vectors = product<Real>(Matrix<Real>(leading.vectors.transpose()), basis).transpose();
     const double before = captured;
-    captured = leading.values.sum();
+    captured = 0;
+    for (Index i = 0; i < count; ++i) captured += leading.values[i];
     if (captured - before <= least_gain * captured) break;
-    image = moment * image;
+    image = product(image, a);
   }
+  leading.values *= std::ldexp(1.0, exponent);
   return leading;
 }
 

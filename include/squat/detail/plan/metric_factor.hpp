@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/detail/finite.hpp>
+#include <squat/detail/math/reproducible.hpp>
 #include <squat/error.hpp>
 
 namespace squat::detail {
@@ -19,7 +20,7 @@ struct UnitUpperFactor {
       require(is_finite(d[j]) && d[j] > 0, "metric is not positive definite at channel ", j);
       for (Index i = 0; i < j; ++i) {
         const double factor = u(i, j) / d[j];
-        for (Index k = i; k < j; ++k) u(i, k) -= factor * u(k, j);
+        for (Index k = i; k < j; ++k) u(i, k) -= rounded(factor * u(k, j));
       }
       // Only now: column j of A was needed above.
       for (Index i = 0; i < j; ++i) u(i, j) /= d[j];

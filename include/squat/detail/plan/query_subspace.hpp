@@ -85,7 +85,8 @@ class QuerySubspace {
   Matrix<double> metric() const {
     Matrix<double> a = Matrix<double>::Identity(head_dim(), head_dim());
     for (Index i = 0; i < rank(); ++i)
-      for (Index j = 0; j < head_dim(); ++j) a.row(j) += lambda_ * qhat_(i, j) * qhat_.row(i);
+      for (Index j = 0; j < head_dim(); ++j)
+        add_multiple(lambda_ * qhat_(i, j), qhat_.row(i).data(), head_dim(), a.row(j).data());
     return a;
   }
 

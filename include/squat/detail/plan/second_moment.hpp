@@ -4,6 +4,8 @@
 #include <cmath>
 #include <squat/config.hpp>
 #include <squat/detail/finite.hpp>
+#include <squat/detail/math/reproducible.hpp>
+#include <squat/detail/simd/dispatch.hpp>
 #include <squat/options.hpp>
 
 namespace squat::detail {
@@ -34,18 +36,19 @@ class SecondMoment {
     using Real = ComputeType<Scalar>;
     Matrix<double> sum = sum_;
     Index count = count_;
-    Matrix<Real> rows(std::min(chunk, queries.rows()), head_dim());
+    const Index most = std::min(chunk, queries.rows());
+    // Kernels take channels eight at a time.
+    Matrix<Real> rows = Matrix<Real>::Zero(most, round_up(head_dim(), 8));
     for (Index first = 0; first < queries.rows(); first += chunk) {
       Index used = 0;
       for (Index row = first; row < std::min(first + chunk, queries.rows()); ++row)
-        if (mask[row]) rows.row(used++) = queries.row(row).template cast<Real>();
+        if (mask[row]) rows.row(used++).head(head_dim()) = queries.row(row).template cast<Real>();
       count += used;
       // In a unit of their own squares stay within single precision.
       const Real top = used > 0 ? rows.topRows(used).cwiseAbs().maxCoeff() : Real(0);
       const int exponent = top > 0 && is_finite(top) ? std::max(std::ilogb(top), -120) : 0;
       rows.topRows(used) *= std::ldexp(Real(1), -exponent);
-      sum += (rows.topRows(used).transpose() * rows.topRows(used)).template cast<double>() *
-             std::ldexp(1.0, 2 * exponent);
+      add_squares(rows, used, std::ldexp(1.0, 2 * exponent), sum);
     }
     require(all_finite(sum), "queries hold a value that is not finite, or whose square is not");
     sum_ = std::move(sum);
@@ -69,6 +72,31 @@ class SecondMoment {
   Index bytes() const { return sum_.size() * Index{sizeof(double)}; }
 
  private:
+  /// sum += unit x^T x, x the first `count` of `rows`.
+  template <class Real>
+  static void add_squares(const Matrix<Real>& rows, Index count, double unit, Matrix<double>& sum) {
+    const Index d = sum.rows(), width = rows.cols();
+    Matrix<Real> products = Matrix<Real>::Zero(width, width);
+    if constexpr (std::is_same_v<Real, float>) {
+      // Of a symmetric matrix blocks on the diagonal and to their right are enough.
+      constexpr Index block = 32;
+      const Matrix<float> columns = rows.topRows(count).transpose();
+      for (Index i = 0; i < width; i += block)
+        simd::matrix_kernels().add_products(columns.data() + i * count, count, rows.data() + i,
+                                            width, products.data() + i * width + i, width,
+                                            std::min(block, width - i), count, width - i);
+    } else {
+      for (Index row = 0; row < count; ++row)
+        for (Index i = 0; i < d; ++i)
+          add_multiple(rows(row, i), rows.row(row).data() + i, d - i, products.row(i).data() + i);
+    }
+    for (Index i = 0; i < d; ++i)
+      for (Index j = i; j < d; ++j) {
+        sum(i, j) += static_cast<double>(products(i, j)) * unit;
+        sum(j, i) = sum(i, j);
+      }
+  }
+
   Matrix<double> sum_;
   Index count_ = 0;
 };

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <squat/config.hpp>
+#include <squat/detail/math/reproducible.hpp>
 
 #if defined(__GNUC__) || defined(__clang__)
 #define SQUAT_NOINLINE __attribute__((noinline))
@@ -37,7 +38,7 @@ Real nearest_integer(Real x) {
   // Adding and taking away 1.5 * 2^(mantissa bits) rounds, and unlike std::nearbyint is one vector
   // addition on every instruction set.
   constexpr Real magic = std::is_same_v<Real, double> ? Real(6755399441055744.0) : Real(12582912.0);
-  return (x + magic) - magic;
+  return (rounded(x) + magic) - magic;
 #endif
 }
 
@@ -118,9 +119,9 @@ Real zero_of_midpoint(Real midpoint, Real scale, Real max_code, Real expected) {
   if (scale == 0) return expected;
   const Real limit = largest_midpoint, per_range = midpoint_steps / max_code;
   const Real steps = nearest_integer((midpoint - expected) * (1 / scale) * per_range);
-  return expected +
-         std::min(limit, std::max(-limit, steps)) * (scale * (max_code / midpoint_steps)) -
-         scale * (max_code / 2);
+  const Real moved =
+      rounded(std::min(limit, std::max(-limit, steps)) * (scale * (max_code / midpoint_steps)));
+  return expected + moved - rounded(scale * (max_code / 2));
 }
 
 /// An affine as stored_affine8() gives it where it is stored: the byte of its scale, and how far
@@ -131,7 +132,7 @@ void store_affine8(const Affine<Real>& affine, Real max_code, Real expected, std
   *scale = static_cast<std::byte>(scale_to_byte(static_cast<float>(affine.scale)));
   Real steps = 0;
   if (affine.scale != 0)
-    steps = nearest_integer((affine.zero - expected + affine.scale * (max_code / 2)) /
+    steps = nearest_integer((affine.zero - expected + rounded(affine.scale * (max_code / 2))) /
                             (affine.scale * (max_code / midpoint_steps)));
   *midpoint = static_cast<std::byte>(static_cast<std::int8_t>(steps));
 }

@@ -89,7 +89,7 @@ class AffineTable {
     for (Index i = 0; i < (has_zeros_ ? 2 : 1) * entries_; ++i) {
       Stored number;
       std::memcpy(&number, table + i * Index{sizeof number}, sizeof number);
-      if (!are_within(&number, 1, largest_stored(scale_bits_))) return false;
+      if (!are_within(&number, 1, static_cast<double>(largest_stored(scale_bits_)))) return false;
       if (i < entries_ && number < Stored(0)) return false;
     }
     return true;

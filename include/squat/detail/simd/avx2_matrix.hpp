@@ -8,7 +8,7 @@
 
 namespace squat::detail::simd {
 
-struct Avx2Matrix {
+struct Avx2Matrix : Avx2Registers {
   SQUAT_AVX2 static void rotate(float* x, Index n) {
     const Index block = n & -n;  // 8 at least
     const __m256 norm = _mm256_set1_ps(1 / std::sqrt(static_cast<float>(block)));
@@ -77,7 +77,7 @@ struct Avx2Matrix {
     __m256 y[Vectors];
     SQUAT_UNROLL
     for (int v = 0; v < Vectors; ++v) {
-      __m256 z = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * v), norm);
+      __m256 z = product(_mm256_loadu_ps(x + 8 * v), norm);
       z = _mm256_fmadd_ps(z, by1, _mm256_permute_ps(z, 0xb1));
       z = _mm256_fmadd_ps(z, by2, _mm256_permute_ps(z, 0x4e));
       y[v] = _mm256_fmadd_ps(z, by4, _mm256_permute2f128_ps(z, z, 1));
@@ -136,7 +136,7 @@ struct Avx2Matrix {
         const __m256 factor = _mm256_broadcast_ss(a + row * a_stride + i);
         SQUAT_UNROLL
         for (int v = 0; v < Vectors; ++v)
-          sum[row][v] = _mm256_fmadd_ps(factor, _mm256_loadu_ps(b + 8 * v), sum[row][v]);
+          sum[row][v] = add_product(sum[row][v], factor, _mm256_loadu_ps(b + 8 * v));
       }
     }
     SQUAT_UNROLL

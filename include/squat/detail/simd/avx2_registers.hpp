@@ -63,6 +63,16 @@ struct Avx2Registers {
                          _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent)));
   }
 
+  /// sum + a b, rounded twice as portable versions do: not a fused multiply-add.
+  SQUAT_AVX2_INLINE static __m256 add_product(__m256 sum, __m256 a, __m256 b) {
+    return _mm256_add_ps(sum, product(a, b));
+  }
+  SQUAT_AVX2_INLINE static __m256 product(__m256 a, __m256 b) {
+    __m256 ab = _mm256_mul_ps(a, b);
+    __asm__("" : "+x"(ab));
+    return ab;
+  }
+
   /// Keeps what is summed up in one register: g++ would copy it to another every time. Of a
   /// constant it makes a variable, which g++ would find anew every time.
   SQUAT_AVX2_INLINE static void keep([[maybe_unused]] __m256i& x) { __asm__("" : "+x"(x)); }

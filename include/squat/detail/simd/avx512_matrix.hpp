@@ -15,7 +15,7 @@
 
 namespace squat::detail::simd {
 
-struct Avx512Matrix {
+struct Avx512Matrix : Avx512Registers {
   /// Sums and differences are those of Avx2Matrix::rotate.
   SQUAT_AVX512 static void rotate(float* x, Index n) {
     const Index block = n & -n;
@@ -79,7 +79,7 @@ struct Avx512Matrix {
     __m512 y[Vectors];
     SQUAT_UNROLL
     for (int v = 0; v < Vectors; ++v) {
-      __m512 z = _mm512_mul_ps(_mm512_loadu_ps(x + 16 * v), norm);
+      __m512 z = product(_mm512_loadu_ps(x + 16 * v), norm);
       z = _mm512_fmadd_ps(z, by1, _mm512_shuffle_ps(z, z, 0xb1));
       z = _mm512_fmadd_ps(z, by2, _mm512_shuffle_ps(z, z, 0x4e));
       z = _mm512_fmadd_ps(z, by4, _mm512_shuffle_f32x4(z, z, 0xb1));
@@ -142,7 +142,7 @@ struct Avx512Matrix {
           const __m512 factor = _mm512_set1_ps(a[row * a_stride + i]);
           SQUAT_UNROLL
           for (int v = 0; v < Vectors; ++v)
-            sum[row][v] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(factors + 16 * v), sum[row][v]);
+            sum[row][v] = add_product(sum[row][v], factor, _mm512_loadu_ps(factors + 16 * v));
         }
       }
       SQUAT_UNROLL

@@ -130,6 +130,16 @@ struct Avx512Registers {
     return _mm512_maskz_scalef_ps(kept, p, k);
   }
 
+  /// sum + a b, rounded twice as portable versions do: not a fused multiply-add.
+  SQUAT_AVX512_INLINE static __m512 add_product(__m512 sum, __m512 a, __m512 b) {
+    return _mm512_add_ps(sum, product(a, b));
+  }
+  SQUAT_AVX512_INLINE static __m512 product(__m512 a, __m512 b) {
+    __m512 ab = _mm512_mul_ps(a, b);
+    __asm__("" : "+v"(ab));
+    return ab;
+  }
+
   /// Adds the products of four unsigned with four signed bytes to every 32-bit lane.
   SQUAT_AVX512_INLINE static void add_products(__m512i& sums, __m512i bytes, __m512i operands) {
     sums = _mm512_dpbusd_epi32(sums, bytes, operands);

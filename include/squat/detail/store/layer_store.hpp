@@ -207,11 +207,10 @@ class LayerStore {
 
   /// Rounds what stays in the residual to residual_bits.
   void settle() noexcept {
-    try {
+    if_memory_lasts([&] {
       held_.keys.settle();
       held_.values.settle();
-    } catch (const std::bad_alloc&) {  // without the memory they stay as they are
-    }
+    });
   }
   /// Gives back what a long prompt needed, and with it what reserve() made room for.
   void shrink() noexcept {
@@ -222,10 +221,7 @@ class LayerStore {
 
   /// Gives back what erased tokens took.
   void compact() noexcept {
-    try {
-      held_.blocks.compact();
-    } catch (const std::bad_alloc&) {  // without the memory for a smaller copy the large one serves
-    }
+    if_memory_lasts([&] { held_.blocks.compact(); });
   }
 
   /// Tokens from here on stay at the next flush.
@@ -298,6 +294,19 @@ class LayerStore {
   }
 
  private:
+  /// Does what saves memory alone: without the memory for it things stay as they are.
+  template <class Work>
+  static void if_memory_lasts(const Work& work) noexcept {
+#if defined(__cpp_exceptions)
+    try {
+      work();
+    } catch (const std::bad_alloc&) {
+    }
+#else
+    work();
+#endif
+  }
+
   /// Passes over blocks that take no more values.
   void find_value_block() noexcept {
     while (value_block_ < held_.blocks.size() && held_.blocks[value_block_].waiting_values() == 0)

@@ -121,10 +121,12 @@ class RowFormat {
       largest = std::max(largest, std::abs(static_cast<float>(numbers[c])));
     scale = upper_half(largest / most);
     // Products of single precision are exact here: no compiler can round them otherwise.
-    const double inverse = 1 / number(scale);
+    const double inverse = static_cast<double>(1 / number(scale));
     for (Index c = 0; c < count; ++c)
       codes[c] = static_cast<Code>(
-          static_cast<int>(static_cast<float>(numbers[c]) * inverse + (most + 1.5)) - most - 1);
+          static_cast<int>(static_cast<double>(static_cast<float>(numbers[c])) * inverse +
+                           (most + 1.5)) -
+          most - 1);
   }
 
   template <class Code>

@@ -114,7 +114,7 @@ class TokenMoves {
     valid.reserve(count);
     keys.append_zeros(count);
     values.append_zeros(waiting + count);
-    for (TokenRows<Scalar>* rows : {&held_.keys, &held_.values, &keys, &values}) rows->settle();
+    for (TokenRows<Scalar>* one : {&held_.keys, &held_.values, &keys, &values}) one->settle();
     std::fill_n(valid.append(count), count, std::uint8_t{0});
     for (Index row = 0; row < waiting; ++row) values.copy(row, held_.values, row);
     for (Index row = first; row < rows; ++row) {

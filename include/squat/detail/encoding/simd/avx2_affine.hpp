@@ -169,16 +169,6 @@ struct Avx2Affine : Avx2Registers {
     const __m128i words = narrow16(x);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_packus_epi16(words, words));
   }
-
-  /// sum + a b, rounded twice as the portable version does: not a fused multiply-add.
-  SQUAT_AVX2_INLINE static __m256 add_product(__m256 sum, __m256 a, __m256 b) {
-    return _mm256_add_ps(sum, product(a, b));
-  }
-  SQUAT_AVX2_INLINE static __m256 product(__m256 a, __m256 b) {
-    __m256 ab = _mm256_mul_ps(a, b);
-    __asm__("" : "+x"(ab));
-    return ab;
-  }
 };
 
 }  // namespace squat::detail::simd

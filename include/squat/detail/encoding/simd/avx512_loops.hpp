@@ -88,9 +88,7 @@ struct Avx512Loops : Avx512Registers {
       for (Index i = 0; i < groups.n; i += 8) {
         const __m512 x = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(first + i)),
                                             _mm256_loadu_ps(second + i), 1);
-        __m512 product = _mm512_mul_ps(x, x);
-        __asm__("" : "+v"(product));  // rounded, as Avx2Affine::product()
-        square = _mm512_add_ps(square, product);
+        square = add_product(square, x, x);
         top = _mm512_max_ps(_mm512_abs_ps(x), top);
       }
       squares[pair] = square;
@@ -256,13 +254,6 @@ struct Avx512Loops : Avx512Registers {
   SQUAT_AVX512_INLINE static void add_word_products(__m512i& sums, __m512i a, __m512i b) {
     sums = _mm512_dpwssd_epi32(sums, a, b);
     __asm__("" : "+v"(sums));  // as in add_products()
-  }
-
-  /// Rounded twice, as Avx2Affine::add_product().
-  SQUAT_AVX512_INLINE static __m512 add_product(__m512 sum, __m512 a, __m512 b) {
-    __m512 ab = _mm512_mul_ps(a, b);
-    __asm__("" : "+v"(ab));
-    return _mm512_add_ps(sum, ab);
   }
 
   /// 64 codes, a byte each.

@@ -61,7 +61,7 @@ struct PortableEncode {
         const float code = nearest_code(channel[t], affine, inverse, max_code);
         reinterpret_cast<Tile*>(tile + t / Tile::lanes * tile_stride)
             ->set(t % Tile::lanes, depth, static_cast<int>(code));
-        x[t * stride + depth] = affine.scale * code + affine.zero - channel[t];
+        x[t * stride + depth] = rounded(affine.scale * code) + affine.zero - channel[t];
       }
     }
   }
@@ -100,14 +100,14 @@ struct PortableEncode {
         float moved[128] = {};                    // the largest block
         for (Index t = 0; t < tokens; ++t) moved[t] = first[k * stride + t];
         for (Index i = 0; i < k / step * step; ++i)
-          for (Index t = 0; t < tokens; ++t) moved[t] += inner[8 * k + i] * first[i * stride + t];
+          add_multiple(inner[8 * k + i], first + i * stride, tokens, moved);
         std::uint8_t* own = codes + (8 * block + k) * tokens;
         const Affine<float> stored =
             encode_group(moved, tokens, format, expected == nullptr ? 0.0f : expected[k], own);
         affine[8 * block + k] = stored;
         for (Index t = 0; t < tokens; ++t)
-          first[k * stride + t] =
-              stored.scale * static_cast<float>(own[t]) + stored.zero - first[k * stride + t];
+          first[k * stride + t] = rounded(stored.scale * static_cast<float>(own[t])) + stored.zero -
+                                  first[k * stride + t];
       }
   }
 
