@@ -1,4 +1,4 @@
-// Encoding where there is AVX-512: groups of numbers that fill its registers.
+// Encoding where there is AVX-512: it takes many numbers at once for that to take less time.
 #pragma once
 
 #include <squat/detail/encoding/simd/avx2_encode.hpp>
@@ -14,15 +14,17 @@ struct Avx512Encode {
                                     Affine<float>* affine, std::uint8_t* codes) {
     constexpr auto encode = Avx2Groups<Avx512Loops>::encode_eight_channels;
     constexpr auto encode_few = Avx2Groups<Avx2Loops>::encode_eight_channels;
-    (tokens < enough ? encode_few : encode)(x, blocks, tokens, inner, step, format, expected,
-                                            affine, codes);
+    const Index groups = std::min(blocks * step, most_groups);
+    (groups * tokens < enough ? encode_few : encode)(x, blocks, tokens, inner, step, format,
+                                                     expected, affine, codes);
   }
 
   static void groups(const float* x, Index n, Index length, const GroupFormat& format,
                      CodeGrid<float>* grids, std::uint8_t* codes) {
     constexpr auto encode = Avx2Groups<Avx512Loops>::groups;
     constexpr auto encode_few = Avx2Groups<Avx2Loops>::groups;
-    (length < enough ? encode_few : encode)(x, n, length, format, grids, codes);
+    (std::min(n, most_groups * length) < enough ? encode_few : encode)(x, n, length, format, grids,
+                                                                       codes);
   }
 
   template <int Bits>
@@ -34,7 +36,8 @@ struct Avx512Encode {
   }
 
  private:
-  static constexpr Index enough = 64;  // numbers of a group
+  static constexpr Index most_groups = Avx2Affine::most_groups;
+  static constexpr Index enough = 512;  // numbers of groups side by side
 };
 
 }  // namespace squat::detail::simd
