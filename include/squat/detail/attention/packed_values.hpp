@@ -109,8 +109,9 @@ class PackedValues {
   /// Completes sums [head_dim] of `row`, rotated back.
   void finish(const ValueRecordLayout& layout, Index row, float* sums) const {
     for (Index group = 0; group < groups_; ++group)
-      for (Index c = layout.group_begin(group); c < layout.group_end(group); ++c)
-        sums[c] += offsets_[row * groups_ + group];
+      Eigen::Map<Eigen::ArrayXf>(sums + layout.group_begin(group),
+                                 layout.group_end(group) - layout.group_begin(group)) +=
+          offsets_[row * groups_ + group];
     if (layout.is_rotated()) simd::head_rotation<float>(rotation_, layout.head_dim()).undo(sums);
   }
 
