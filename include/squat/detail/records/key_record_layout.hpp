@@ -109,12 +109,6 @@ class KeyRecordLayout {
   Index bytes() const { return bytes_; }
   bool is_per_token() const { return is_per_token_; }
   bool is_rotated() const { return is_rotated_; }
-  /// How many of the oldest of `waiting` keys in a residual of `residual_length` are quantized
-  /// next: whole multiples of it, or with scales per token all but the newest so many.
-  Index leaving(Index waiting, Index residual_length) const {
-    return is_per_token_ ? std::max(waiting - residual_length, Index{0})
-                         : waiting / residual_length * residual_length;
-  }
   /// With scales per token: the channels that share one, which are the runs.
   const TokenGroups& groups() const { return groups_; }
   const AffineTable& table() const { return affine_; }
