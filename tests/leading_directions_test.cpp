@@ -6,6 +6,7 @@
 #include <squat/detail/plan/query_subspace.hpp>
 
 #include "dense_attention.hpp"
+#include "expect_error.hpp"
 #include "layer20.hpp"
 #include "small_cache.hpp"
 
@@ -37,6 +38,46 @@ void expect_orthonormal(const Eigen::MatrixXd& vectors) {
       (vectors.transpose() * vectors - Eigen::MatrixXd::Identity(vectors.cols(), vectors.cols()))
           .norm(),
       1e-12);
+}
+
+TEST(Decompose, AgreesWithEigen) {
+  for (const Index n : {1, 2, 3, 8, 37, 128})
+    for (const double unit : {1.0, 0x1p-300, 0x1p300}) {
+      Eigen::VectorXd values(n);
+      for (Index i = 0; i < n; ++i) values[i] = unit * std::exp(-0.3 * static_cast<double>(i));
+      if (n == 8) values.tail(5).setZero();
+      const Eigen::MatrixXd moment = with_eigenvalues(values, static_cast<unsigned>(n));
+      const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> eigen(moment / unit);
+      const LeadingDirections leading = decompose<double>(moment, n);
+      expect_orthonormal(leading.vectors);
+      EXPECT_LE((leading.values / unit - eigen.eigenvalues().reverse()).cwiseAbs().maxCoeff(),
+                1e-14)
+          << n << " " << unit;
+      const Eigen::MatrixXd errors =
+          moment * leading.vectors - leading.vectors * leading.values.asDiagonal();
+      EXPECT_LE(errors.cwiseAbs().maxCoeff() / unit, 1e-14) << n << " " << unit;
+    }
+}
+
+TEST(Decompose, TakesWhatIsDiagonalOrAllTheSame) {
+  for (const Index n : {2, 5, 16}) {
+    const Eigen::MatrixXd zeros = Eigen::MatrixXd::Zero(n, n);
+    EXPECT_EQ(decompose<double>(zeros, n).values, Eigen::VectorXd::Zero(n));
+    expect_orthonormal(decompose<double>(zeros, n).vectors);
+    const Eigen::MatrixXd ones = Eigen::MatrixXd::Ones(n, n);
+    const LeadingDirections leading = decompose<double>(ones, 2);
+    EXPECT_NEAR(leading.values[0], static_cast<double>(n), 1e-13);
+    EXPECT_NEAR(leading.values[1], 0, 1e-13);
+    Eigen::VectorXd values = Eigen::VectorXd::LinSpaced(n, 1, static_cast<double>(n));
+    const Eigen::MatrixXd diagonal = values.asDiagonal();
+    EXPECT_EQ(decompose<double>(diagonal, n).values, values.reverse());
+  }
+}
+
+TEST(Decompose, NamesWhatDoesNotConverge) {
+  Eigen::MatrixXd none = Eigen::MatrixXd::Identity(5, 5);
+  none(1, 3) = none(3, 1) = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_ERROR(decompose<double>(none, 2), "did not converge");
 }
 
 TEST(IteratePowers, FindsASubspaceBehindAGap) {

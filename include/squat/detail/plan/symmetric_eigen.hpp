@@ -25,7 +25,7 @@ struct Reflections {
     Real* const own = v.row(k).data() + from;
     std::copy_n(x + from, n, own);
     const Real squares = dot(own, own, n);
-    if (!(squares > 0)) return 0;
+    if (squares == 0) return 0;  // what is no number goes on, and fails to converge
     const Real norm = std::copysign(std::sqrt(squares), -own[0]);
     own[0] -= norm;
     weight[static_cast<std::size_t>(k)] = 2 / dot(own, own, n);
