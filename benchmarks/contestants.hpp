@@ -32,9 +32,10 @@ struct AttentionData {
 };
 using SharedData = std::shared_ptr<AttentionData>;
 
-/// As many layers of `bytes` as it takes to exceed `total`, and at least two.
+/// As many layers of `bytes` as it takes to exceed `total`, at least two, and no more than models
+/// have: what a short context leaves in the processor's cache is there in a model, too.
 inline int layers_exceeding(double total, double bytes) {
-  return std::max(2, static_cast<int>(std::ceil(total / bytes)));
+  return std::clamp(static_cast<int>(std::ceil(total / bytes)), 2, 64);
 }
 
 /// The bound: reading memory and nothing else.
@@ -48,7 +49,7 @@ inline Contestant memory_contestant(int threads) {
   return contestant;
 }
 
-/// ggml's flash attention; layers in turn exceed `cache_bytes`.
+/// ggml's flash attention; layers in turn exceed `cache_bytes` (layers_exceeding).
 inline Contestant ggml_contestant(const SharedData& data, ggml_type type, CacheLayout layout,
                                   double cache_bytes, int threads) {
   const AttentionShape& shape = data->shape;

@@ -18,9 +18,16 @@
 namespace squat::testing {
 namespace {
 
-void converse_in_shape(unsigned seed, bool exact) {
+/// Heads have `head_dim`, where it is not 0.
+void converse_in_shape(unsigned seed, bool exact, Index head_dim = 0) {
   Draw draw(seed);
-  const LayerShape shape = drawn_shape(draw);
+  LayerShape shape = drawn_shape(draw);
+  if (head_dim > 0) {
+    shape.head_dim = head_dim;
+    shape.value_dim = draw.of<Index>({0, 1, 61});
+    if (head_dim > 512) shape.value_dim = 512;
+    shape.values_in_keys = shape.value_width() <= shape.head_dim && draw.of({0, 1}) == 1;
+  }
   Config config = draw.config();
   config.arithmetic = exact ? Arithmetic::dequantized : Arithmetic::fast;
   if (exact) config.residual_bits = 0;  // new tokens are compared with what came
@@ -173,24 +180,25 @@ TEST(SinkLogits, CountOnceInPartsOfASequence) {
 }
 
 TEST(LayersThatShare, ReadWhatAnEarlierOneHolds) {
-  ModelShape model{3, 4, 2, 16};
+  constexpr Index d = 20;
+  ModelShape model{3, 4, 2, d};
   model.by_layer.assign(3, model);
   model.by_layer[2].kv_layer = 0;
   model.by_layer[2].window = 50;
   model.by_layer[2].query_heads = 6;
   SQuatCache<float, 4> cache(model, Config::recommended(4), 2);
-  ModelShape plain{1, 6, 2, 16};
+  ModelShape plain{1, 6, 2, d};
   plain.window = 50;
   const Index tokens = 200;
-  const auto queries = random_matrix<float>(tokens, 4 * 16, 1);
-  const auto keys = random_matrix<float>(tokens, 2 * 16, 2);
-  const auto values = random_matrix<float>(tokens, 2 * 16, 3);
+  const auto queries = random_matrix<float>(tokens, 4 * d, 1);
+  const auto keys = random_matrix<float>(tokens, 2 * d, 2);
+  const auto values = random_matrix<float>(tokens, 2 * d, 3);
   for (const Index layer : {0, 1}) {
     cache.update(layer, Queries(queries), Keys(keys), Values(values));
     cache.flush(layer);
   }
-  const auto wide = random_matrix<float>(2, 6 * 16, 4);
-  Matrix<float> out(2, 6 * 16);
+  const auto wide = random_matrix<float>(2, 6 * d, 4);
+  Matrix<float> out(2, 6 * d);
   const auto expect_layer_2 = [&](Index sequence, Index size) {
     CallOptions options;
     options.sequence = sequence;
@@ -218,7 +226,7 @@ TEST(LayersThatShare, ReadWhatAnEarlierOneHolds) {
   file.seekg(0);
   EXPECT_ERROR(others.load(file), "shape.kv_layer = -1, -1, 0", "the cache has -1");
   EXPECT_ERROR(
-      cache.update(2, Queries(random_matrix<float>(200, 6 * 16, 5)), Keys(keys), Values(values)),
+      cache.update(2, Queries(random_matrix<float>(200, 6 * d, 5)), Keys(keys), Values(values)),
       "layer 2 reads the keys and values of layer 0");
   EXPECT_ERROR(cache.flush(2), "layer 2 reads");
 
@@ -237,6 +245,54 @@ TEST(LayersThatShare, ReadWhatAnEarlierOneHolds) {
                  s.kv_layer = 0;
                }),
                "shape.kv_layer is 0", "must be -1");
+}
+
+TEST(AttentionShape, HeadsHaveAnyWidth) {
+  unsigned seed = 1000;
+  for (const Index head_dim : {1, 3, 20, 36, 80, 100, 112, 127, 575})
+    for (const bool exact : {true, false}) converse_in_shape(seed++, exact, head_dim);
+}
+
+// Channels that a layer adds to its heads count for nothing: not in scores, not in the metric.
+TEST(AttentionShape, HeadsOfAnyWidthAreThoseOfMoreChannelsWithZeros) {
+  constexpr Index tokens = 300, d = 36, wide_d = 40;
+  const auto widened = [](const Matrix<float>& rows) {
+    Matrix<float> wide = Matrix<float>::Zero(rows.rows(), rows.cols() / d * wide_d);
+    for (Index head = 0; head < rows.cols() / d; ++head)
+      wide.middleCols(head * wide_d, d) = rows.middleCols(head * d, d);
+    return wide;
+  };
+  const Matrix<float> queries = correlated_matrix<float>(tokens, 4 * d, 1),
+                      keys = correlated_matrix<float>(tokens, 2 * d, 2),
+                      values = correlated_matrix<float>(tokens, 2 * d, 3);
+  ModelShape shape{1, 4, 2, d}, wide_shape{1, 4, 2, wide_d};
+  wide_shape.softmax_scale = shape.scale();
+  for (const bool calibrated : {false, true}) {
+    Config config = Config::recommended(3), wide_config = config;
+    wide_config.squat_lambda *= static_cast<double>(d) / wide_d;  // energy is a mean of channels
+    SQuatCache<float, 2> cache(shape, config), wide(wide_shape, wide_config);
+    if (calibrated) {
+      QueryMoments moments(shape), wide_moments(wide_shape);
+      moments.add<float>(0, queries);
+      wide_moments.add<float>(0, widened(queries));
+      cache.calibrate(moments);
+      wide.calibrate(wide_moments);
+    }
+    Matrix<float> out(tokens, 4 * d), wide_out(tokens, 4 * wide_d);
+    cache.attention(0, Queries(queries), Keys(keys), Values(values), out);
+    wide.attention(0, Queries(widened(queries)), Keys(widened(keys)), Values(widened(values)),
+                   wide_out);
+    for (Index head = 0; head < 4; ++head)
+      EXPECT_TRUE(
+          same_bytes<float>(out.middleCols(head * d, d), wide_out.middleCols(head * wide_d, d)));
+    for (Index head = 0; head < 2; ++head) {
+      EXPECT_TRUE(same_bytes<float>(cache.keys(0).middleCols(head * d, d),
+                                    wide.keys(0).middleCols(head * wide_d, d)));
+      EXPECT_TRUE(same_bytes<float>(cache.values(0).middleCols(head * d, d),
+                                    wide.values(0).middleCols(head * wide_d, d)));
+    }
+    EXPECT_EQ(cache.memory().codes, wide.memory().codes);
+  }
 }
 
 TEST(AttentionShape, ExactArithmeticEqualsDenseAttention) {

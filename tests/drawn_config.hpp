@@ -1,6 +1,7 @@
 // Configurations and shapes drawn at random among all that are allowed.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
 #include <random>
 #include <squat/config.hpp>
@@ -49,16 +50,20 @@ class Draw {
 
   ModelShape shape() {
     const Index kv_heads = of<Index>({1, 2, 3});
-    return {1, kv_heads * of<Index>({1, 2, 5}), kv_heads, of<Index>({8, 16, 24, 40, 64, 80, 128})};
+    return {1, kv_heads * of<Index>({1, 2, 5}), kv_heads,
+            of<Index>({8, 16, 24, 36, 64, 80, 100, 128})};
   }
 
-  /// Half of them turn nothing.
-  Rope rope() {
+  /// Of heads of `head_dim`. Half of them turn nothing.
+  Rope rope(Index head_dim) {
     Rope rope;
     rope.pairing =
         of({RopePairing::none, RopePairing::none, RopePairing::halves, RopePairing::interleaved});
-    rope.first = of<Index>({0, 0, 2});
+    rope.first = std::min(of<Index>({0, 0, 2}), (head_dim - 1) / 2 * 2);
     rope.dims = of<Index>({0, 2, 6});
+    const Index most = (head_dim - rope.first) / 2 * 2;
+    if (rope.dims > most || (head_dim - rope.first) % 2 == 1) rope.dims = most;
+    if (most == 0) rope.pairing = RopePairing::none;
     rope.base = of({10000.0, 500.0});
     return rope;
   }

@@ -275,19 +275,19 @@ TEST_P(Encode, Transposes) {
     }
 }
 
-TEST_P(Encode, RotationIsOrthonormalAndItsOwnInverse) {
+TEST_P(Encode, HadamardMatrixIsOrthonormalAndItsOwnInverse) {
   for (const Index n : {8, 16, 24, 40, 64, 80, 96, 128, 512}) {
     const Matrix<float> x = random_matrix<float>(1, n, 9);
     Matrix<double> exact = x.cast<double>();
     hadamard(exact.data(), n);
     EXPECT_NEAR(exact.norm(), x.cast<double>().norm(), 1e-9);
     Matrix<float> y = x;
-    matrix_kernels_for(GetParam()).rotate(y.data(), n);
+    matrix_kernels_for(GetParam()).hadamard(y.data(), n);
     EXPECT_LE((y.cast<double>() - exact).cwiseAbs().maxCoeff(), 2e-6) << n;
     Matrix<float> same = x;
     hadamard(same.data(), n);
     EXPECT_EQ(y, same) << n;
-    matrix_kernels_for(GetParam()).rotate(y.data(), n);
+    matrix_kernels_for(GetParam()).hadamard(y.data(), n);
     EXPECT_LE((y - x).cwiseAbs().maxCoeff(), 4e-6f) << n;
   }
 }

@@ -9,12 +9,14 @@
 namespace squat::testing {
 namespace {
 
+/// Of heads of `head_dim`, where it is not 0.
 template <class Scalar>
-void expect_agreement(unsigned seed) {
+void expect_agreement(unsigned seed, Index head_dim = 0) {
   Draw draw(seed);
   ModelShape shape = draw.shape();
+  if (head_dim > 0) shape.head_dim = head_dim;
   Config config = draw.config();
-  shape.rope = draw.rope();
+  shape.rope = draw.rope(shape.head_dim);
   if (shape.rope.pairing != RopePairing::none)
     config.subspace_queries = draw.of({SubspaceQueries::after_rope, SubspaceQueries::before_rope});
   SCOPED_TRACE(::testing::Message()
@@ -71,6 +73,14 @@ TEST(EveryConfig, DoublesAgreeWithWhatIsStored) {
 
 TEST(EveryConfig, HalvesAgreeWithWhatIsStored) {
   for (unsigned seed = 200; seed < 210; ++seed) expect_agreement<Eigen::half>(seed);
+}
+
+TEST(EveryConfig, HeadsHaveAnyWidth) {
+  unsigned seed = 300;
+  for (const Index head_dim : {1, 3, 7, 20, 36, 80, 100, 112, 127})
+    for (int i = 0; i < 3; ++i) expect_agreement<float>(seed++, head_dim);
+  expect_agreement<double>(seed++, 3);
+  expect_agreement<Eigen::half>(seed++, 100);
 }
 
 }  // namespace

@@ -71,8 +71,13 @@ TEST(MakePlan, TakesAnySymmetricPositiveMatrix) {
   const KeyRecordLayout& layout = plan->layouts->front();
   EXPECT_LT(layout.bits_at(0), layout.bits_at(d - 1));
   EXPECT_EQ(plan->feedback.front().head_dim(), d);
-  // Rotated twice it is itself.
-  EXPECT_LE((KeyMetric(metric).rotated().rotated().matrix() - metric).cwiseAbs().maxCoeff(), 1e-9);
+  // A rotated error costs as much under the rotated metric.
+  const Matrix<double> turned = KeyMetric(metric).rotated().matrix();
+  const Matrix<double> key = random_matrix(1, metric.cols(), 3);
+  Matrix<double> turned_key = key;
+  rotate(turned_key.data(), turned_key.cols(), Rotation::signs);
+  EXPECT_NEAR((turned_key * turned * turned_key.transpose())(0, 0),
+              (key * metric * key.transpose())(0, 0), 1e-9);
 }
 
 TEST(MakePlan, RefusesWhatIsNoMetric) {

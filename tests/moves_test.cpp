@@ -12,7 +12,7 @@ namespace {
 void move_in_conversation(unsigned seed, bool exact) {
   Draw draw(seed);
   LayerShape shape = drawn_shape(draw);
-  shape.rope = draw.rope();
+  shape.rope = draw.rope(shape.head_dim);
   shape.rope.is_applied = true;
   if (shape.values_in_keys && shape.rope.pairing != RopePairing::none) {
     shape.value_dim = shape.head_dim - 8;

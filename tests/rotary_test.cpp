@@ -91,11 +91,11 @@ TEST(Rotary, GoesWhereverItIsTold) {
 }
 
 TEST(Rotary, RefusesWhatIsNotAllowed) {
-  const auto check_with = [](auto change) {
+  const auto check_with = [](auto change, Index head_dim = 16) {
     Rope rope;
     rope.pairing = RopePairing::halves;
     change(rope);
-    ModelShape shape{1, 4, 2, 16};
+    ModelShape shape{1, 4, 2, head_dim};
     shape.rope = rope;
     check(shape);
   };
@@ -108,6 +108,8 @@ TEST(Rotary, RefusesWhatIsNotAllowed) {
     EXPECT_ERROR(check_with([&](Rope& r) { r.first = first; }), "rope.first is",
                  std::to_string(first).c_str(), "even and below head_dim (16)");
   EXPECT_ERROR(check_with([](Rope& r) { r.first = 4, r.dims = 14; }), "head_dim - first (12)");
+  EXPECT_ERROR(check_with([](Rope& r) { r.first = 2; }, 15), "head_dim - first (13)", "odd");
+  check_with([](Rope& r) { r.dims = 14; }, 15);
   for (const double base : {0.0, -1.0, std::numeric_limits<double>::infinity()})
     EXPECT_ERROR(check_with([&](Rope& r) { r.base = base; }), "rope.base is", "positive");
   EXPECT_ERROR(check_with([](Rope& r) { r.factors = {1, 1}; }), "rope.factors has 2", "8 pairs");

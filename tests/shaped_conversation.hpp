@@ -21,7 +21,7 @@ namespace squat::testing {
 /// A layer of any kind, without a rope.
 inline LayerShape drawn_shape(Draw& draw) {
   LayerShape shape = draw.shape();
-  shape.value_dim = draw.of<Index>({0, 0, 8, 24, 48, 64});
+  shape.value_dim = draw.of<Index>({0, 0, 8, 20, 48, 61});
   shape.values_in_keys = shape.value_width() <= shape.head_dim && draw.of({0, 0, 1}) == 1;
   shape.softmax_scale = draw.of({0.0, 0.3});
   const int limit = draw.of({0, 1, 2});

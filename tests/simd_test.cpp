@@ -99,6 +99,36 @@ TEST_P(Simd, ExponentiateIsOneStepOfSoftmax) {
           }
 }
 
+template <class Code>
+void expect_widened(void (*widen)(const Code*, const std::uint16_t*, Index, float*)) {
+  for (const Index n : {8, 24, 32, 56, 64, 80, 128}) {
+    std::mt19937 random(static_cast<unsigned>(n));
+    std::vector<Code> codes(static_cast<std::size_t>(n));
+    for (Code& code : codes) code = static_cast<Code>(random());
+    codes[0] = std::numeric_limits<Code>::max();
+    codes[1] = std::numeric_limits<Code>::min();
+    // Upper halves of floats of all sizes, and no more of them than there are groups.
+    std::vector<std::uint16_t> scales(static_cast<std::size_t>((n + 31) / 32));
+    for (std::uint16_t& scale : scales)
+      scale = static_cast<std::uint16_t>(0x80 + random() % 0x7000);
+    std::vector<float> got(static_cast<std::size_t>(n + 1), 7.0f);
+    widen(codes.data(), scales.data(), n, got.data());
+    EXPECT_EQ(got.back(), 7.0f);
+    for (Index i = 0; i < n; ++i) {
+      const std::uint32_t bits = std::uint32_t{scales[static_cast<std::size_t>(i / 32)]} << 16;
+      float scale;
+      std::memcpy(&scale, &bits, sizeof scale);
+      const auto code = static_cast<float>(codes[static_cast<std::size_t>(i)]);
+      ASSERT_EQ(got[static_cast<std::size_t>(i)], code * scale) << i << " of " << n;
+    }
+  }
+}
+
+TEST_P(Simd, IntegersAreWidenedToTheBit) {
+  expect_widened(kernels.widen8);
+  expect_widened(kernels.widen16);
+}
+
 TEST_P(Simd, RowsOfFloats) {
   for (const Index n : {8, 24, 64, 80, 128, 512})
     for (const Index count : {1, 2, 3, 4, 7, 32}) {

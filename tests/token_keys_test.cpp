@@ -63,11 +63,11 @@ QuerySubspace random_subspace(Index head_dim, unsigned seed) {
   return QuerySubspace::fit(moment, 6, 0.3);
 }
 
-/// H [n, n] of hadamard().
-Matrix<double> hadamard_matrix(Index n) {
-  Matrix<double> h = Matrix<double>::Identity(n, n);
-  for (Index i = 0; i < n; ++i) hadamard(h.row(i).data(), n);
-  return h;
+/// R [n, n] of rotate().
+Matrix<double> rotation_matrix(Index n) {
+  Matrix<double> transposed = Matrix<double>::Identity(n, n);
+  for (Index i = 0; i < n; ++i) rotate(transposed.row(i).data(), n, Rotation::signs);
+  return transposed.transpose();
 }
 
 struct Reference {
@@ -80,12 +80,12 @@ Reference quantize_plainly(const Matrix<double>& keys, const Matrix<double>& met
                            const Setting& s) {
   const Config config = config_of(s);
   const Index d = s.head_dim, tokens = keys.rows();
-  const Matrix<double> h = s.rotated ? hadamard_matrix(d) : Matrix<double>::Identity(d, d);
-  const Matrix<double> a = h * metric * h.transpose();
+  const Matrix<double> r = s.rotated ? rotation_matrix(d) : Matrix<double>::Identity(d, d);
+  const Matrix<double> a = r * metric * r.transpose();
   const double max_code = (1 << s.bits) - 1;
   Reference reference{Matrix<int>(tokens, d), Matrix<double>(tokens, d)};
   for (Index t = 0; t < tokens; ++t) {
-    Eigen::VectorXd x = h * keys.row(t).transpose();
+    Eigen::VectorXd x = r * keys.row(t).transpose();
     std::vector<CodeGrid<double>> grids;
     for (Index first = 0; first < d; first += s.step) {
       const Index last = std::min(first + s.step, d), rest = d - last;
@@ -111,7 +111,7 @@ Reference quantize_plainly(const Matrix<double>& keys, const Matrix<double>& met
                             .solve(a.block(last, first, rest, last - first) * errors);
     }
   }
-  reference.dequantized *= h;
+  reference.dequantized *= r;
   return reference;
 }
 

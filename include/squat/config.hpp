@@ -95,8 +95,8 @@ struct Config {
   KeyScales key_scales = KeyScales::per_channel;
   /// With per_token: channels to a key scale, 32, 64, 128, 256 or 512; 0: token_group_size.
   Index key_group_size = 0;
-  /// With per_token: keys are quantized after a Hadamard rotation, under the metric in rotated
-  /// coordinates; queries are rotated once a call.
+  /// With per_token: keys are quantized after a Hadamard rotation with random signs, under the
+  /// metric in rotated coordinates; queries are rotated once a call.
   bool rotate_keys = false;
   /// Bits of a value code: 1, 2, 3, 4 or 8; 0: ValueBits.
   int value_bits = 0;
@@ -106,7 +106,8 @@ struct Config {
   /// Channels to a value scale: 32, 64, 128, 256 or 512; 0: token_group_size.
   Index value_group_size = 0;
   ValueGrid value_grid = ValueGrid::min_max;
-  /// Values are quantized after a Hadamard rotation, which is undone once on the output.
+  /// Values are quantized after a Hadamard rotation with random signs, which is undone once on the
+  /// output.
   bool rotate_values = false;
   /// Bits of a number of tokens that are not packed: 8 or 16, as integers that share a scale of 16
   /// bits by 32, or 0: as Scalar has them. With 8 bits the tokens of a call have 16 until the next

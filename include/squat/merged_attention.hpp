@@ -19,9 +19,11 @@ struct SoftmaxSum {
   /// Puts what was summed under `max` under `score`, where that is larger.
   void raise(Real score, Index value_dim, Real* values) {
     if (!(score > max)) return;
-    const Real rescale = std::exp(max - score);
-    sum *= rescale;
-    for (Index c = 0; c < value_dim; ++c) values[c] *= rescale;
+    if (!detail::is_minus_infinity(max)) {  // else all is zero
+      const Real rescale = std::exp(max - score);
+      sum *= rescale;
+      Row<Real>(values, value_dim) *= rescale;
+    }
     max = score;
   }
 
@@ -33,7 +35,8 @@ struct SoftmaxSum {
     raise(part.max, value_dim, values);
     const Real weight = std::exp(part.max - max);
     sum += weight * part.sum;
-    for (Index c = 0; c < value_dim; ++c) values[c] += weight * static_cast<Real>(part_values[c]);
+    Row<Real>(values, value_dim) +=
+        weight * Row<const Scalar>(part_values, value_dim).template cast<Real>();
   }
 
   /// Adds a score that has no value: LayerShape::sink_logits.
@@ -46,10 +49,18 @@ struct SoftmaxSum {
   template <class Scalar>
   void write(const Real* values, Index value_dim, Scalar* out) const {
     const Real factor = sum > 0 ? 1 / sum : Real(0);
-    for (Index c = 0; c < value_dim; ++c) out[c] = static_cast<Scalar>(values[c] * factor);
+    Row<Scalar>(out, value_dim) =
+        (Row<const Real>(values, value_dim) * factor).template cast<Scalar>();
   }
 
   Real log_sum_exp() const { return max + std::log(sum); }
+
+ private:
+  /// Whose loops are vectors, however a program is compiled.
+  template <class Number>
+  using Row = Eigen::Map<std::conditional_t<
+      std::is_const_v<Number>, const Eigen::Array<std::remove_const_t<Number>, Eigen::Dynamic, 1>,
+      Eigen::Array<Number, Eigen::Dynamic, 1>>>;
 };
 
 /// Attention of some query rows over tokens that several caches hold, from what each of them

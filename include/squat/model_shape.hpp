@@ -45,8 +45,8 @@ struct Rope {
 struct LayerShape {
   Index query_heads = 0;
   Index kv_heads = 0;   ///< divides query_heads: equal (MHA), fewer (GQA) or one (MQA)
-  Index head_dim = 0;   ///< width of queries and keys: a multiple of 8, at most 576
-  Index value_dim = 0;  ///< width of values: a multiple of 8, at most 512; 0: head_dim
+  Index head_dim = 0;   ///< width of queries and keys: 1 to 576
+  Index value_dim = 0;  ///< width of values: 1 to 512; 0: head_dim
   /// Values are the first value_dim channels of keys (absorbed MLA). They are stored once, as keys;
   /// values that are handed over have no columns. These channels do not turn.
   bool values_in_keys = false;
@@ -137,6 +137,9 @@ inline void check(const Rope& rope, Index head_dim, const std::string& name = ""
           rope.dims, "; it must be even and at most head_dim - first (", most, "), or 0 for that");
   require(is_finite(rope.base) && rope.base > 0, name, "rope.base is ", rope.base,
           "; it must be finite and positive");
+  require(rope.pairing == RopePairing::none || rope.dims != 0 || most % 2 == 0, name,
+          "rope.dims is 0, for head_dim - first (", most,
+          "), which is odd; channels turn in pairs");
   const std::size_t pairs = static_cast<std::size_t>(rope.dims == 0 ? most : rope.dims) / 2;
   require(rope.factors.empty() || rope.factors.size() == pairs, name, "rope.factors has ",
           rope.factors.size(), " entries; there are ", pairs, " pairs");
@@ -161,11 +164,11 @@ inline void check(const LayerShape& shape, const std::string& name = "shape.") {
   require(shape.query_heads >= 1 && shape.query_heads % shape.kv_heads == 0, name,
           "query_heads is ", shape.query_heads, "; it must be a positive multiple of the ",
           shape.kv_heads, " kv heads");
-  require(shape.head_dim >= 8 && shape.head_dim <= max_head_dim && shape.head_dim % 8 == 0, name,
-          "head_dim is ", shape.head_dim, "; it must be a multiple of 8 from 8 to ", max_head_dim);
-  require(shape.value_dim >= 0 && shape.value_width() <= max_value_dim && shape.value_dim % 8 == 0,
-          name, "value_dim is ", shape.value_dim, "; it must be a multiple of 8 from 8 to ",
-          max_value_dim, ", or 0 for head_dim (", shape.head_dim, ")");
+  require(shape.head_dim >= 1 && shape.head_dim <= max_head_dim, name, "head_dim is ",
+          shape.head_dim, "; it must be 1 to ", max_head_dim);
+  require(shape.value_dim >= 0 && shape.value_width() <= max_value_dim, name, "value_dim is ",
+          shape.value_dim, "; it must be 1 to ", max_value_dim, ", or 0 for head_dim (",
+          shape.head_dim, ")");
   require(is_finite(shape.softmax_scale) && shape.softmax_scale >= 0, name, "softmax_scale is ",
           shape.softmax_scale, "; it must be positive, or 0 for 1 / sqrt(head_dim)");
   check(shape.rope, shape.head_dim, name);

@@ -74,7 +74,9 @@ TEST_P(ServedModel, HasNearlyTheLogitsOfLlamaCppAt8Bits) {
   config.shared_svd = false;
   const double error = error_of(config);
   EXPECT_LT(error, 2e-2);
-  EXPECT_LT(error, error_of(GGML_TYPE_Q8_0));
+  if (GetParam().head_dim % 32 == 0) {  // others llama.cpp does not quantize
+    EXPECT_LT(error, error_of(GGML_TYPE_Q8_0));
+  }
 }
 
 TEST_P(ServedModel, GivesTheSameOnAnyNumberOfThreads) {
@@ -97,6 +99,8 @@ std::vector<TinyModel> served_models() {
                    "phi3", "gpt-oss", "deepseek2", "bloom", "jamba", "granitehybrid", "lfm2",
                    "qwen2vl", "qwen3vl", "qwen35"});
   models[0].head_dim = 128;
+  models[1].head_dim = 20;
+  models[2].head_dim = 100;
   return models;
 }
 

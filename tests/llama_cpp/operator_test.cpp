@@ -48,7 +48,7 @@ OperatorCase drawn_case(Draw& draw) {
   const Index kv_heads = draw.of<Index>({1, 2, 3});
   shape.kv_heads = kv_heads;
   shape.query_heads = kv_heads * draw.of<Index>({1, 2, 4, 5});
-  shape.head_dim = draw.of<Index>({16, 32, 64, 80, 128, 192, 256, 576});
+  shape.head_dim = draw.of<Index>({16, 32, 64, 80, 100, 192, 256, 576});
   shape.value_dim = draw.of<Index>({16, 64, 128, 512});
   if (shape.head_dim <= 512 && draw.of({0, 1}) == 1) shape.value_dim = 0;
   shape.values_in_keys = shape.value_width() <= shape.head_dim && draw.of({0, 0, 1}) == 1;

@@ -138,8 +138,8 @@ TinyModel completed(TinyModel model) {
   const Architecture& architecture = find(model.architecture);
   const int width = model.heads * model.head_dim;
   require(model.heads > 0, "heads", model.heads, "positive");
-  require(model.head_dim > 0 && model.head_dim % 16 == 0, "head_dim", model.head_dim,
-          "a positive multiple of 16");
+  require(model.head_dim > 0 && model.head_dim % 2 == 0, "head_dim", model.head_dim,
+          "positive and even");
   if (model.layers == 0) model.layers = architecture.layers;
   if (model.kv_heads == 0)
     model.kv_heads = architecture.unshared ? model.heads : std::max(1, model.heads / 2);

@@ -67,11 +67,15 @@ class DecodeAttention {
     memory_.queries.resize(at(shape.kv_heads * query_rows_.count() * width));
     float* query = memory_.queries.data();
     for (Index kv_head = 0; kv_head < shape.kv_heads; ++kv_head)
-      for (Index i = 0; i < query_rows_.count(); ++i)
-        for (Index c = 0; c < width; ++c)
-          *query++ =
-              static_cast<float>(scale * static_cast<double>(static_cast<ComputeType<Scalar>>(
-                                             query_rows_.queries(i, kv_head * width + c))));
+      for (Index i = 0; i < query_rows_.count(); ++i) {
+        const Scalar* const row = query_rows_.queries.row(i).data() + kv_head * width;
+        using Real = ComputeType<Scalar>;
+        using Row = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
+        Eigen::Map<Eigen::ArrayXf>(query, width) =
+            (static_cast<Real>(scale) * Eigen::Map<const Row>(row, width).template cast<Real>())
+                .template cast<float>();
+        query += width;
+      }
   }
 
   const QueryRows<Scalar>& query_rows_;

@@ -54,7 +54,7 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
           tokens.keys.topLeftCorner(block.tokens, layer.format.value_dim());
     else if (block.value_tokens > 0)
       value_layout.dequantize(block.values(head), block.value_tokens, tokens.values.data(),
-                              block.value_unit<Real>(head));
+                              block.value_unit<Real>(head), block.rotation());
     if (const float* mean = block.value_mean(head))
       for (Index t = 0; t < block.value_tokens; ++t)
         for (Index c = 0; c < tokens.values.cols(); ++c)

@@ -85,12 +85,14 @@ class FusedAttention {
       float* sums = result.sum_values + i * stride;
       scratch_.values.finish(values, i, sums);
       if (scratch_.plain == result.sum_values) continue;
-      for (Index c = 0; c < values.head_dim(); ++c) sums[c] += scratch_.plain[i * stride + c];
+      Row(sums, values.head_dim()) += Row(scratch_.plain + i * stride, values.head_dim());
     }
   }
 
  private:
   static constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+  /// Whose loops are vectors, however a program is compiled.
+  using Row = Eigen::Map<Eigen::ArrayXf>;
 
   /// For the keys of `block`: where they moved the queries turn the other way.
   void prepare(const TokenBlock& block) {
@@ -162,12 +164,12 @@ class FusedAttention {
     kernels_.exponentiate(scores_[0], simd::max_block, rows_, slots, result.max, block_sums_);
     const Index stride = scratch_.stride;
     for (Index i = 0; i < rows_; ++i) {
-      if (result.max[i] != before[i]) {
+      if (result.max[i] != before[i] && !is_minus_infinity(before[i])) {
         const float rescale = std::exp(before[i] - result.max[i]);
         result.sum[i] *= rescale;
-        for (Index c = 0; c < stride; ++c) result.sum_values[i * stride + c] *= rescale;
+        Row(result.sum_values + i * stride, stride) *= rescale;
         if (scratch_.plain != result.sum_values)
-          for (Index c = 0; c < stride; ++c) scratch_.plain[i * stride + c] *= rescale;
+          Row(scratch_.plain + i * stride, stride) *= rescale;
         scratch_.values.rescale(i, rescale);
       }
       result.sum[i] += block_sums_[i];

@@ -16,6 +16,7 @@ class PackedValues {
   void start(const ValueRecordLayout& layout, Index rows) {
     groups_ = layout.groups();
     rows_ = rows;
+    rotation_ = Rotation::signs;
     std::fill_n(offsets_, rows * groups_, 0.0f);
     mean_ = nullptr;
   }
@@ -88,12 +89,30 @@ class PackedValues {
     if (mean_ != nullptr) mean_weights_[row] *= factor;
   }
 
+  /// Before values of `rotation` come: what was added in another one goes from `sums` to `plain`,
+  /// rows `stride` apart, rotated back.
+  void turn_to(Rotation rotation, const ValueRecordLayout& layout, float* sums, float* plain,
+               Index stride) {
+    if (rotation == rotation_) return;
+    if (layout.is_rotated()) {
+      for (Index row = 0; row < rows_; ++row) {
+        finish(layout, row, sums + row * stride);
+        for (Index c = 0; c < layout.head_dim(); ++c)
+          plain[row * stride + c] += sums[row * stride + c];
+        std::fill_n(sums + row * stride, stride, 0.0f);
+      }
+      std::fill_n(offsets_, rows_ * groups_, 0.0f);
+    }
+    rotation_ = rotation;
+  }
+
   /// Completes sums [head_dim] of `row`, rotated back.
   void finish(const ValueRecordLayout& layout, Index row, float* sums) const {
     for (Index group = 0; group < groups_; ++group)
-      for (Index c = layout.group_begin(group); c < layout.group_end(group); ++c)
-        sums[c] += offsets_[row * groups_ + group];
-    if (layout.is_rotated()) simd::matrix_kernels().rotate(sums, layout.head_dim());
+      Eigen::Map<Eigen::ArrayXf>(sums + layout.group_begin(group),
+                                 layout.group_end(group) - layout.group_begin(group)) +=
+          offsets_[row * groups_ + group];
+    if (layout.is_rotated()) simd::head_rotation<float>(rotation_, layout.head_dim()).undo(sums);
   }
 
  private:
@@ -127,8 +146,9 @@ class PackedValues {
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index groups_ = 0;
   Index rows_ = 0;
-  const float* mean_ = nullptr;   // of the newest blocks
-  float mean_weights_[max_rows];  // of them
+  Rotation rotation_ = Rotation::signs;  // of what was added
+  const float* mean_ = nullptr;          // of the newest blocks
+  float mean_weights_[max_rows];         // of them
   alignas(64) float table_[2 * max_groups * simd::max_block];
   alignas(64) std::uint8_t operands8_[max_groups * simd::max_heads * simd::max_block];
   alignas(64) std::int16_t operands16_[max_groups * simd::max_heads * simd::max_length];

@@ -18,7 +18,7 @@ class PlainRows {
   void gather(Index count, Index head, Index width, const Row& row) {
     count_ = count;
     width_ = width;
-    for (Index t = 0; t < count; ++t) row(t).read(head, width, rows_ + t * width);
+    for (Index t = 0; t < count; ++t) read(row(t), head, rows_ + t * width);
   }
 
   /// Room for `chunk` rows of max_head_dim numbers, in place of those that were taken.
@@ -34,6 +34,19 @@ class PlainRows {
   }
 
  private:
+  void read(const TokenRow<Scalar>& one, Index head, float* out) const {
+    const RowFormat<Scalar>& format = one.rows.format(one.row);
+    const std::byte* const bytes = one.rows.bytes_of(one.row);
+    if (format.bits() == 8)
+      kernels_.widen8(format.template codes_of<std::int8_t>(bytes, head),
+                      format.scales_of(bytes, head), width_, out);
+    else if (format.bits() == 16)
+      kernels_.widen16(format.template codes_of<std::int16_t>(bytes, head),
+                       format.scales_of(bytes, head), width_, out);
+    else
+      one.read(head, width_, out);
+  }
+
   const simd::VectorKernels& kernels_ = simd::vector_kernels();
   Index count_ = 0;
   Index width_ = 0;

@@ -27,7 +27,7 @@ class TokenKeyScores {
     for (Index i = 0; i < rows * head_dim; ++i) queries_[i] = queries[i] * unit;
     for (Index i = 0; i < rows; ++i) {
       float* query = queries_ + i * head_dim;
-      if (block.is_rotated()) simd::rotate(query, head_dim);
+      if (block.is_rotated()) simd::head_rotation<float>(block.rotation(), head_dim).apply(query);
       for (Index group = 0; group < groups; ++group) {
         sums_[i][group] = 0;
         for (Index c = block.groups().group_begin(group); c < block.groups().group_end(group); ++c)

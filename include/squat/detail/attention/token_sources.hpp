@@ -96,6 +96,8 @@ struct BlockSource {
         packed_sums[i] = std::accumulate(scores[i], scores[i] + packed, 0.0f);
       sums = packed_sums;
     }
+    scratch.values.turn_to(block.rotation(), layer.value_layout(), scratch.packed, scratch.plain,
+                           scratch.stride);
     scratch.values.add_mean(layer.value_layout(), mean, sums, scratch.plain, scratch.stride);
     scratch.values.add(layer.value_layout(), block.values(head.head),
                        block.value_unit<float>(head.head), scores, head.rows, scratch.packed,

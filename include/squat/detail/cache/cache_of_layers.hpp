@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <squat/cache.hpp>
 #include <squat/detail/attention/attention.hpp>
 #include <squat/detail/attention/workspace_pool.hpp>
@@ -11,6 +12,7 @@
 #include <squat/detail/io/cache_file.hpp>
 #include <squat/detail/layer/call_checks.hpp>
 #include <squat/detail/layer/layer_writer.hpp>
+#include <squat/detail/layer/padded_rows.hpp>
 #include <squat/executor.hpp>
 #include <squat/query_moments.hpp>
 #include <utility>
@@ -48,7 +50,8 @@ class CacheOfLayers {
       for (Index head = 0; head < shape_.layer(layer).kv_heads; ++head) {
         require(moments.moment(layer, head).count() > 0 || shape_.layer(layer).kv_layer != -1,
                 "moments of layer ", layer, ", kv head ", head, " have no queries");
-        by_layer[static_cast<std::size_t>(layer)].push_back(moments.moment(layer, head));
+        by_layer[static_cast<std::size_t>(layer)].push_back(
+            moments.moment(layer, head).padded(format(layer).head_dim()));
       }
     fits_.calibrate(std::move(by_layer));
   }
@@ -77,28 +80,36 @@ class CacheOfLayers {
   void attend(Index layer, MatrixView<Scalar> queries, MutableMatrixView<Scalar> out,
               const CallOptions& options) const {
     check_attend(layer, queries, out, options);
-    attend_checked(layer, queries, out, options);
+    auto wide_out = padded_out(layer, out);
+    attend_padded(layer, padded_queries(layer, queries).view(), wide_out, options);
   }
 
   void attend(Index layer, const std::vector<SequenceQueries<Scalar>>& sequences) const {
     require(!sequences.empty(), "attend: there are no sequences");
     std::vector<LayerView<Scalar>> views;
+    std::vector<PaddedRows<Scalar>> queries;
     std::vector<QueryRows<Scalar>> rows;
-    std::vector<MutableMatrixView<Scalar>> outs;
+    std::vector<PaddedOut<Scalar>> outs;
     views.reserve(sequences.size());
+    queries.reserve(sequences.size());
     rows.reserve(sequences.size());
+    outs.reserve(sequences.size());
     for (const SequenceQueries<Scalar>& one : sequences) {
       check_attend(layer, one.queries, one.out, one.options);
       const LayerStore<Scalar>& source = tokens(layer, one.options.sequence);
       views.push_back(source.view());
-      rows.push_back(checked_rows(shape_, layer, source, views.back(), one.queries, one.options));
-      outs.push_back(one.out);
+      queries.push_back(padded_queries(layer, one.queries));
+      rows.push_back(checked_rows(format(layer).shape, layer, source, views.back(),
+                                  queries.back().view(), one.options));
+      outs.push_back(padded_out(layer, one.out));
     }
     const typename Workspaces::Lease lease(*workspaces_);
     AttentionCall<Scalar>& call = *lease;
     call.clear();
-    for (std::size_t i = 0; i < rows.size(); ++i) call.add(rows[i], config_.arithmetic, outs[i]);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      call.add(rows[i], config_.arithmetic, outs[i].view());
     call.run(*executor_);
+    for (PaddedOut<Scalar>& out : outs) out.finish();
   }
 
   void flush(Index layer, const CallOptions& options) {
@@ -114,19 +125,23 @@ class CacheOfLayers {
     checks(layer).output(queries.matrix(), out);
     checks(layer).sight(queries.matrix().rows(), target.first_to_stay(),
                         target.size() + keys.matrix().rows(), options);
-    append(layer, &queries.matrix(), keys.matrix(), values.matrix(), options);
-    attend_checked(layer, queries.matrix(), out, options);
+    auto wide_out = padded_out(layer, out);
+    const auto wide_queries =
+        append(layer, &queries.matrix(), keys.matrix(), values.matrix(), options);
+    attend_padded(layer, wide_queries->view(), wide_out, options);
     writer(layer, options.sequence).flush();
   }
 
   Matrix<Scalar> keys(Index layer, const CallOptions& options) const {
     Honours{}.check(options, "keys");
-    return read_back(tokens(layer, options.sequence).view(), &DequantizedTokens<Real>::keys);
+    return read_back(layer, options.sequence, &DequantizedTokens<Real>::keys,
+                     shape_.layer(layer).head_dim);
   }
 
   Matrix<Scalar> values(Index layer, const CallOptions& options) const {
     Honours{}.check(options, "values");
-    return read_back(tokens(layer, options.sequence).view(), &DequantizedTokens<Real>::values);
+    return read_back(layer, options.sequence, &DequantizedTokens<Real>::values,
+                     shape_.layer(layer).value_width());
   }
 
   Index size(Index layer, const CallOptions& options) const {
@@ -301,12 +316,50 @@ class CacheOfLayers {
     return {store, fits_, layer, sequence};
   }
 
-  /// update(); `queries` is null where there are none.
-  void append(Index layer, const MatrixView<Scalar>* queries, const MatrixView<Scalar>& keys,
-              const MatrixView<Scalar>& values, const CallOptions& options) {
+  const LayerFormat& format(Index layer) const {
+    return *formats_[static_cast<std::size_t>(layer)];
+  }
+
+  PaddedRows<Scalar> padded_queries(Index layer, const MatrixView<Scalar>& queries) const {
+    const LayerShape& shape = format(layer).shape;
+    return {queries, shape.query_heads, shape.head_dim, HeadPadding::zeros};
+  }
+  PaddedOut<Scalar> padded_out(Index layer, const MutableMatrixView<Scalar>& out) const {
+    const LayerShape& shape = format(layer).shape;
+    return {out, shape.query_heads, shape.value_width()};
+  }
+
+  /// update(); `queries` is null where there are none. Returns them padded.
+  std::optional<PaddedRows<Scalar>> append(Index layer, const MatrixView<Scalar>* queries,
+                                           const MatrixView<Scalar>& keys,
+                                           const MatrixView<Scalar>& values,
+                                           const CallOptions& options) {
     auto target = writer(layer, options.sequence);
     checks(layer).new_tokens(keys, values, queries, options.mask);
-    target.append(keys, values, queries, options);
+    const LayerShape& shape = format(layer).shape;
+    const LayerSettings& settings = format(layer).settings;
+    const bool keys_share = settings.has_token_scales && !settings.rotates_keys;
+    const PaddedRows<Scalar> wide_keys(keys, shape.kv_heads, shape.head_dim,
+                                       keys_share ? HeadPadding::last : HeadPadding::zeros);
+    const PaddedRows<Scalar> wide_values(
+        values, shape.kv_heads, shape.own_value_width(),
+        settings.rotates_values ? HeadPadding::zeros : HeadPadding::last);
+    std::optional<PaddedRows<Scalar>> wide_queries;
+    if (queries != nullptr) wide_queries.emplace(padded_queries(layer, *queries));
+    target.append(wide_keys.view(), wide_values.view(),
+                  queries != nullptr ? &wide_queries->view() : nullptr, options);
+    return wide_queries;
+  }
+
+  /// Keys or values of all tokens [tokens, kv_heads * width], as `what` says.
+  Matrix<Scalar> read_back(Index layer, Index sequence, Matrix<Real> DequantizedTokens<Real>::*what,
+                           Index width) const {
+    Matrix<Scalar> wide = detail::read_back(tokens(layer, sequence).view(), what);
+    const Index heads = shape_.layer(layer).kv_heads;
+    if (wide.cols() == heads * width) return wide;
+    Matrix<Scalar> all(wide.rows(), heads * width);
+    narrow(wide, heads, width, all);
+    return all;
   }
 
   void check_attend(Index layer, const MatrixView<Scalar>& queries,
@@ -319,16 +372,18 @@ class CacheOfLayers {
   }
 
   /// attend() of queries and out whose numbers and shapes are checked.
-  void attend_checked(Index layer, const MatrixView<Scalar>& queries,
-                      MutableMatrixView<Scalar>& out, const CallOptions& options) const {
+  void attend_padded(Index layer, const MatrixView<Scalar>& queries, PaddedOut<Scalar>& out,
+                     const CallOptions& options) const {
     const LayerStore<Scalar>& source = tokens(layer, options.sequence);
     const LayerView<Scalar> view = source.view();
-    const QueryRows<Scalar> rows = checked_rows(shape_, layer, source, view, queries, options);
+    const QueryRows<Scalar> rows =
+        checked_rows(format(layer).shape, layer, source, view, queries, options);
     const typename Workspaces::Lease lease(*workspaces_);
     AttentionCall<Scalar>& call = *lease;
     call.clear();
-    call.add(rows, config_.arithmetic, out);
+    call.add(rows, config_.arithmetic, out.view());
     call.run(*executor_);
+    out.finish();
   }
 
   using Workspaces = WorkspacePool<AttentionCall<Scalar>>;

@@ -6,10 +6,10 @@
 
 namespace squat::detail {
 
-/// The rows of `queries` in `layer`, which reads `source`; all outlive them. Fails where the layer
-/// does not hold what they see.
+/// The rows of `queries` in `layer`, of `shape`, which reads `source`; all outlive them. Fails
+/// where the layer does not hold what they see.
 template <class Scalar>
-QueryRows<Scalar> checked_rows(const ModelShape& shape, Index layer,
+QueryRows<Scalar> checked_rows(const LayerShape& shape, Index layer,
                                const LayerStore<Scalar>& source, const LayerView<Scalar>& view,
                                const MatrixView<Scalar>& queries, const CallOptions& options) {
   const Index size = source.size();
@@ -22,7 +22,7 @@ QueryRows<Scalar> checked_rows(const ModelShape& shape, Index layer,
             " of sequence ", options.sequence, " has ", size, " tokens");
   }
   const Index first = options.position == -1 ? size - queries.rows() : options.position;
-  const QueryRows<Scalar> rows{queries, view, first, options, shape.layer(layer)};
+  const QueryRows<Scalar> rows{queries, view, first, options, shape};
   require(!options.visible.empty() || rows.visible(0).begin >= source.first(),
           "queries begin at position ", first, "; layer ", layer, " of sequence ", options.sequence,
           " has dropped what they see: they can begin at ", source.least_size() - 1, " or later");

@@ -90,7 +90,8 @@ class KeyEncoder {
         Real key[max_head_dim];
         for (Index c = 0; c < head_dim; ++c)
           key[c] = static_cast<Real>(keys(first + token, c)) * to_units;
-        if (layout_.is_rotated()) simd::rotate(key, head_dim);
+        if (layout_.is_rotated())
+          simd::head_rotation<Real>(layout_.rotation(), head_dim).apply(key);
         encoder.set_key(token, key);
       }
       const Matrix<std::uint8_t>& codes = encoder.encode(record, slot + first);

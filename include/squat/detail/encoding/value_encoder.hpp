@@ -7,11 +7,12 @@
 
 namespace squat::detail {
 
-/// Where values of a head go, and what they are less and in units of 2^exponent there.
+/// Where values of a head go, what they are less, and their units of 2^exponent and rotation there.
 struct ValueRecord {
   std::byte* bytes;
   int exponent = 0;             ///< RecordUnits::values
   const float* mean = nullptr;  ///< [head_dim], or null
+  Rotation rotation = Rotation::signs;
 };
 
 /// Writes values, a token at a time, into slots of the records of a layout.
@@ -53,9 +54,8 @@ class ValueEncoder {
         own[c] -= static_cast<Real>(record.mean[c]);
       units[head] = unit_of<Real>(record.exponent);
       for (Index c = 0; record.exponent != 0 && c < head_dim; ++c) own[c] *= 1 / units[head];
+      if (layout_.is_rotated()) simd::head_rotation<Real>(record.rotation, head_dim).apply(own);
     }
-    if (layout_.is_rotated())
-      for (Index first = 0; first < numbers; first += head_dim) simd::rotate(x + first, head_dim);
     std::uint8_t codes[max_numbers];
     CodeGrid<Real> grids[max_numbers / 8];  // of a head_dim of 8
     encode_groups(x, heads, units, grids, codes);

@@ -11,12 +11,12 @@ namespace squat::detail {
 
 // Formatting would join lines of the layout.
 // clang-format off
-/// A file of version 3 holds one sequence of a cache, or all. It is little-endian and consists of
-/// 64-bit words, into which smaller numbers are packed. What says (3) is not in older files, whose
-/// records have units of 1. What says (2) is not in a file of version 1, whose tokens have positions
+/// A file of version 4 holds one sequence of a cache, or all. It is little-endian and consists of
+/// 64-bit words, into which smaller numbers are packed. What says (4) is not in older files, whose
+/// rotations have no signs. What says (3) is not in those before, whose records have units of 1. What says (2) is not in a file of version 1, whose tokens have positions
 /// one after the other; what says (1) is in that alone:
 ///
-///     char magic[8] = "SQUATKV3", "SQUATKV2" or "SQUATKV1"
+///     char magic[8] = "SQUATKV4", "SQUATKV3", "SQUATKV2" or "SQUATKV1"
 ///     char scalar[8] = "float", "double", "half" or "bfloat16"
 ///     uint64 fields                  those of ModelShape and Config that are not at their default
 ///     per field:                     (bits of keys and values as they result, never 0)
@@ -72,6 +72,7 @@ namespace squat::detail {
 ///       int64 keys, values    (3)  exponents of RecordUnits
 ///       uint64 has_mean       (3)  1: values are less their mean; else 0
 ///       float32 mean[value_dim]    if has_mean
+///       uint64 rotation       (4)  Rotation, the same of all heads
 ///
 ///     Fit:
 ///       uint64 parts                 0: none; else 1 + 2 moments + 4 statistics + 8 plan + 16 directions
@@ -89,7 +90,7 @@ namespace squat::detail {
 // clang-format on
 struct SnapshotFormat {
   using Word = std::array<char, 8>;
-  static constexpr Index version = 3;
+  static constexpr Index version = 4;
   /// Of files of a version.
   static constexpr Word magic(Index number) {
     return {'S', 'Q', 'U', 'A', 'T', 'K', 'V', static_cast<char>('0' + number)};
@@ -258,6 +259,7 @@ class SnapshotWriter {
       const std::vector<float>& mean = layout.value_mean();
       writer_.number(Index{!mean.empty()});
       writer_.array(mean.data(), static_cast<Index>(mean.size()));
+      writer_.number(static_cast<Index>(layout.rotation()));
     }
   }
 

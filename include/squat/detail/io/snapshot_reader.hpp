@@ -19,9 +19,8 @@ class SnapshotReader {
     SnapshotFormat::Word magic, scalar;
     reader_.array(magic.data(), 8);
     while (version_ > 0 && magic != SnapshotFormat::magic(version_)) --version_;
-    require(version_ > 0,
-            "the file does not begin with SQUATKV1, SQUATKV2 or SQUATKV3: it holds no cache of a "
-            "version that is known");
+    require(version_ > 0, "the file does not begin with SQUATKV and a version of 1 to ",
+            SnapshotFormat::version, ": it holds no cache of a version that is known");
     reader_.array(scalar.data(), 8);
     const auto name = [](const SnapshotFormat::Word& word) {
       return std::string(word.begin(), std::find(word.begin(), word.end(), '\0'));
@@ -211,12 +210,16 @@ class SnapshotReader {
     return shared(layouts_, "blocks", [&]() -> KeyLayouts {
       std::vector<KeyRecordLayout> layouts;
       for (Index head = 0; head < kv_heads_; ++head) layouts.push_back(key_layout());
+      const Rotation rotation = layouts.front().rotation();
+      for (const KeyRecordLayout& layout : layouts)
+        require(layout.rotation() == rotation, "the file has heads of different rotations");
       KeyLayouts all = std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts));
       if (!format_->settings.has_token_scales) return all;
       // Blocks and plans share what is as it is before anything is known.
       std::vector<std::vector<float>> means;
       for (const KeyRecordLayout& layout : *all) means.push_back(layout.value_mean());
-      return with_value_means(in_units(format_->blank_key_layouts, units_of(all)), means);
+      return with_value_means(
+          in_units(in_rotation(format_->blank_key_layouts, rotation), units_of(all)), means);
     });
   }
 
@@ -251,6 +254,10 @@ class SnapshotReader {
               "the file has a mean of values that is not finite or beyond ", largest_);
       layout.set_value_mean(std::move(mean));
     }
+    if (version_ > 3)
+      layout.set_rotation(static_cast<Rotation>(reader_.count("rotation", 1)));
+    else if (format_->settings.rotates_keys || format_->settings.rotates_values)
+      layout.set_rotation(Rotation::plain);
     if (expected.empty()) return layout;
     Eigen::VectorXd midpoints(head_dim_);
     for (Index i = 0; i < head_dim_; ++i) {

@@ -86,17 +86,21 @@ class LayerWriter {
   KeyLayouts layouts(const KeyPlan<Real>& plan, Index count, const std::vector<RecordTops>& tops) {
     if (!store_.format().settings.has_token_scales) return plan.layouts;
     TokenBlocks& blocks = store_.blocks();
-    const KeyLayouts& blank = store_.format().blank_key_layouts;
+    const Rotation rotation = plan.layouts->front().rotation();
+    const KeyLayouts blank = in_rotation(store_.format().blank_key_layouts, rotation);
     if (blocks.empty()) {
       const std::vector<RecordUnits> zeros(tops.size(), {RecordUnits::none, RecordUnits::none});
       return with_value_means(in_units(blank, raised(zeros, tops)), value_means(count));
     }
     const std::vector<RecordUnits> before = units_of(blocks.back().key_layouts);
     const std::vector<RecordUnits> now = raised(before, tops);
-    if (now == before) return blocks.back().key_layouts;
-    const KeyLayouts& last = blocks.back().key_layouts;
-    KeyLayouts layouts = in_units(have_value_means(last) ? last : blank, now);
-    if (std::equal(now.begin(), now.end(), before.begin(),
+    const KeyLayouts last = blocks.back().key_layouts;
+    const bool goes_on = blocks.back().rotation() == rotation;
+    if (goes_on && now == before) return last;
+    KeyLayouts layouts =
+        in_units(have_value_means(last) ? in_rotation(last, rotation) : blank, now);
+    if (goes_on &&
+        std::equal(now.begin(), now.end(), before.begin(),
                    [](const auto& one, const auto& other) { return one.reads_like(other); }))
       blocks.back().key_layouts = layouts;
     return layouts;
@@ -214,7 +218,7 @@ class LayerWriter {
         store_.read_value(done + token, value.data());
         encoder.encode(value.data(), format.kv_heads(), slot, [&](Index head) {
           return ValueRecord{block.values(head), block.key_layout(head).units().values,
-                             block.value_mean(head)};
+                             block.value_mean(head), block.rotation()};
         });
       }
       done += here;

@@ -41,12 +41,13 @@ class KeyMetric {
     return KeyMetric(std::move(b));
   }
 
-  /// In the coordinates of a Hadamard rotation H: H A H.
-  KeyMetric rotated() const {
-    if (const auto* subspace = std::get_if<QuerySubspace>(&metric_)) return subspace->rotated();
+  /// In the coordinates of a rotation R: R A R^T.
+  KeyMetric rotated(Rotation rotation = Rotation::signs) const {
+    if (const auto* subspace = std::get_if<QuerySubspace>(&metric_))
+      return subspace->rotated(rotation);
     Matrix<double> b = std::get<Matrix<double>>(metric_);
     for (int side = 0; side < 2; ++side) {
-      for (Index row = 0; row < b.rows(); ++row) hadamard(b.row(row).data(), b.cols());
+      for (Index row = 0; row < b.rows(); ++row) rotate(b.row(row).data(), b.cols(), rotation);
       b.transposeInPlace();
     }
     return KeyMetric(std::move(b));

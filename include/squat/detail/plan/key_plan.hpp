@@ -53,8 +53,9 @@ std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& met
   for (std::size_t head = 0; head < metrics.size(); ++head) {
     const KeyMetric& metric = metrics[head];
     if (settings.has_token_scales) {
-      feedback.push_back((settings.rotates_keys ? metric.rotated() : metric)
-                             .template feedback<Real>(settings.feedback_step));
+      feedback.push_back(
+          (settings.rotates_keys ? metric.rotated(blank_layouts->front().rotation()) : metric)
+              .template feedback<Real>(settings.feedback_step));
       continue;
     }
     const Index head_dim = metric.head_dim();

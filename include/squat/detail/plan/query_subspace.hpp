@@ -3,7 +3,7 @@
 
 #include <Eigen/SVD>
 #include <squat/config.hpp>
-#include <squat/detail/math/hadamard.hpp>
+#include <squat/detail/math/rotation.hpp>
 #include <squat/detail/plan/leading_directions.hpp>
 #include <squat/detail/plan/second_moment.hpp>
 #include <vector>
@@ -69,10 +69,10 @@ class QuerySubspace {
     return subspace;
   }
 
-  /// In the coordinates of a Hadamard rotation H: Qhat H, so that the metric is H A H.
-  QuerySubspace rotated() const {
+  /// In the coordinates of a rotation R: Qhat R^T, so that the metric is R A R^T.
+  QuerySubspace rotated(Rotation rotation = Rotation::signs) const {
     QuerySubspace subspace = *this;
-    for (Index i = 0; i < rank(); ++i) hadamard(subspace.qhat_.row(i).data(), head_dim());
+    for (Index i = 0; i < rank(); ++i) rotate(subspace.qhat_.row(i).data(), head_dim(), rotation);
     return subspace;
   }
 

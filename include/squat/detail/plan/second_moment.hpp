@@ -66,6 +66,14 @@ class SecondMoment {
     count_ += other.count_;
   }
 
+  /// Of the same queries with zeros behind them, `head_dim` channels in all.
+  SecondMoment padded(Index head_dim) const {
+    SecondMoment moment(head_dim);
+    moment.sum_.topLeftCorner(sum_.rows(), sum_.cols()) = sum_;
+    moment.count_ = count_;
+    return moment;
+  }
+
   Index head_dim() const { return sum_.rows(); }
   Index count() const { return count_; }              ///< queries added
   const Matrix<double>& sum() const { return sum_; }  ///< [head_dim, head_dim]

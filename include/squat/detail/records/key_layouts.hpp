@@ -6,7 +6,7 @@
 
 namespace squat::detail {
 
-/// The layouts of the key records of a layer, one of each kv head.
+/// The layouts of the key records of a layer, one of each kv head. All have one rotation.
 using KeyLayouts = std::shared_ptr<const std::vector<KeyRecordLayout>>;
 
 inline std::vector<RecordUnits> units_of(const KeyLayouts& layouts) {
@@ -35,6 +35,14 @@ inline KeyLayouts with_value_means(const KeyLayouts& layouts,
     return layouts;
   std::vector<KeyRecordLayout> others = *layouts;
   for (std::size_t head = 0; head < others.size(); ++head) others[head].set_value_mean(means[head]);
+  return std::make_shared<const std::vector<KeyRecordLayout>>(std::move(others));
+}
+
+/// `layouts` if they have such a rotation, otherwise others that differ in nothing else.
+inline KeyLayouts in_rotation(const KeyLayouts& layouts, Rotation rotation) {
+  if (layouts->front().rotation() == rotation) return layouts;
+  std::vector<KeyRecordLayout> others = *layouts;
+  for (KeyRecordLayout& layout : others) layout.set_rotation(rotation);
   return std::make_shared<const std::vector<KeyRecordLayout>>(std::move(others));
 }
 

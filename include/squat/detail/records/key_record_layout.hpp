@@ -1,7 +1,7 @@
 // The packed record of keys: what a block of tokens of one kv head looks like in memory.
 #pragma once
 
-#include <squat/detail/math/hadamard.hpp>
+#include <squat/detail/math/rotation.hpp>
 #include <squat/detail/records/affine_table.hpp>
 #include <squat/detail/records/code_tile.hpp>
 #include <squat/detail/records/record_units.hpp>
@@ -40,8 +40,8 @@ inline BitAllocation even_bits(Index head_dim, double mean_bits) {
 ///     padding to 32 bytes
 ///
 /// in the order in which attention reads them. Beside the allocation an object knows where each
-/// channel's range is expected (Config::scale_bits 8), in which units all numbers are, and what
-/// values of the head are less: what blocks have in common is stored once.
+/// channel's range is expected (Config::scale_bits 8), in which units all numbers are, how they are
+/// rotated, and what values of the head are less: what blocks have in common is stored once.
 ///
 /// With KeyScales::per_token the table is that of TokenGroups, scale[groups][tokens] and
 /// zero[groups][tokens], a run is a group, all channels have one width, and tokens arrive one by
@@ -75,9 +75,8 @@ class KeyRecordLayout {
         affine_(is_per_token_ ? groups_.entries() : head_dim, settings.scale_bits, true),
         order_(std::move(allocation.order)),
         bits_(std::move(allocation.bits)) {
-    require(head_dim % 8 == 0 && static_cast<Index>(bits_.size()) == head_dim / 8,
-            "allocation.bits has ", bits_.size(), " entries; head_dim ", head_dim,
-            " asks for one in eight channels");
+    require(static_cast<Index>(bits_.size()) == head_dim / 8, "allocation.bits has ", bits_.size(),
+            " entries; head_dim ", head_dim, " asks for one in eight channels");
     require(order_.empty() || static_cast<Index>(order_.size()) == head_dim,
             "allocation.order has ", order_.size(), " entries; head_dim is ", head_dim);
     require(!is_per_token_ ||
@@ -109,6 +108,9 @@ class KeyRecordLayout {
   Index bytes() const { return bytes_; }
   bool is_per_token() const { return is_per_token_; }
   bool is_rotated() const { return is_rotated_; }
+  /// Of the keys where they are rotated, and of the values beside them.
+  Rotation rotation() const { return rotation_; }
+  void set_rotation(Rotation rotation) { rotation_ = rotation; }
   /// How many of the oldest of `waiting` keys in a residual of `residual_length` are quantized
   /// next: whole multiples of it, or with scales per token all but the newest so many.
   Index leaving(Index waiting, Index residual_length) const {
@@ -262,7 +264,8 @@ class KeyRecordLayout {
       for (Index lane = 0; !is_ordered() && lane < count; ++lane)
         to_channels(rows + lane * head_dim_);
     }
-    for (Index t = 0; is_rotated_ && t < tokens; ++t) hadamard(out + t * head_dim_, head_dim_);
+    for (Index t = 0; is_rotated_ && t < tokens; ++t)
+      rotate_back(out + t * head_dim_, head_dim_, rotation_);
   }
 
  private:
@@ -308,6 +311,7 @@ class KeyRecordLayout {
   Index tokens_;
   bool is_per_token_;
   bool is_rotated_;
+  Rotation rotation_ = Rotation::signs;
   TokenGroups groups_;
   AffineTable affine_;
   std::vector<std::uint16_t> order_;

@@ -3,13 +3,14 @@
 
 #include <squat/detail/math/rotary.hpp>
 #include <squat/detail/records/key_layouts.hpp>
+#include <squat/detail/records/padded_shape.hpp>
 #include <squat/detail/records/value_record_layout.hpp>
 
 namespace squat::detail {
 
 /// Shape, settings and layouts of a layer. Never changes, so that all its sequences share one.
 struct LayerFormat {
-  LayerShape shape;
+  LayerShape shape;  ///< padded: what the caller's heads lack of multiples of 8 is there
   LayerSettings settings;
   std::shared_ptr<const RopeTable> rope;          ///< null where the caller applies positions
   std::shared_ptr<const RopeTable> applied_rope;  ///< by the caller; null where nothing turns
@@ -19,8 +20,8 @@ struct LayerFormat {
 
   /// No bits in `layer_settings` are 0.
   LayerFormat(const LayerShape& layer_shape, const LayerSettings& layer_settings)
-      : shape(layer_shape),
-        settings(layer_settings),
+      : shape(padded(layer_shape)),
+        settings(for_padded(layer_settings, layer_shape.head_dim)),
         rope(table(shape, false)),
         applied_rope(table(shape, true)),
         blank_key_layouts(std::make_shared<const std::vector<KeyRecordLayout>>(
@@ -48,6 +49,14 @@ struct LayerFormat {
   }
 
  private:
+  /// `settings` that mean the same in padded heads as in those of the caller's `head_dim`.
+  LayerSettings for_padded(LayerSettings settings, Index head_dim) const {
+    if (settings.feedback_step >= head_dim) settings.feedback_step = shape.head_dim;
+    // Energy counts per channel.
+    if (settings.has_normalised_lambda)
+      settings.lambda *= static_cast<double>(head_dim) / static_cast<double>(shape.head_dim);
+    return settings;
+  }
   static std::shared_ptr<const RopeTable> table(const LayerShape& shape, bool is_applied) {
     if (shape.rope.pairing == RopePairing::none || shape.rope.is_applied != is_applied)
       return nullptr;
@@ -66,13 +75,14 @@ inline LayerFormats layer_formats(const ModelShape& shape, const Config& config)
   LayerFormats formats;
   for (Index layer = 0; layer < shape.layers; ++layer) {
     const LayerSettings settings(config, layer);
-    const auto alike = std::find_if(formats.begin(), formats.end(), [&](const auto& known) {
-      return known->settings.key_bits == settings.key_bits &&
-             known->settings.value_bits == settings.value_bits &&
-             known->shape == shape.layer(layer);
-    });
-    formats.push_back(alike != formats.end()
-                          ? *alike
+    std::size_t alike = 0;
+    while (alike < formats.size() &&
+           !(formats[alike]->settings.key_bits == settings.key_bits &&
+             formats[alike]->settings.value_bits == settings.value_bits &&
+             shape.layer(static_cast<Index>(alike)) == shape.layer(layer)))
+      ++alike;
+    formats.push_back(alike < formats.size()
+                          ? formats[alike]
                           : std::make_shared<const LayerFormat>(shape.layer(layer), settings));
   }
   return formats;

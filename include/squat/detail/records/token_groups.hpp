@@ -11,12 +11,15 @@ namespace squat::detail {
 /// [groups][tokens].
 class TokenGroups {
  public:
-  /// `group_size` channels to a group.
+  /// `group_size` channels to a group. Fails unless head_dim is a multiple of 8.
   TokenGroups(Index head_dim, Index group_size, const LayerSettings& settings)
       : head_dim_(head_dim),
         tokens_(settings.block_tokens),
         size_(std::min(group_size, head_dim)),
-        groups_((head_dim_ + size_ - 1) / size_) {}
+        groups_((head_dim_ + size_ - 1) / size_) {
+    require(head_dim >= 8 && head_dim % 8 == 0, "head_dim is ", head_dim,
+            "; in records it must be a multiple of 8");
+  }
 
   Index head_dim() const { return head_dim_; }
   Index tokens() const { return tokens_; }

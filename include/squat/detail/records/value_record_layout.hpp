@@ -1,7 +1,7 @@
 // The packed record of values.
 #pragma once
 
-#include <squat/detail/math/hadamard.hpp>
+#include <squat/detail/math/rotation.hpp>
 #include <squat/detail/records/affine_table.hpp>
 #include <squat/detail/records/code_tile.hpp>
 #include <squat/detail/records/token_groups.hpp>
@@ -64,7 +64,8 @@ class ValueRecordLayout : public TokenGroups {
   /// Dequantizes tokens [0, tokens) of a record in units of `unit` into out[tokens][head_dim],
   /// rotated back.
   template <class Real>
-  void dequantize(const std::byte* record, Index tokens, Real* out, Real unit = 1) const {
+  void dequantize(const std::byte* record, Index tokens, Real* out, Real unit = 1,
+                  Rotation rotation = Rotation::signs) const {
     with_bits(bits_, [&](auto bits) {
       for (Index t = 0; t < tokens; ++t) {
         Real* row = out + t * head_dim();
@@ -75,7 +76,7 @@ class ValueRecordLayout : public TokenGroups {
             row[c] = scale * unit * static_cast<Real>(codes->get(c % 16, t % 8)) + zero * unit;
           }
         }
-        if (is_rotated_) hadamard(row, head_dim());
+        if (is_rotated_) rotate_back(row, head_dim(), rotation);
       }
     });
   }

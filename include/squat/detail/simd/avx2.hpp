@@ -36,6 +36,19 @@ struct Avx2 : Avx2Registers {
     }
   }
 
+  template <class Code>
+  SQUAT_AVX2 static void widen(const Code* codes, const std::uint16_t* scales, Index n,
+                               float* out) {
+    for (Index first = 0; first < n; first += 32) {
+      const __m256 scale = _mm256_castsi256_ps(_mm256_set1_epi32(*scales++ << 16));
+      for (Index i = first; i < std::min(first + 32, n); i += 8) {
+        const __m256i wide = sizeof(Code) == 1 ? _mm256_cvtepi8_epi32(load64(codes + i))
+                                               : _mm256_cvtepi16_epi32(load128(codes + i));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_cvtepi32_ps(wide), scale));
+      }
+    }
+  }
+
   SQUAT_AVX2 static void exponentiate(float* scores, Index stride, Index rows, Index n, float* max,
                                       float* sums) {
     for (; rows >= 4; rows -= 4, scores += 4 * stride, max += 4, sums += 4)
@@ -82,11 +95,18 @@ struct Avx2 : Avx2Registers {
 
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx2Fold;
-    return {"avx2",           read_f16_table,
-            read_8_bit_table, Fold::to_fixed_point,
-            Fold::try_fold8,  Fold::try_fold8_positive,
-            Fold::fold16,     exponentiate,
-            dot_rows,         add_rows};
+    return {"avx2",
+            read_f16_table,
+            read_8_bit_table,
+            widen<std::int8_t>,
+            widen<std::int16_t>,
+            Fold::to_fixed_point,
+            Fold::try_fold8,
+            Fold::try_fold8_positive,
+            Fold::fold16,
+            exponentiate,
+            dot_rows,
+            add_rows};
   }
 
   using Dot = Avx2Dot;

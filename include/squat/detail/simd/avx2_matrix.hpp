@@ -9,7 +9,7 @@
 namespace squat::detail::simd {
 
 struct Avx2Matrix : Avx2Registers {
-  SQUAT_AVX2 static void rotate(float* x, Index n) {
+  SQUAT_AVX2 static void hadamard(float* x, Index n) {
     const Index block = n & -n;  // 8 at least
     const __m256 norm = _mm256_set1_ps(1 / std::sqrt(static_cast<float>(block)));
     Index stride = 8;
@@ -64,7 +64,7 @@ struct Avx2Matrix : Avx2Registers {
     }
   }
 
-  static constexpr MatrixKernels kernels() { return {rotate, transpose, add_products}; }
+  static constexpr MatrixKernels kernels() { return {hadamard, transpose, add_products}; }
 
  private:
   /// The strides below 8 Vectors, in registers.

@@ -64,6 +64,22 @@ struct Avx512 : Avx512Registers {
     if (rows == 1) exponentiate_rows<1>(scores, stride, n, max, sums);
   }
 
+  template <class Code>
+  SQUAT_AVX512 static void widen(const Code* codes, const std::uint16_t* scales, Index n,
+                                 float* out) {
+    Index i = 0;
+    for (; i + 32 <= n; i += 32) {
+      const __m512 scale = _mm512_castsi512_ps(_mm512_set1_epi32(*scales++ << 16));
+      SQUAT_UNROLL
+      for (int half = 0; half < 32; half += 16) {
+        const __m512i wide = sizeof(Code) == 1 ? _mm512_cvtepi8_epi32(load128(codes + i + half))
+                                               : _mm512_cvtepi16_epi32(load256(codes + i + half));
+        _mm512_storeu_ps(out + i + half, _mm512_mul_ps(_mm512_cvtepi32_ps(wide), scale));
+      }
+    }
+    if (i < n) Avx2::widen(codes + i, scales, n - i, out + i);
+  }
+
   SQUAT_AVX512 static void dot_rows(const float* rows, Index count, Index n, const float* query,
                                     float* scores) {
     for (Index r = 0; r < count; r += 4) {
@@ -92,11 +108,18 @@ struct Avx512 : Avx512Registers {
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx512Fold;
     using FoldPositive = Avx512FoldPositive;
-    return {"avx512",         read_f16_table,
-            read_8_bit_table, Fold::to_fixed_point,
-            Fold::try_fold8,  FoldPositive::try_fold8,
-            Fold::fold16,     exponentiate,
-            dot_rows,         add_rows};
+    return {"avx512",
+            read_f16_table,
+            read_8_bit_table,
+            widen<std::int8_t>,
+            widen<std::int16_t>,
+            Fold::to_fixed_point,
+            Fold::try_fold8,
+            FoldPositive::try_fold8,
+            Fold::fold16,
+            exponentiate,
+            dot_rows,
+            add_rows};
   }
 
   using Dot = Avx512Dot;

@@ -132,9 +132,12 @@ struct Avx512Registers {
 
   /// sum + a b, rounded twice as portable versions do: not a fused multiply-add.
   SQUAT_AVX512_INLINE static __m512 add_product(__m512 sum, __m512 a, __m512 b) {
+    return _mm512_add_ps(sum, product(a, b));
+  }
+  SQUAT_AVX512_INLINE static __m512 product(__m512 a, __m512 b) {
     __m512 ab = _mm512_mul_ps(a, b);
     __asm__("" : "+v"(ab));
-    return _mm512_add_ps(sum, ab);
+    return ab;
   }
 
   /// Adds the products of four unsigned with four signed bytes to every 32-bit lane.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/detail/compiled_once.hpp>
+#include <squat/detail/math/rotation.hpp>
 #include <squat/detail/simd/kernels.hpp>
 #include <squat/detail/simd/matrix_kernels.hpp>
 
@@ -14,13 +15,13 @@ SQUAT_COMPILED_ONCE const VectorKernels& vector_kernels();
 SQUAT_COMPILED_ONCE const DotKernels& dot_kernels(int bits);
 SQUAT_COMPILED_ONCE const MatrixKernels& matrix_kernels();
 
-/// hadamard of x[0..n).
+/// `rotation` of heads of n channels.
 template <class Real>
-void rotate(Real* x, Index n) {
+HeadRotation<Real> head_rotation(Rotation rotation, Index n) {
   if constexpr (std::is_same_v<Real, float>)
-    matrix_kernels().rotate(x, n);
+    return {rotation, n, matrix_kernels().hadamard};
   else
-    hadamard(x, n);
+    return {rotation, n, hadamard<Real>};
 }
 
 }  // namespace squat::detail::simd

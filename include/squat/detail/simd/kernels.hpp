@@ -62,6 +62,11 @@ struct VectorKernels {
                            const float* expected, Index n, float step, float* scale,
                            float* midpoint);
 
+  /// Reads n numbers of 8 or 16 bits: out[i] = codes[i] * scale, one for every 32 of them, of which
+  /// the upper half is stored. To the bit the same everywhere.
+  void (*widen8)(const std::int8_t* codes, const std::uint16_t* scales, Index n, float* out);
+  void (*widen16)(const std::int16_t* codes, const std::uint16_t* scales, Index n, float* out);
+
   /// Fixed-point form of x[0..n) for try_fold8, into fixed[0..max_length), each number in its
   /// place: try_fold8 may begin anywhere in it. Returns its unit.
   float (*to_fixed_point)(const float* x, Index n, std::int16_t* fixed);

@@ -8,8 +8,8 @@ namespace squat::detail::simd {
 /// As in VectorKernels the portable version is the specification; others compute the very same
 /// bits.
 struct MatrixKernels {
-  /// hadamard of x[0..n).
-  void (*rotate)(float* x, Index n);
+  /// detail::hadamard() of x[0..n).
+  void (*hadamard)(float* x, Index n);
 
   /// x [rows, columns] transposed: column c goes to out[c] [rows]. Rows and columns are multiples
   /// of 8, the rows of x are `stride` apart.
@@ -41,7 +41,9 @@ struct PortableMatrix {
       }
   }
 
-  static constexpr MatrixKernels kernels() { return {hadamard<float>, transpose, add_products}; }
+  static constexpr MatrixKernels kernels() {
+    return {detail::hadamard<float>, transpose, add_products};
+  }
 };
 
 }  // namespace squat::detail::simd

@@ -141,9 +141,17 @@ struct Neon {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"neon",         read_f16_table, Portable::read_8_bit_table,
-            to_fixed_point, try_fold8,      try_fold8_positive,
-            fold16,         exponentiate,   dot_rows,
+    return {"neon",
+            read_f16_table,
+            Portable::read_8_bit_table,
+            Portable::widen<std::int8_t>,
+            Portable::widen<std::int16_t>,
+            to_fixed_point,
+            try_fold8,
+            try_fold8_positive,
+            fold16,
+            exponentiate,
+            dot_rows,
             add_rows};
   }
 

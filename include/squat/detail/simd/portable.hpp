@@ -31,6 +31,14 @@ struct Portable {
     }
   }
 
+  template <class Code>
+  static void widen(const Code* codes, const std::uint16_t* scales, Index n, float* out) {
+    for (Index i = 0; i < n; ++i) {
+      const std::uint32_t bits = std::uint32_t{scales[i / 32]} << 16;
+      out[i] = static_cast<float>(codes[i]) * Eigen::numext::bit_cast<float>(bits);
+    }
+  }
+
   static float to_fixed_point(const float*, Index, std::int16_t*) {
     return 0;
   }  // has no use for it
@@ -152,8 +160,18 @@ struct Portable {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"portable",         read_f16_table, read_8_bit_table, to_fixed_point, try_fold8,
-            try_fold8_positive, fold16,         exponentiate,     dot_rows,       add_rows};
+    return {"portable",
+            read_f16_table,
+            read_8_bit_table,
+            widen<std::int8_t>,
+            widen<std::int16_t>,
+            to_fixed_point,
+            try_fold8,
+            try_fold8_positive,
+            fold16,
+            exponentiate,
+            dot_rows,
+            add_rows};
   }
 
   using Dot = Portable;

@@ -35,6 +35,15 @@ class RowFormat {
     return reinterpret_cast<const std::uint16_t*>(row + numbers() * code_size());
   }
 
+  /// The codes of a head, integers of bits() or numbers as they are, and their scales.
+  template <class Code>
+  const Code* codes_of(const std::byte* row, Index head) const {
+    return reinterpret_cast<const Code*>(row) + head * width_;
+  }
+  const std::uint16_t* scales_of(const std::byte* row, Index head) const {
+    return scales_of(row) + head * groups();
+  }
+
   void encode(const Scalar* numbers, std::byte* row) const noexcept {
     if (bits_ == 8)
       round<std::int8_t>(numbers, row);
@@ -95,11 +104,6 @@ class RowFormat {
     return reinterpret_cast<Code*>(row) + head * width_;
   }
   template <class Code>
-  const Code* codes_of(const std::byte* row, Index head) const {
-    return reinterpret_cast<const Code*>(row) + head * width_;
-  }
-
-  template <class Code>
   void round(const Scalar* numbers, std::byte* row) const noexcept {
     std::uint16_t* scale = scales_of(row);
     for (Index head = 0; head < heads_; ++head, numbers += width_)
@@ -152,7 +156,7 @@ class RowFormat {
 
   template <class Code, class Out>
   void widen(const Code* codes, const std::byte* row, Index head, Index count, Out* out) const {
-    const std::uint16_t* const scales = scales_of(row) + head * groups();
+    const std::uint16_t* const scales = scales_of(row, head);
     // Loops of eight become vectors without being asked.
     for (Index first = 0; first < count; first += 8) {
       const float scale = number(scales[first / group]);

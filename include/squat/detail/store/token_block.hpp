@@ -46,6 +46,9 @@ struct TokenBlock {
     return unit_of<Real>(key_layout(head).units().values);
   }
 
+  /// Of its values, where they are rotated.
+  Rotation rotation() const { return key_layout(0).rotation(); }
+
   std::byte* keys(Index head) const { return slot.keys(head); }
   std::byte* values(Index head) const { return slot.values(head); }
 

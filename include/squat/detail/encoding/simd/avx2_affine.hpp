@@ -10,7 +10,6 @@ namespace squat::detail::simd {
 
 /// What affine.hpp does with one group, for up to eight, a lane each and the same to the bit.
 struct Avx2Affine : Avx2Registers {
- protected:
   static constexpr Index most_groups = 8;
 
   /// CodeGrid of up to eight groups.
@@ -39,15 +38,33 @@ struct Avx2Affine : Avx2Registers {
     const float* operator[](Index group) const { return x + group * stride; }
   };
 
+  // Of eight groups, a lane each.
+  struct Extremes {
+    __m256 low, high;
+  };
+  /// GroupSums
+  struct RangeSums {
+    __m256 x, xx, c, xc;
+  };
+  struct Sizes {
+    __m256 energy, top;  ///< sum of x^2, largest |x|
+  };
+  /// Of sizes in units, and for each step of those times codes, and of code * (code + 1).
+  struct StepSums {
+    __m256 x, xc[symmetric_steps], cc[symmetric_steps];
+  };
+
   /// Where there are fewer groups, the first of four again.
   template <class Register>
   SQUAT_AVX2_INLINE static void fill(Register (&x)[8], Index count) {
     for (Index i = count; i % 4 != 0; ++i) x[i] = x[count <= 4 ? 0 : 4];
   }
 
-  /// Lane i combines the lanes of x[i]; where only four are filled, the others are like those.
+  /// Lane i combines the lanes of x[i], `count` of them; where only four are filled, the others are
+  /// like those.
   template <class Operation, class Register>
-  SQUAT_AVX2_INLINE static __m256 combine(const Register (&x)[8], Index count) {
+  SQUAT_AVX2_INLINE static __m256 combine(Register (&x)[8], Index count) {
+    fill(x, count);
     const __m128 low = as_floats(reduce<Operation>({x[0], x[1], x[2], x[3]}));
     if (count <= 4) return _mm256_set_m128(low, low);
     return _mm256_set_m128(as_floats(reduce<Operation>({x[4], x[5], x[6], x[7]})), low);
@@ -55,7 +72,7 @@ struct Avx2Affine : Avx2Registers {
   SQUAT_AVX2_INLINE static __m128 as_floats(__m128 x) { return x; }
   SQUAT_AVX2_INLINE static __m128 as_floats(__m128i x) { return _mm_castsi128_ps(x); }
 
-  SQUAT_AVX2_INLINE static __m256 total(const __m256i (&x)[8], Index count) {
+  SQUAT_AVX2_INLINE static __m256 total(__m256i (&x)[8], Index count) {
     return _mm256_cvtepi32_ps(_mm256_castps_si256(combine<AddIntegers>(x, count)));
   }
 
@@ -145,6 +162,12 @@ struct Avx2Affine : Avx2Registers {
         _mm256_slli_epi32(_mm256_add_epi32(bytes, _mm256_set1_epi32(112 << 3)), 20));
     return _mm256_blendv_ps(large, small,
                             _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(8), bytes)));
+  }
+
+  /// 8 codes, a byte each.
+  SQUAT_AVX2_INLINE static void store64(std::uint8_t* target, __m256i x) {
+    const __m128i words = narrow16(x);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_packus_epi16(words, words));
   }
 };
 

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <squat/detail/encoding/simd/avx2_groups.hpp>
+#include <squat/detail/encoding/simd/avx2_loops.hpp>
 
 #if defined(SQUAT_HAVE_AVX2)
 
 namespace squat::detail::simd {
 
-struct Avx2Encode : Avx2Groups {
+struct Avx2Encode : Avx2Affine {
   template <int Bits>
   SQUAT_AVX2 static void encode_min_max(float* x, Index stride, Index tokens, int scale_bits,
                                         std::byte* scales, std::byte* zeros, std::uint8_t* tile,
@@ -77,17 +78,60 @@ struct Avx2Encode : Avx2Groups {
     }
   }
 
+  SQUAT_AVX2 static void store8(const Affine<float>* affine, float max_code, const float* expected,
+                                std::byte* scales, std::byte* midpoints) {
+    const __m256 first = _mm256_loadu_ps(&affine->scale);
+    const __m256 second = _mm256_loadu_ps(&affine[4].scale);
+    const __m256 scale = every_second(_mm256_shuffle_ps(first, second, 0x88));
+    const __m256 zero = every_second(_mm256_shuffle_ps(first, second, 0xdd));
+    const __m256 from = expected == nullptr ? zero : _mm256_sub_ps(zero, _mm256_loadu_ps(expected));
+    const __m256 steps =
+        _mm256_div_ps(add_product(from, scale, _mm256_set1_ps(max_code / 2)),
+                      _mm256_mul_ps(scale, _mm256_set1_ps(max_code / midpoint_steps)));
+    store64(reinterpret_cast<std::uint8_t*>(scales), to_bytes(scale));
+    const __m256i whole = _mm256_cvtps_epi32(if_positive(scale, steps));
+    const __m128i words = narrow16(whole);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(midpoints), _mm_packs_epi16(words, words));
+  }
+
   template <int Bits>
   static constexpr EncodeKernels kernels() {
+    using Groups = Avx2Groups<Avx2Loops>;
     return {encode_min_max<Bits>,
             pack_channels<Bits>,
             store_codes_at_depth_of<Bits>,
-            encode_eight_channels,
+            Groups::encode_eight_channels,
             store8,
-            groups};
+            Groups::groups};
   }
 
  private:
+  struct Range {
+    __m256 scale;
+    __m256 zero;
+    __m256 inverse;
+  };
+
+  /// min_max of affine.hpp, for eight ranges with scales of 16 or 32 bits.
+  SQUAT_AVX2_INLINE static Range fit_eight(__m256 low, __m256 high, float max_code,
+                                           int scale_bits) {
+    const __m256 limit = _mm256_set1_ps(static_cast<float>(largest_storable(scale_bits)));
+    const Affines affines = stored_range(within(low, limit), within(high, limit), max_code,
+                                         scale_bits, _mm256_setzero_ps());
+    return {affines.scale, affines.zero, if_positive(affines.scale, inverse(affines.scale))};
+  }
+
+  SQUAT_AVX2_INLINE static __m256i to_codes(__m256 x, const Range& range, float max_code) {
+    const __m256 code = _mm256_mul_ps(_mm256_sub_ps(x, range.zero), range.inverse);
+    return _mm256_cvtps_epi32(
+        _mm256_min_ps(_mm256_max_ps(code, _mm256_setzero_ps()), _mm256_set1_ps(max_code)));
+  }
+
+  /// What a shuffle within 128 bits took from two registers, those of the first one first.
+  SQUAT_AVX2_INLINE static __m256 every_second(__m256 shuffled) {
+    return _mm256_castsi256_ps(in_order(_mm256_castps_si256(shuffled)));
+  }
+
   SQUAT_AVX2_INLINE static void store(__m256 x, int scale_bits, std::byte* target) {
     if (scale_bits == 16)
       _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_cvtps_ph(x, 0));

@@ -9,8 +9,8 @@ namespace squat::detail::simd {
 
 /// What finding a grid takes is mostly waiting: for sums, and for divisions. Eight groups wait
 /// together, a lane each. Every number is that of the portable version, to the bit.
-struct Avx2Grids : Avx2Symmetric {
- protected:
+template <class Loops>
+struct Avx2Grids : Avx2Affine {
   /// What find_grids() wants to know of groups of n numbers, a logarithm: once for many of them.
   static std::int16_t inverse_step_for(const GroupFormat& format, Index n) {
     return format.fit == ScaleFit::unbiased ? inverse_range_step(format.bits, n) : std::int16_t{0};
@@ -20,43 +20,17 @@ struct Avx2Grids : Avx2Symmetric {
   SQUAT_AVX2 static void find_grids(const Groups& groups, const GroupFormat& format,
                                     std::int16_t inverse_step, __m256 expected, Grids& grids) {
     if (format.fit == ScaleFit::symmetric)
-      return find_symmetric(groups, format.bits, format.scale_bits, grids);
-    __m256 lows[8], highs[8];
-    for (Index group = 0; group < groups.count; ++group) {
-      const float* const own = groups[group];
-      __m256 low = _mm256_loadu_ps(own), high = low;
-      const auto reach = [&](Index i) SQUAT_AVX2 {
-        const __m256 x = _mm256_loadu_ps(own + i);
-        low = _mm256_min_ps(low, x);
-        high = _mm256_max_ps(high, x);
-      };
-      Index i = 0;
-      for (; i + 64 <= groups.n; i += 64) {
-        SQUAT_UNROLL
-        for (Index j = 0; j < 64; j += 8) reach(i + j);
-      }
-      for (; i < groups.n; i += 8) reach(i);
-      lows[group] = low;
-      highs[group] = high;
-    }
-    fill(lows, groups.count);
-    fill(highs, groups.count);
+      return Avx2Symmetric<Loops>::find_symmetric(groups, format.bits, format.scale_bits, grids);
+    const Extremes extremes = Loops::extremes(groups);
     const __m256 limit = _mm256_set1_ps(static_cast<float>(largest_storable(format.scale_bits)));
-    const __m256 low = within(combine<MinFloats>(lows, groups.count), limit);
-    const __m256 high = within(combine<MaxFloats>(highs, groups.count), limit);
+    const __m256 low = within(extremes.low, limit);
+    const __m256 high = within(extremes.high, limit);
     if (format.fit == ScaleFit::unbiased)
       find_unbiased(groups, format, inverse_step, low, high, expected, grids);
     else
       store_nearest(stored_range(low, high, static_cast<float>((1 << format.bits) - 1),
                                  format.scale_bits, expected),
                     grids);
-  }
-
-  /// Where eight numbers lie on their grid; rounded, that is their codes.
-  SQUAT_AVX2_INLINE static __m256 on_grid(__m256 x, __m256 inverse, __m256 origin,
-                                          __m256 max_code) {
-    return _mm256_min_ps(_mm256_max_ps(add_product(origin, x, inverse), _mm256_setzero_ps()),
-                         max_code);
   }
 
  private:
@@ -67,11 +41,6 @@ struct Avx2Grids : Avx2Symmetric {
     _mm256_store_ps(grids.inverse, if_positive(affines.scale, inverse(affines.scale)));
     _mm256_store_ps(grids.origin, _mm256_setzero_ps());
   }
-
-  /// GroupSums, a lane a group.
-  struct RangeSums {
-    __m256 x, xx, c, xc;
-  };
 
   /// unbiased_codes, but for the codes.
   SQUAT_AVX2_INLINE static void find_unbiased(const Groups& groups, const GroupFormat& format,
@@ -87,7 +56,8 @@ struct Avx2Grids : Avx2Symmetric {
     const __m256 inverse_unit = inverse(unit);
     _mm256_store_ps(inverse_units, inverse_unit);
 
-    const RangeSums sums = add_up(groups, format.bits, inverse_step, midpoints, inverse_units);
+    const RangeSums sums =
+        Loops::range_sums(groups, format.bits, inverse_step, midpoints, inverse_units);
     const float one = static_cast<float>(1 << (16 + range_fraction(format.bits)));
     store_unbiased(
         sums, static_cast<float>(groups.n), midpoint, unit,
@@ -101,62 +71,6 @@ struct Avx2Grids : Avx2Symmetric {
     store_nearest(stored_range(low, high, max_code, format.scale_bits, expected), constants);
     for (Index group = 0; group < groups.count; ++group)
       if (constant >> group & 1) grids.take(group, constants);
-  }
-
-  /// Where numbers are all the same, or none, so are sums.
-  SQUAT_AVX2_INLINE static RangeSums add_up(const Groups& groups, int bits,
-                                            std::int16_t inverse_step, const float* midpoints,
-                                            const float* inverse_units) {
-    const __m256i ones = _mm256_set1_epi16(1), least = _mm256_set1_epi16(-range_units);
-    const __m256i end = _mm256_set1_epi16(static_cast<short>((1 << bits) / 2 - 1));
-    const __m256i begin = _mm256_set1_epi16(static_cast<short>(-((1 << bits) / 2)));
-    const __m256i inverse = _mm256_set1_epi16(inverse_step);
-    const __m128i fraction = _mm_cvtsi32_si128(range_fraction(bits));
-    __m256i x[8], xx[8], c[8], xc[8];
-    for (Index group = 0; group < groups.count; ++group) {
-      const __m256 midpoint = _mm256_broadcast_ss(midpoints + group);
-      const __m256 inverse_unit = _mm256_broadcast_ss(inverse_units + group);
-      const float* const own = groups[group];
-      __m256i own_x = _mm256_setzero_si256(), own_xx = own_x, own_c = own_x, own_xc = own_x;
-      const auto add = [&](__m256i first, __m256i second) SQUAT_AVX2 {
-        const __m256i units = _mm256_max_epi16(narrow16(first, second), least);
-        __m256i code = _mm256_sra_epi16(_mm256_mulhi_epi16(units, inverse), fraction);
-        code = _mm256_min_epi16(_mm256_max_epi16(code, begin), end);
-        own_x = _mm256_add_epi32(own_x, _mm256_madd_epi16(units, ones));
-        own_xx = _mm256_add_epi32(own_xx, _mm256_madd_epi16(units, units));
-        own_c = _mm256_add_epi16(own_c, code);
-        own_xc = _mm256_add_epi32(own_xc, _mm256_madd_epi16(code, units));
-        // Else compilers may first add up what a chunk adds, which takes more registers.
-        __asm__("" : "+x"(own_x), "+x"(own_xx), "+x"(own_c), "+x"(own_xc));
-      };
-      Index i = 0;
-      for (; i + 64 <= groups.n; i += 64) {
-        SQUAT_UNROLL
-        for (Index j = i; j < i + 64; j += 16)
-          add(to_units(own + j, midpoint, inverse_unit),
-              to_units(own + j + 8, midpoint, inverse_unit));
-      }
-      for (; i + 16 <= groups.n; i += 16)
-        add(to_units(own + i, midpoint, inverse_unit),
-            to_units(own + i + 8, midpoint, inverse_unit));
-      if (i < groups.n) add(to_units(own + i, midpoint, inverse_unit), _mm256_setzero_si256());
-      x[group] = own_x;
-      xx[group] = own_xx;
-      c[group] = _mm256_madd_epi16(own_c, ones);
-      xc[group] = own_xc;
-    }
-    fill(x, groups.count);
-    fill(xx, groups.count);
-    fill(c, groups.count);
-    fill(xc, groups.count);
-    return {total(x, groups.count), total(xx, groups.count), total(c, groups.count),
-            total(xc, groups.count)};
-  }
-
-  SQUAT_AVX2_INLINE static __m256i to_units(const float* x, __m256 midpoint, __m256 inverse_unit) {
-    const __m256 y = _mm256_sub_ps(_mm256_loadu_ps(x), midpoint);
-    return _mm256_cvtps_epi32(
-        _mm256_min_ps(_mm256_mul_ps(y, inverse_unit), _mm256_set1_ps(range_units)));
   }
 
   SQUAT_AVX2_INLINE static __m256 without_means(__m256 sum, __m256 a, __m256 b,
