@@ -196,15 +196,10 @@ void run(const Options& options) {
     AttentionShape shape;
     int threads;
   };
-  const Decode decodes[] = {{{32, 8, 128, 4096}, 1},
-                            {{32, 8, 128, 32768}, 1},
-                            {{9, 3, 64, 8192}, 1},
-                            {{4, 1, 256, 8192}, 1},
-                            {{16, 16, 64, 8192}, 1},
-                            {{64, 8, 128, 8192}, 1},
-                            {{32, 8, 128, 64}, 1},
-                            {{32, 8, 128, 256}, 1},
-                            {{32, 8, 128, 32768}, 2}};
+  const Decode decodes[] = {
+      {{32, 8, 128, 4096}, 1}, {{32, 8, 128, 32768}, 1}, {{9, 3, 64, 8192}, 1},
+      {{4, 1, 256, 8192}, 1},  {{16, 16, 64, 8192}, 1},  {{64, 8, 128, 8192}, 1},
+      {{32, 8, 128, 64}, 1},   {{32, 8, 128, 256}, 1},   {{32, 8, 128, 32768}, 2}};
   for (const Decode& decode : decodes)
     if (const std::string title = "Decoding: " + decode.shape.name(); wanted(title))
       tables.push_back(decode_table(decode.shape, decode.threads, title, options).json());

@@ -90,6 +90,20 @@ TEST(AllocateBits, GivesMoreToWhatCostsMore) {
   }
 }
 
+TEST(AllocateBits, SpreadsThemWhereNothingIsKnownOfRanges) {
+  SecondMoment moment(64);
+  moment.add<double>(Matrix<double>::Identity(64, 64));
+  const KeyMetric metric(QuerySubspace::fit(moment, 64, 1, true));
+  const auto widest = [&](const Eigen::VectorXd& ranges) {
+    return allocate_bits(metric, ranges, 2.5, ScaleFit::unbiased).bits.back();
+  };
+  EXPECT_LE(widest(Eigen::VectorXd::Zero(64)), 3);
+  Eigen::VectorXd ranges = Eigen::VectorXd::Ones(64);
+  ranges.head(24).setConstant(1e-9);  // a prompt may say so, but the next text may differ
+  EXPECT_LE(widest(ranges), 4);
+  EXPECT_LE(widest(Eigen::VectorXd::Constant(64, 1e-45)), 3);
+}
+
 TEST(KeyStatistics, AreMeansOverBlocksWithoutMaskedTokens) {
   KeyStatistics statistics(8);
   Matrix<double> keys = random_matrix(32, 8, 2);

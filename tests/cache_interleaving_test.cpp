@@ -182,7 +182,10 @@ TEST(CacheInterleaving, ResidualOfTwoBlocks) {
   Config config = feedback_everywhere();
   config.residual_length = 64;
   config.backend = Backend::hqq;
-  expect_every_interleaving_agrees<float, 2, 2>({1, 1, 1, 24}, config, 2);
+  for (const bool rolls : {false, true}) {
+    config.rolling_residual = rolls;
+    expect_every_interleaving_agrees<float, 2, 2>({1, 1, 1, 24}, config, 2);
+  }
 }
 
 Config scales_per_token(Index residual_length, Index quant_group_size) {

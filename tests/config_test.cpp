@@ -85,6 +85,9 @@ TEST(Config, RefusesWhatScalesPerTokenOrPerChannelCannotDo) {
   config.key_group_size = 48;
   EXPECT_ERROR(check(config), "config.key_group_size is 48", "32, 64, 128, 256 or 512");
   config.key_group_size = 0;
+  config.rolling_residual = true;
+  EXPECT_ERROR(check(config), "config.rolling_residual is true", "per_token", "one by one");
+  config.rolling_residual = false;
   config.adaptive_bits = true;
   EXPECT_ERROR(check(config), "config.adaptive_bits is true", "per_token", "share a scale");
 }

@@ -25,6 +25,7 @@ class Draw {
     config.key_scales = of({KeyScales::per_channel, KeyScales::per_token});
     const bool per_token = config.key_scales == KeyScales::per_token;
     config.residual_length = config.token_group_size * of<Index>({1, 2});
+    config.rolling_residual = !per_token && of({true, false});
     if (per_token) {
       config.residual_length = of<Index>({0, 1, 32, 77});
       config.key_group_size = of<Index>({0, 32, 64, 128, 256, 512});

@@ -61,6 +61,73 @@ TEST(Recommended, TakesTheBitsThatItSays) {
   }
 }
 
+TEST(Recommended, DividesTheSameBytesForAContext) {
+  const ModelShape small{1, 1, 1, 64}, large{1, 1, 1, 128};
+  for (const ModelShape& shape : {small, large})
+    for (const Index context : {700, 8192, 16400}) {
+      const Rows states = random_matrix<float>(context, shape.head_dim, 3);
+      const auto bytes = [&](double bits, Index context_tokens) {
+        Config config = Config::recommended(bits, context_tokens);
+        config.subspace_method = SubspaceMethod::power;
+        Cache cache(shape, config);
+        cache.update(0, Queries(states), Keys(states), Values(states));
+        cache.flush(0);
+        const MemoryUsage usage = cache.memory();
+        return usage.total() - usage.reserved;  // which grows in leaps
+      };
+      Index fewer = 0;
+      for (const double bits : {2.25, 2.5, 3.0}) {
+        const Index divided = bytes(bits, context);
+        EXPECT_LE(divided, bytes(bits, 0)) << bits << " bits, " << context << " tokens";
+        EXPECT_LT(fewer, divided) << bits << " bits, " << context << " tokens";
+        fewer = divided;
+      }
+    }
+}
+
+TEST(Recommended, KeepsMoreOfTheNewestTokensInLongContexts) {
+  const auto residual = [](double bits, Index context) {
+    const Config config = Config::recommended(bits, context);
+    check(config);
+    return config.residual_length;
+  };
+  EXPECT_EQ(residual(2.5, 0), 64);
+  EXPECT_EQ(residual(2.5, 8191), 64);
+  EXPECT_EQ(residual(2.5, 8192), 128);
+  EXPECT_EQ(residual(2.5, 16384), 256);
+  EXPECT_EQ(residual(2.5, 1000000), 512);
+  EXPECT_EQ(residual(1.75, 1000000), 64);  // keys have no bits to give
+  EXPECT_LT(Config::recommended(2.5, 8192).key_bits, Config::recommended(2.5).key_bits);
+  EXPECT_EQ(Config::recommended(2.25, 8191).subspace_dim, 8);
+  EXPECT_EQ(Config::recommended(2.25, 8192).subspace_dim, 16);
+  EXPECT_ERROR(Config::recommended(2.5, -1), "context_tokens is -1", "0 (unknown) or more");
+}
+
+TEST(RollingResidual, NewestKeysAreInFullPrecisionAtAnyTime) {
+  const RandomTokens states(400, 21);
+  Config config = Config::recommended(2.5);
+  config.residual_length = 128;
+  config.residual_bits = 0;
+  for (const bool rolls : {true, false}) {
+    config.rolling_residual = rolls;
+    Cache cache(wide, config);
+    Index fewest = 400, most = 0;
+    for (Index size = 1; size <= 400; ++size) {
+      feed_random(cache, states, size - 1, 1);
+      if (size < 200) continue;
+      const Rows keys = cache.keys(0);
+      Index newest = 0;
+      while (newest < size &&
+             same(Rows(keys.row(size - 1 - newest)), Rows(states.keys.row(size - 1 - newest))))
+        ++newest;
+      fewest = std::min(fewest, newest);
+      most = std::max(most, newest);
+    }
+    EXPECT_EQ(fewest, rolls ? 64 : 0);
+    EXPECT_EQ(most, 127);
+  }
+}
+
 TEST(Recommended, ErrsFarLessThanThePublishedCacheOfTheSameSize) {
   const Rows queries = layer20('q'), keys = layer20('k'), values = layer20('v');
   const ModelShape shape{1, 9, 3, 64};

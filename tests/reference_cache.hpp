@@ -62,14 +62,17 @@ class ReferenceLayer {
     }
   }
 
-  /// Keys leave residual_length at once, in blocks of token_group_size; values, and keys with
-  /// scales per token, one by one while residual_length newer ones are there.
+  /// Keys leave residual_length at once, in blocks of token_group_size, or if they roll one such
+  /// block; values, and keys with scales per token, one by one while residual_length newer ones are
+  /// there.
   void flush(const Feedback& feedback) {
     const bool per_token = config_.key_scales == KeyScales::per_token;
     while (per_token && size() - quantized_keys_ > config_.residual_length)
       quantize_keys(feedback, 1);
     while (!per_token && size() - quantized_keys_ >= config_.residual_length)
-      for (Index end = quantized_keys_ + config_.residual_length; quantized_keys_ < end;)
+      for (Index end = quantized_keys_ + (config_.rolling_residual ? config_.token_group_size
+                                                                   : config_.residual_length);
+           quantized_keys_ < end;)
         quantize_keys(feedback, config_.token_group_size);
     while (size() - quantized_values_ > config_.residual_length) quantize_value();
   }

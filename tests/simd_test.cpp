@@ -1,6 +1,9 @@
 // The kernels of every instruction set that this machine has, against double precision.
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <limits>
+#include <random>
 #include <squat/detail/simd/available_kernels.hpp>
 #include <vector>
 

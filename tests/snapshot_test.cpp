@@ -328,6 +328,7 @@ TEST(Snapshot, NamesTheFieldThatDiffers) {
        [](auto&, auto& c) { c.token_group_size = c.residual_length = 64; }, "32", "64"},
       {"config.scale_bits", [](auto&, auto& c) { c.scale_bits = 16; }, "8", "16"},
       {"config.normalised_lambda", [](auto&, auto& c) { c.normalised_lambda = false; }, "1", "0"},
+      {"config.rolling_residual", [](auto&, auto& c) { c.rolling_residual = true; }, "0", "1"},
       {"config.key_bits", [](auto&, auto& c) { c.key_bits = 2; }, "2.5", "2"},
       {"config.adaptive_bits",
        [](auto&, auto& c) {

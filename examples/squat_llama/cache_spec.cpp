@@ -59,8 +59,8 @@ SquatSpec parse_squat(const std::string& arguments, const std::string& spec) {
   squat.config.key_bits = parse_bits(bits.front(), known, spec);
   squat.config.value_bits = parse_bits(bits.back(), known, spec);
   set_fields(parts, spec, squat);
-  require(squat.layer_costs.empty(), "layer_costs in cache '", spec,
-          "' are for squat+:MEANBITS alone");
+  require(squat.layer_costs.empty() && squat.context_tokens == 0, "layer_costs and context_tokens ",
+          "in cache '", spec, "' are for squat+:MEANBITS alone");
   return squat;
 }
 
@@ -73,11 +73,15 @@ SquatSpec parse_recommended(const std::string& arguments, const std::string& spe
   require(!bits.empty() && *end == '\0', "mean bits are '", bits, "' in cache '", spec,
           "'; they must be a number, as in squat+:2.5");
   SquatSpec squat{squat::Config::recommended(mean_bits)};
+  set_fields(parts, spec, squat);
+  // Once more: the other fields change what the context asks for.
+  squat.config = squat::Config::recommended(mean_bits, squat.context_tokens);
   squat.config.shared_svd = false;
   set_fields(parts, spec, squat);
   if (!squat.layer_costs.empty())
     squat.config.layer_bits =
-        squat::divide_bits(mean_bits, squat_preload::read_layer_costs(squat.layer_costs))
+        squat::divide_bits(mean_bits, squat_preload::read_layer_costs(squat.layer_costs),
+                           squat.context_tokens)
             .layer_bits;
   return squat;
 }

@@ -107,6 +107,7 @@ constexpr Field kFields[] = {
     field<&squat::Config::token_group_size>("token_group_size"),
     field<&squat::Config::scale_bits>("scale_bits"),
     field<&squat::Config::normalised_lambda>("normalised_lambda"),
+    field<&squat::Config::rolling_residual>("rolling_residual"),
     field<&squat::Config::key_bits>("key_bits"),
     field<&squat::Config::adaptive_bits>("adaptive_bits"),
     field<&squat::Config::key_scales>("key_scales"),
@@ -123,6 +124,7 @@ constexpr Field kFields[] = {
     field<&squat::Config::subspace_method>("subspace_method"),
     field<&squat::Config::arithmetic>("arithmetic"),
     field<&SquatSpec::calibrated>("calibrated"),
+    field<&SquatSpec::context_tokens>("context_tokens"),
     field<&SquatSpec::layer_costs>("layer_costs"),
 };
 

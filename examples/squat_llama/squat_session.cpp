@@ -10,11 +10,15 @@ double packed_elements(const squat::llama_cpp::Cache& cache, squat::Index layer,
                        const squat::CallOptions& options) {
   const squat::LayerShape& shape = cache.shape().layer(layer);
   if (shape.kv_layer >= 0) return 0;  // those of another layer
-  const squat::Index residual = cache.config().residual_length;
+  const squat::Config& config = cache.config();
+  const squat::Index residual = config.residual_length;
   const squat::Index size = cache.size(layer, options), first = cache.first(layer, options);
-  const bool per_token = cache.config().key_scales == squat::KeyScales::per_token;
   const squat::Index values = std::max(size - residual, first) - first;
-  const squat::Index keys = per_token ? values : size / residual * residual - first;
+  const squat::Index step = config.rolling_residual ? config.token_group_size : residual;
+  const bool per_token = config.key_scales == squat::KeyScales::per_token;
+  const squat::Index keys = per_token         ? values
+                            : size < residual ? 0
+                                              : (size - residual) / step * step + step - first;
   return static_cast<double>(shape.kv_heads *
                              (keys * shape.head_dim + values * shape.own_value_width()));
 }

@@ -57,9 +57,10 @@ inline constexpr Index max_sequences = 65536;
 /// position embedding unless ModelShape::rope says that the cache applies it. They are taken as
 /// Eigen::Ref with an outer stride: an engine's buffer goes in through Eigen::Map without a copy.
 ///
-/// Newest tokens are in a residual in full precision. A key leaves it with the whole block when
-/// residual_length tokens are complete, a value (and with KeyScales::per_token a key) once
-/// residual_length newer ones are there; each is quantized exactly once and its codes never change.
+/// Newest tokens are in a residual in full precision. Keys leave it in whole blocks when
+/// residual_length tokens are complete (all, or with rolling_residual the oldest block), a value
+/// (and with KeyScales::per_token a key) once residual_length newer ones are there; each is
+/// quantized exactly once and its codes never change.
 ///
 /// Every call checks its arguments and fails with squat::Error, the cache as it was. A cache is
 /// moved, never copied: fork(), or save() and load(), copy what it holds. One that was moved from

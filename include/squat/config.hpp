@@ -82,6 +82,9 @@ struct Config {
   /// Squared singular values are divided by their mean over all channels, so that one lambda suits
   /// every head and every length of prompt.
   bool normalised_lambda = false;
+  /// With per_channel: once residual_length keys are in full precision, the oldest token_group_size
+  /// of them leave. Otherwise, as published, all of them do.
+  bool rolling_residual = false;
   /// Bits of a key channel, 1 to 8; 0: KeyBits. With adaptive_bits a mean, which need not be whole.
   double key_bits = 0;
   /// Each key channel gets 1 to 8 bits of its own, chosen from the prompt by what an error in it
@@ -134,7 +137,14 @@ struct Config {
   /// over keys and values of codes, scales, zeros and what blocks share, the latter for contexts
   /// from about a thousand tokens on. KeyBits and ValueBits do not enter.
   /// examples/squat_llama/STUDY.md tells how it was found.
-  static Config recommended(double mean_bits = 2.5);
+  ///
+  /// `context_tokens` is how many tokens a sequence has in the end, if that is known; 0: it is not.
+  /// The bytes that recommended(mean_bits) takes for so many tokens, everything included, are then
+  /// divided anew; layers without a window take no more (but for room reserved for tokens to come).
+  /// From 8192 tokens on more of the newest ones stay out of the codes, a 64th of the context and
+  /// at most 512, and the codes of the others have fewer bits in return. With fewer tokens the
+  /// metric has rank 8 at most, so that its tables are small.
+  static Config recommended(double mean_bits = 2.5, Index context_tokens = 0);
 
   /// What `layer` goes by, as if there were no other.
   Config of_layer(Index layer) const {
@@ -148,24 +158,47 @@ struct Config {
   }
 };
 
-inline Config Config::recommended(double mean_bits) {
+inline Config Config::recommended(double mean_bits, Index context_tokens) {
   require(detail::is_finite(mean_bits) && mean_bits >= 1.75 && mean_bits <= 8, "mean_bits is ",
           mean_bits, "; it must be 1.75 to 8");
+  require(context_tokens >= 0, "context_tokens is ", context_tokens,
+          "; it must be 0 (unknown) or more");
+  constexpr double least_bits = 1.75;
+  constexpr Index group = 64, long_context = 8192, most_residual = 512;
   Config config;
   config.backend = Backend::unbiased;
-  const bool few_bits = mean_bits < 2.5;  // they need more feedback, which takes more time
-  config.quant_group_size = few_bits ? 1 : 2;
-  config.token_group_size = config.residual_length = config.value_group_size = 64;
+  // Few bits need more feedback, which takes more time, and memory that only long texts pay for.
+  const bool has_more_feedback =
+      mean_bits < 2.5 && (context_tokens == 0 || context_tokens >= long_context);
+  config.quant_group_size = has_more_feedback ? 1 : 2;
+  config.subspace_dim = has_more_feedback ? 16 : 8;
+  config.token_group_size = config.residual_length = config.value_group_size = group;
   config.scale_bits = 8;
   config.normalised_lambda = true;
   config.squat_lambda = 3;
-  config.subspace_dim = few_bits ? 16 : 8;
   config.adaptive_bits = true;
   config.value_grid = ValueGrid::symmetric;
   config.rotate_values = true;
   // 8 bits would cost a tenth of what wider codes lose.
   config.residual_bits = mean_bits < 3.5 ? 8 : 16;
   config.full_precision_tokens = 1;
+  if (config.residual_bits == 8) {
+    // Bits of the other tokens' codes, so that tokens of 8 bits and a scale for 32 cost nothing.
+    const auto bits_beside = [&](Index residual) {
+      const double tokens = static_cast<double>(context_tokens), newest_bits = 8.5;
+      const double more = static_cast<double>(residual - group);
+      return mean_bits - more * (newest_bits - mean_bits) / (tokens - 2 * group - more);
+    };
+    Index residual = group;
+    while (2 * residual <= std::min(context_tokens / 64, most_residual) &&
+           bits_beside(2 * residual) >= least_bits)
+      residual *= 2;
+    if (residual > group) {
+      mean_bits = bits_beside(residual);
+      config.residual_length = residual;
+      config.rolling_residual = true;
+    }
+  }
   config.value_bits = mean_bits < 2.875 ? 2 : mean_bits < 4.25 ? 3 : mean_bits < 6.25 ? 4 : 8;
   // A scale and a midpoint for 64 keys, a scale for 64 channels of a value, and what blocks share.
   constexpr double overhead = 16.0 / 64 + 8.0 / 64 + 0.125;
@@ -237,6 +270,10 @@ inline void check(const Config& config) {
   require(per_token || !config.rotate_keys,
           "config.rotate_keys is true; without key_scales = per_token it must be false: outliers "
           "keep to their channels, which have scales of their own");
+  require(
+      !per_token || !config.rolling_residual,
+      "config.rolling_residual is true; with key_scales = per_token it must be false: keys leave "
+      "one by one");
   check_group_size("key_group_size", config.key_group_size);
   require(per_token || config.key_group_size == 0, "config.key_group_size is ",
           config.key_group_size, "; without key_scales = per_token it must be 0");

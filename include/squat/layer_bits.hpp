@@ -16,13 +16,14 @@ struct LayerCost {
   double values = 0;
 };
 
-/// Config::recommended(mean_bits) for a model whose layers do not all matter alike: of the same
-/// bits, layers get as many as make the sum of their harm least, keys in steps of 1/8, values in
-/// the widths there are. The harm of an error is taken to fall with its square, which falls by 4
-/// with each bit. Costs are measured on few tokens, and part of what tells them apart is noise:
-/// they count by their power of 0.7 (examples/squat_llama/STUDY.md).
-inline Config divide_bits(double mean_bits, const std::vector<LayerCost>& costs) {
-  Config config = Config::recommended(mean_bits);
+/// Config::recommended(mean_bits, context_tokens) for a model whose layers do not all matter alike:
+/// of the same bits, layers get as many as make the sum of their harm least, keys in steps of 1/8,
+/// values in the widths there are. The harm of an error is taken to fall with its square, which
+/// falls by 4 with each bit. Costs are measured on few tokens, and part of what tells them apart is
+/// noise: they count by their power of 0.7 (examples/squat_llama/STUDY.md).
+inline Config divide_bits(double mean_bits, const std::vector<LayerCost>& costs,
+                          Index context_tokens = 0) {
+  Config config = Config::recommended(mean_bits, context_tokens);
   require(!costs.empty(), "costs are of no layer");
   for (std::size_t layer = 0; layer < costs.size(); ++layer)
     for (const double cost : {costs[layer].keys, costs[layer].values})

@@ -88,6 +88,17 @@ TEST(CacheSpec, SquatPlusIsRecommended) {
   EXPECT_EQ(squat.config.value_grid, squat::ValueGrid::min_max);
 }
 
+TEST(CacheSpec, SquatPlusDividesBytesForAContext) {
+  const auto squat = std::get<SquatSpec>(
+      parse_cache_spec("squat+:2.5,full_precision_tokens=4,context_tokens=16384").format);
+  const squat::Config expected = squat::Config::recommended(2.5, 16384);
+  EXPECT_EQ(squat.config.residual_length, expected.residual_length);
+  EXPECT_EQ(squat.config.key_bits, expected.key_bits);
+  EXPECT_EQ(squat.config.full_precision_tokens, 4);
+  expect_error("squat:2,context_tokens=4096", {"context_tokens", "squat+:MEANBITS"});
+  expect_error("squat+:2.5,context_tokens=-1", {"context_tokens is -1"});
+}
+
 TEST(CacheSpec, KiviHasNoFeedback) {
   const auto kivi = std::get<SquatSpec>(parse_cache_spec("kivi:3").format);
   EXPECT_EQ(kivi.config.key_bits, 3);

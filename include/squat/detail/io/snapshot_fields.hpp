@@ -132,10 +132,10 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape) {
 /// told here by the compiler. What is stored under it must depend on the fields alone.
 inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const Config& config) {
   const auto& [backend, quant_group_size, residual_length, squat_lambda, subspace_dim, shared_svd,
-               token_group_size, scale_bits, normalised_lambda, key_bits, adaptive_bits, key_scales,
-               key_group_size, rotate_keys, value_bits, layer_bits, value_group_size, value_grid,
-               rotate_values, residual_bits, full_precision_tokens, query_decay, subspace_queries,
-               subspace_method, arithmetic] = config;
+               token_group_size, scale_bits, normalised_lambda, rolling_residual, key_bits,
+               adaptive_bits, key_scales, key_group_size, rotate_keys, value_bits, layer_bits,
+               value_group_size, value_grid, rotate_values, residual_bits, full_precision_tokens,
+               query_decay, subspace_queries, subspace_method, arithmetic] = config;
   std::vector<double> layer_key_bits;
   std::vector<int> layer_value_bits;
   for (const LayerBits& bits : layer_bits) {
@@ -153,6 +153,7 @@ inline std::vector<SnapshotField> snapshot_fields(const ModelShape& shape, const
       {"config.token_group_size", token_group_size},
       {"config.scale_bits", scale_bits},
       {"config.normalised_lambda", normalised_lambda},
+      {"config.rolling_residual", rolling_residual},
       {"config.key_bits", key_bits},
       {"config.adaptive_bits", adaptive_bits},
       {"config.key_scales", key_scales},

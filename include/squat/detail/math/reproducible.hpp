@@ -4,23 +4,31 @@
 #include <algorithm>
 #include <squat/matrix.hpp>
 
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define SQUAT_ROUNDED(x) __builtin_assoc_barrier(x)
-#else
-#define SQUAT_ROUNDED(x) (x)
+// Where g++ may use fused multiply-adds, the kind of register that numbers go through unfused.
+#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__FMA__) || defined(__FMA4__)
+#define SQUAT_NUMBER "x"
+#elif defined(__aarch64__)
+#define SQUAT_NUMBER "w"
+#elif defined(__s390x__) || defined(__riscv) || defined(__powerpc64__)
+#define SQUAT_NUMBER "f"
+#elif !defined(__x86_64__) && !defined(__i386__)
+#define SQUAT_NUMBER "m"
+#endif
 #endif
 
 namespace squat::detail {
 
 /// x, rounded as it is: a product rounded(a * b) is not fused with the sum that it goes into, which
 /// a compiler may do where the machine has fused multiply-adds. (Clang fuses only within an
-/// expression, and a call ends one.) Programs compiled with -ffast-math round as they like.
+/// expression, and a call ends one. A barrier of g++'s own, __builtin_assoc_barrier, gets lost when
+/// loops become vectors.) Programs compiled with -ffast-math round as they like.
 template <class Real>
 Real rounded(Real x) {
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
-  __asm__("" : "+g"(x));
+#if defined(SQUAT_NUMBER)
+  __asm__("" : "+" SQUAT_NUMBER(x));
 #endif
-  return SQUAT_ROUNDED(x);
+  return x;
 }
 
 /// sum_i a[i] b[i], i < n: eight sums side by side, so that every -O2 makes vectors of them.
@@ -39,13 +47,13 @@ Real dot(const Real* a, const Real* b, Index n) {
 /// out[i] += factor * x[i], i < n.
 template <class Real>
 void add_multiple(Real factor, const Real* x, Index n, Real* out) {
-  Index i = 0;
-  for (; i + 8 <= n; i += 8) {
+  const Index whole = n / 8 * 8;
+  for (Index i = 0; i < whole; i += 8) {
     Real sum[8];
     for (Index k = 0; k < 8; ++k) sum[k] = out[i + k] + rounded(factor * x[i + k]);
     for (Index k = 0; k < 8; ++k) out[i + k] = sum[k];
   }
-  for (; i < n; ++i) out[i] += rounded(factor * x[i]);
+  for (Index i = whole; i < n; ++i) out[i] += rounded(factor * x[i]);
 }
 
 /// a [rows, n] b [n, columns], every number summed up in the order of n.

@@ -1,6 +1,7 @@
 // What an error in a channel costs, and how many bits that is worth.
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 #include <squat/detail/plan/key_metric.hpp>
 #include <squat/detail/plan/metric_factor.hpp>
@@ -17,19 +18,31 @@ inline double rounding_cost(int bits, ScaleFit fit) {
   return fit == ScaleFit::unbiased ? unbiased[bits - 1] : 1 / (steps * steps);
 }
 
+/// Squared ranges of keys to come, given those of a prompt: no less than a tenth of their median,
+/// and all alike where they are zero. A prompt that repeats itself leaves channels still in which
+/// what follows moves.
+inline Eigen::VectorXd likely_squared_ranges(const Eigen::VectorXd& of_prompt) {
+  if (!(of_prompt.maxCoeff() > 0)) return Eigen::VectorXd::Ones(of_prompt.size());
+  Eigen::VectorXd sorted = of_prompt;
+  double* const median = sorted.data() + sorted.size() / 2;
+  std::nth_element(sorted.data(), median, sorted.data() + sorted.size());
+  return of_prompt.cwiseMax(0.1 * *median);
+}
+
 /// The widths, 1 to 8, of eight channels at a time with a mean of at most `mean_bits` that make the
-/// sum of D_j range_j^2 rounding_cost(b_j) least. Channels that are worth equally much share a
-/// width; narrow ones come first. Metric is KeyMetric; a template so that only what calls it
-/// compiles it.
+/// sum of D_j range_j^2 rounding_cost(b_j) least, for likely_squared_ranges(). Channels that are
+/// worth equally much share a width; narrow ones come first. Metric is KeyMetric; a template so
+/// that only what calls it compiles it.
 template <class Metric>
 BitAllocation allocate_bits(const Metric& metric, const Eigen::VectorXd& squared_ranges,
                             double mean_bits, ScaleFit fit) {
   const Index d = metric.head_dim();
+  const Eigen::VectorXd ranges = likely_squared_ranges(squared_ranges);
   const auto costs = [&](const std::vector<std::uint16_t>& order) {
     const Eigen::VectorXd left = UnitUpperFactor(metric.reordered(order).matrix()).d;
     std::vector<double> cost(order.size());
     for (std::size_t i = 0; i < order.size(); ++i)
-      cost[i] = left[static_cast<Index>(i)] * squared_ranges[order[i]];
+      cost[i] = left[static_cast<Index>(i)] * ranges[order[i]];
     return cost;
   };
   std::vector<std::uint16_t> order(static_cast<std::size_t>(d));

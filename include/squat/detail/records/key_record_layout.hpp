@@ -111,12 +111,6 @@ class KeyRecordLayout {
   /// Of the keys where they are rotated, and of the values beside them.
   Rotation rotation() const { return rotation_; }
   void set_rotation(Rotation rotation) { rotation_ = rotation; }
-  /// How many of the oldest of `waiting` keys in a residual of `residual_length` are quantized
-  /// next: whole multiples of it, or with scales per token all but the newest so many.
-  Index leaving(Index waiting, Index residual_length) const {
-    return is_per_token_ ? std::max(waiting - residual_length, Index{0})
-                         : waiting / residual_length * residual_length;
-  }
   /// With scales per token: the channels that share one, which are the runs.
   const TokenGroups& groups() const { return groups_; }
   const AffineTable& table() const { return affine_; }

@@ -38,6 +38,7 @@ struct LayerSettings {
   Index key_group_size;
   Index value_group_size;
   Index residual_length;
+  Index leaving_keys;  ///< with scales per channel: that leave a full residual at once
   int residual_bits;
   Index full_precision_tokens;
   // Of the metric.
@@ -64,6 +65,7 @@ struct LayerSettings {
         key_group_size(or_default(config.key_group_size, block_tokens)),
         value_group_size(or_default(config.value_group_size, block_tokens)),
         residual_length(config.residual_length),
+        leaving_keys(config.rolling_residual ? block_tokens : residual_length),
         residual_bits(config.residual_bits),
         full_precision_tokens(config.full_precision_tokens),
         feedback_step(config.quant_group_size),

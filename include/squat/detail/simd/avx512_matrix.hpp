@@ -16,10 +16,10 @@
 namespace squat::detail::simd {
 
 struct Avx512Matrix : Avx512Registers {
-  /// Sums and differences are those of Avx2Matrix::rotate.
-  SQUAT_AVX512 static void rotate(float* x, Index n) {
+  /// Sums and differences are those of Avx2Matrix::hadamard.
+  SQUAT_AVX512 static void hadamard(float* x, Index n) {
     const Index block = n & -n;
-    if (block < 16) return Avx2Matrix::rotate(x, n);
+    if (block < 16) return Avx2Matrix::hadamard(x, n);
     const __m512 norm = _mm512_set1_ps(1 / std::sqrt(static_cast<float>(block)));
     Index stride = std::min(block, Index{128});
     for (Index first = 0; first < n; first += stride) {
@@ -65,7 +65,7 @@ struct Avx512Matrix : Avx512Registers {
                                columns - column);
   }
 
-  static constexpr MatrixKernels kernels() { return {rotate, transpose, add_products}; }
+  static constexpr MatrixKernels kernels() { return {hadamard, transpose, add_products}; }
 
  private:
   /// The strides below 16 Vectors, in registers.

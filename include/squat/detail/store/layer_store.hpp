@@ -129,8 +129,10 @@ class LayerStore {
 
   /// Keys of the residual that are to be packed now: the oldest so many.
   Index leaving_keys() const {
-    return format_->blank_key_layout().leaving(held_.keys.size(),
-                                               format_->settings.residual_length);
+    const LayerSettings& settings = format_->settings;
+    const Index over = held_.keys.size() - settings.residual_length, step = settings.leaving_keys;
+    if (over < 0) return 0;
+    return settings.has_token_scales ? over : over / step * step + step;
   }
   /// Values, all but the newest residual_length.
   Index leaving_values() const {

@@ -76,6 +76,17 @@ class RowFormat {
     return *std::max_element(lanes, lanes + 8);
   }
 
+  /// Whether no head of a row of 16 bits would be ruined by 8.
+  bool can_shorten(const std::byte* row) const noexcept {
+    std::int8_t codes[group];
+    std::uint16_t scale;
+    for (Index head = 0; head < heads_; ++head)
+      for (Index g = 0; g < groups(); ++g) {
+        const Index count = shorten_group(row, head, g, codes, scale);
+        if (is_ruined(row, head, g, codes, count)) return false;
+      }
+    return true;
+  }
   /// Rounds a row of 16 bits to 8.
   static void shorten(const RowFormat& from, const std::byte* row, const RowFormat& to,
                       std::byte* out) noexcept {
@@ -84,13 +95,15 @@ class RowFormat {
         from.shorten_group(row, head, g, to.codes_of<std::int8_t>(out, head) + g * group,
                            to.scales_of(out)[head * to.groups() + g]);
   }
-  /// The numbers of a head that decode() gives for a row of 16 bits that was rounded to 8.
+  /// The numbers of a head that decode() gives for a row of 16 bits that was rounded to 8, or as
+  /// they are where that would ruin them.
   template <class Out>
   void decode_shortened(const std::byte* row, Index head, Out* out) const {
     for (Index g = 0; g < groups(); ++g) {
       std::int8_t codes[group];
       std::uint16_t scale;
       const Index count = shorten_group(row, head, g, codes, scale);
+      if (is_ruined(row, head, g, codes, count)) return decode(row, head, width_, out);
       for (Index c = 0; c < count; ++c)
         out[g * group + c] = static_cast<Out>(static_cast<float>(codes[c]) * number(scale));
     }
@@ -152,6 +165,19 @@ class RowFormat {
     for (Index c = 0; c < count; ++c) numbers[c] = static_cast<float>(old_codes[c]) * old_scale;
     round_group(numbers, count, codes, scale);
     return count;
+  }
+
+  /// Whether most of a group's numbers that are not zero become at most two steps of 8 bits: a few
+  /// are some fifty times as large as the others, as with a large bias of a projection.
+  bool is_ruined(const std::byte* row, Index head, Index g, const std::int8_t* codes,
+                 Index count) const noexcept {
+    const std::int16_t* const from = codes_of<std::int16_t>(row, head) + g * group;
+    Index numbers = 0, little = 0;
+    for (Index c = 0; c < count; ++c) {
+      numbers += from[c] != 0;
+      little += from[c] != 0 && codes[c] >= -2 && codes[c] <= 2;
+    }
+    return 2 * little > numbers;
   }
 
   template <class Code, class Out>

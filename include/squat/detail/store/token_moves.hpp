@@ -114,7 +114,12 @@ class TokenMoves {
     valid.reserve(count);
     keys.append_zeros(count);
     values.append_zeros(waiting + count);
-    for (TokenRows<Scalar>* one : {&held_.keys, &held_.values, &keys, &values}) one->settle();
+    const auto settle = [](TokenRows<Scalar>& from, TokenRows<Scalar>& to) {
+      from.settle();
+      if (from.settled() == from.size()) to.settle();  // otherwise some need 16 bits
+    };
+    settle(held_.keys, keys);
+    settle(held_.values, values);
     std::fill_n(valid.append(count), count, std::uint8_t{0});
     for (Index row = 0; row < waiting; ++row) values.copy(row, held_.values, row);
     for (Index row = first; row < rows; ++row) {

@@ -7,7 +7,9 @@
 namespace squat::detail {
 
 /// Rows [heads * width], one a token, in bits of Config::residual_bits. With 8 bits rows come in
-/// with 16, and have them until settle(). reserve() and settle() are the only calls that can fail.
+/// with 16, and have them until settle(). A row that 8 bits would ruin keeps 16, and so do those
+/// behind it as long as it is there. reserve(), settle() and copy() are the only calls that can
+/// fail.
 template <class Scalar>
 class TokenRows {
  public:
@@ -27,13 +29,15 @@ class TokenRows {
   Index bytes() const { return old_.bytes() + new_.bytes(); }
 
   void reserve(Index count) { new_.reserve(count); }
-  /// Gives all rows the bits in which they stay.
+  /// Gives rows the bits in which they stay.
   void settle() {
     if (!can_settle()) return;
-    old_.reserve(new_.size());
-    for (Index row = 0; row < new_.size(); ++row)
+    Index count = 0;
+    while (count < new_.size() && new_format_.can_shorten(new_.row(count))) ++count;
+    old_.reserve(count);
+    for (Index row = 0; row < count; ++row)
       Format::shorten(new_format_, new_.row(row), old_format_, old_.append(1));
-    new_.truncate(0);
+    new_.pop_front(count);
   }
   void shrink() noexcept {
     old_.shrink();
@@ -65,9 +69,15 @@ class TokenRows {
     format(row).encode(numbers, bytes_of(row));
   }
   void clear(Index row) noexcept { std::fill_n(bytes_of(row), format(row).bytes(), std::byte{0}); }
-  /// Makes `row` what row `from` of `other` is. In both the row came last, or both are settled.
-  void copy(Index row, const TokenRows& other, Index from) noexcept {
-    std::copy_n(other.bytes_of(from), format(row).bytes(), bytes_of(row));
+  /// Makes `row` what row `from` of `other` is, which is settled if `row` is.
+  void copy(Index row, const TokenRows& other, Index from) {
+    if (format(row).bits() == other.format(from).bits()) {
+      std::copy_n(other.bytes_of(from), format(row).bytes(), bytes_of(row));
+      return;
+    }
+    std::vector<Scalar> numbers(static_cast<std::size_t>(this->numbers()));
+    other.read_settled(from, numbers.data());
+    write(row, numbers.data());
   }
 
   /// The first `count` numbers of a head, a multiple of 8.
@@ -79,7 +89,7 @@ class TokenRows {
   template <class Out>
   void read_settled(Index row, Index head, Out* out) const {
     if (can_settle() && row >= old_.size())
-      new_format_.decode_shortened(new_.row(row - old_.size()), head, out);
+      new_format_.decode_shortened(bytes_of(row), head, out);
     else
       read(row, head, new_format_.width(), out);
   }
