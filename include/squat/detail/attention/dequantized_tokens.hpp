@@ -61,9 +61,9 @@ void for_dequantized_tokens(const LayerView<Scalar>& layer, Index head, const To
           tokens.values(t, c) += static_cast<Real>(mean[c]);
     for (Index t = block.value_tokens; t < block.tokens && layer.format.stores_values(); ++t)
       copy_row(layer.waiting_value(block, t), head, tokens.values, t);
-    for (Index i = 0; block.has_full_precision && i < full_precision.size(); ++i) {
+    const Index last = block.has_full_precision ? full_precision.before(block.end()) : 0;
+    for (Index i = full_precision.before(block.first()); i < last; ++i) {
       const Index t = full_precision.position(i) - block.position;
-      if (t < block.begin || t >= block.tokens) continue;
       copy_row(layer.full_precision_key(i), head, tokens.keys, t);
       copy_row(layer.full_precision_value(i), head, tokens.values, t);
     }

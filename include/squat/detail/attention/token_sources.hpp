@@ -119,10 +119,9 @@ struct BlockSource {
   template <class Use>
   void for_full_precision(Index end, const Use& use) const {
     if (!block.has_full_precision) return;
-    for (Index i = 0; i < layer.full_precision.size(); ++i) {
-      const Index slot = layer.full_precision.position(i) - block.position;
-      if (slot >= block.begin && slot < end) use(i, slot);
-    }
+    const Index last = layer.full_precision.before(block.position + end);
+    for (Index i = layer.full_precision.before(block.first()); i < last; ++i)
+      use(i, layer.full_precision.position(i) - block.position);
   }
 
   /// Asks for all cache lines of a record.

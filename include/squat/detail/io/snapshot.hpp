@@ -37,6 +37,7 @@ namespace squat::detail {
 ///       uint64 residual, exact
 ///       uint64 taken          (2)  how many exact tokens there were, erased ones included
 ///       uint64 sinks          (2)  so many of the first exact tokens are attention sinks
+///       uint64 outliers       (4)  so many of the last exact tokens are outliers, which taken leaves out
 ///       uint64 residual_begin (2)  position of the first residual token
 ///       per row of packed keys:
 ///         uint64 tokens              1 to token_group_size
@@ -141,6 +142,7 @@ class SnapshotWriter {
     writer_.number(full_precision);
     writer_.number(layer.full_precision.taken);
     writer_.number(layer.full_precision.sinks);
+    writer_.number(layer.full_precision.outliers);
     writer_.number(layer.residual_begin);
     for (const TokenBlock& block : layer.blocks) {
       writer_.number(Index{block.tokens});

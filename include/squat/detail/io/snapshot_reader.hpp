@@ -55,15 +55,16 @@ class SnapshotReader {
     const Index blocks = reader_.count("rows", most);
     Index values = version_ == 1 ? reader_.count("values", most) : 0;  // that rows still have
     const Index residual = reader_.count("residual", most);
-    const Index most_full_precision = format_->settings.full_precision_tokens;
-    const Index full_precision = reader_.count("exact", most_full_precision);
+    const Index most_first = format_->settings.full_precision_tokens;
+    const Index full_precision = reader_.count("exact", version_ > 3 ? most : most_first);
     FullPrecisionTokens<Scalar>& kept = contents.full_precision;
     kept.taken = full_precision;
-    if (version_ > 1) kept.taken = reader_.count("taken", most_full_precision);
-    require(kept.taken >= full_precision, "the file has taken = ", kept.taken,
-            " and exact = ", full_precision);
-    kept.sinks = std::min(full_precision, kept.most_sinks);
-    if (version_ > 1) kept.sinks = reader_.count("sinks", kept.sinks);
+    if (version_ > 1) kept.taken = reader_.count("taken", most_first);
+    const Index most_sinks = std::min(full_precision, kept.most_sinks);
+    kept.sinks = version_ > 1 ? reader_.count("sinks", most_sinks) : most_sinks;
+    if (version_ > 3) kept.outliers = reader_.count("outliers", full_precision - kept.sinks);
+    require(kept.taken >= full_precision - kept.outliers, "the file has taken = ", kept.taken,
+            " and exact = ", full_precision, ", of which outliers = ", kept.outliers);
     if (version_ > 1) contents.residual_begin = reader_.count("residual_begin", most);
     Index packed_end = dropped, waiting = 0;
     for (Index b = 0; b < blocks; ++b) {
@@ -93,6 +94,9 @@ class SnapshotReader {
     const Index size = contents.size();
     require(full_precision <= size, "the file has exact = ", full_precision, "; there are ", size,
             " tokens");
+    const Index packed = contents.blocks.size() * format_->settings.block_tokens;
+    require(kept.outliers <= packed + residual, "the file has outliers = ", kept.outliers,
+            "; there are ", packed + residual, " tokens at most");
     kept.positions.reserve(full_precision);
     for (Index i = 0, least = 0; i < full_precision; ++i) {
       const Index position = reader_.count("position", size - 1);

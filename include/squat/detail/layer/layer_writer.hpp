@@ -1,6 +1,7 @@
 // New tokens on their way into a layer of a sequence, and out of its residual.
 #pragma once
 
+#include <array>
 #include <squat/detail/encoding/key_encoder.hpp>
 #include <squat/detail/encoding/value_encoder.hpp>
 #include <squat/detail/plan/key_fits.hpp>
@@ -45,6 +46,7 @@ class LayerWriter {
 
   void pack() {
     const Index keys = store_.leaving_keys(), values = store_.leaving_values();
+    keep_outliers(keys);
     const std::vector<RecordTops> tops = this->tops(keys);
     const auto plan = fits_.plan(
         layer_, sequence_, keys > 0, tops,
@@ -63,6 +65,46 @@ class LayerWriter {
 
   typename KeyFits<Scalar>::Tokens tokens() const {
     return {store_.size(), store_.full_precision_to_come(), store_.has_valid(), store_.may_grow()};
+  }
+
+  /// Keeps in full precision, of the oldest `count` residual keys, those beside which the others of
+  /// their block are so small that ranges for all would leave them nothing.
+  void keep_outliers(Index count) {
+    const Index tokens = store_.format().settings.block_tokens;
+    if (store_.format().settings.has_token_scales) return;
+    std::vector<Index> outliers;
+    for (Index first = 0; first < count; first += tokens) {
+      const std::vector<Index> of_block = this->outliers(first, tokens);
+      outliers.insert(outliers.end(), of_block.begin(), of_block.end());
+    }
+    if (!outliers.empty()) store_.keep_outliers(outliers);
+  }
+
+  /// Of the `tokens` residual keys of a block from `first` on: up to two of a head whose largest
+  /// numbers are over eight times those of all others that shape ranges, four in all.
+  std::vector<Index> outliers(Index first, Index tokens) const {
+    constexpr std::size_t most_of_head = 2, most_of_block = 4;
+    constexpr float ratio = 8;
+    std::uint8_t counts[TokenBlock::max_tokens];
+    store_.mark(first, tokens, counts);
+    std::vector<Index> found;
+    for (Index head = 0; head < store_.format().kv_heads(); ++head) {
+      std::array<std::pair<float, Index>, most_of_head + 1> largest{};  // and whose, in order
+      for (Index token = first; token < first + tokens; ++token) {
+        std::pair<float, Index> one{store_.tops(token, head).keys, token};
+        for (auto& other : largest)
+          if (counts[token - first] != 0 && one.first > other.first) std::swap(one, other);
+      }
+      std::size_t count = most_of_head;
+      while (count > 0 &&
+             !(largest[count].first > 0 && largest[count - 1].first > ratio * largest[count].first))
+        --count;
+      for (std::size_t i = 0; i < count && found.size() < most_of_block; ++i)
+        if (std::find(found.begin(), found.end(), largest[i].second) == found.end())
+          found.push_back(largest[i].second);
+    }
+    std::sort(found.begin(), found.end());
+    return found;
   }
 
   /// Of the oldest `count` residual keys that shape ranges, and of their values, an entry a kv

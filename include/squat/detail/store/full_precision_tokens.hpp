@@ -1,15 +1,17 @@
 // Tokens that stay in full precision for good.
 #pragma once
 
+#include <algorithm>
 #include <squat/detail/records/layer_format.hpp>
 #include <squat/detail/store/token_rows.hpp>
 #include <squat/options.hpp>
 
 namespace squat::detail {
 
-/// The first valid tokens of a sequence in one layer (Config::full_precision_tokens): their keys
-/// and values [kv_heads * head_dim], and their positions, which ascend. Others do not take the
-/// place of those that are erased. reserve() is the only call that can fail.
+/// The first valid tokens of a sequence in one layer (Config::full_precision_tokens), and behind
+/// them outliers, beside which others of their blocks would be nothing: their keys and values
+/// [kv_heads * head_dim], and their positions, which ascend. Others do not take the place of those
+/// that are erased. reserve() is the only call that can fail.
 template <class Scalar>
 struct FullPrecisionTokens {
   explicit FullPrecisionTokens(const LayerFormat& format)
@@ -21,9 +23,8 @@ struct FullPrecisionTokens {
   Index position(Index i) const { return *positions.row(i); }
   /// How many come before token `end`.
   Index before(Index end) const {
-    Index count = size();
-    while (count > 0 && position(count - 1) >= end) --count;
-    return count;
+    const Index* const first = positions.row(0);
+    return std::lower_bound(first, first + size(), end) - first;
   }
   bool contain(Index token) const { return before(token) < before(token + 1); }
 
@@ -39,10 +40,22 @@ struct FullPrecisionTokens {
     sinks += taken < most_sinks;
     ++taken;
   }
+  /// Behind all others.
+  void append_outlier(Index position, const Scalar* key, const Scalar* value) {
+    keys.append(key);
+    values.append(value);
+    *positions.append(1) = position;
+    ++outliers;
+  }
+  /// Drops the outliers before position `end`.
+  void drop_outliers(Index end) {
+    const Index first = size() - outliers;
+    drop(first, std::max(first, before(end)));
+  }
   /// Drops those from position `end` on, as if they had never come.
   void truncate(Index end) {
     const Index kept = before(end);
-    taken = end == 0 ? 0 : taken - (size() - kept);
+    taken = end == 0 ? 0 : taken - std::max(size() - outliers - kept, Index{0});
     drop(kept, size());
   }
   /// Drops those at positions of `range`.
@@ -54,6 +67,7 @@ struct FullPrecisionTokens {
   Index taken = 0;  ///< how many there were, erased ones included
   Index sinks = 0;  ///< so many of the first ones are attention sinks (LayerShape::sink_tokens)
   Index most_sinks;
+  Index outliers = 0;  ///< so many of the last ones, which are not among the first tokens
 
  private:
   // There are few of them, and models attend to them most.
@@ -61,6 +75,8 @@ struct FullPrecisionTokens {
 
   void drop(Index begin, Index end) {
     sinks -= std::min(end, sinks) - std::min(begin, sinks);
+    const Index first = size() - outliers;
+    outliers -= std::max(end, first) - std::max(begin, first);
     keys.erase(begin, end);
     values.erase(begin, end);
     positions.erase(begin, end);

@@ -167,13 +167,26 @@ class LayerStore {
   bool mark(Index first, Index tokens, std::uint8_t* counts) const {
     std::copy_n(held_.valid.row(first), tokens, counts);
     bool has_full_precision = false;
-    for (Index i = 0; i < held_.full_precision.size(); ++i) {
-      const Index token = held_.full_precision.position(i) - position(first);
-      if (token < 0 || token >= tokens) continue;
-      counts[token] = 0;
+    const Index last = held_.full_precision.before(position(first + tokens));
+    for (Index i = held_.full_precision.before(position(first)); i < last; ++i) {
+      counts[held_.full_precision.position(i) - position(first)] = 0;
       has_full_precision = true;
     }
     return has_full_precision;
+  }
+
+  /// Keeps the residual keys `tokens`, which ascend, and their values in full precision, but for
+  /// those that stand before another one that is kept so.
+  void keep_outliers(const std::vector<Index>& tokens) {
+    FullPrecisionTokens<Scalar>& kept = held_.full_precision;
+    kept.reserve(static_cast<Index>(tokens.size()));
+    Matrix<Scalar> key(1, format_->key_width()), value(1, format_->value_width());
+    for (const Index token : tokens) {
+      if (kept.before(position(token)) < kept.size()) continue;
+      held_.keys.read_settled(token, key.data());
+      if (format_->stores_values()) read_value_of_key(token, value.data());
+      kept.append_outlier(position(token), key.data(), value.data());
+    }
   }
 
   TokenBlocks& blocks() { return held_.blocks; }
@@ -251,6 +264,7 @@ class LayerStore {
       held_.dropped = block.end();
     }
     held_.blocks.drop_front(blocks);
+    held_.full_precision.drop_outliers(held_.dropped);
     value_block_ -= blocks;
   }
 
