@@ -46,6 +46,7 @@ class LayerWriter {
 
   void pack() {
     const Index keys = store_.leaving_keys(), values = store_.leaving_values();
+    typename FullPrecisionTokens<Scalar>::Guard outliers(store_.full_precision());
     keep_outliers(keys);
     const std::vector<RecordTops> tops = this->tops(keys);
     const auto plan = fits_.plan(
@@ -59,6 +60,7 @@ class LayerWriter {
     if (keys > 0) pack_keys(keys, *plan, layouts);
     if (values > 0) pack_values(values);
     guard.keep();
+    outliers.keep();
     store_.take(keys, values);
     store_.drop_invisible();
   }
@@ -67,11 +69,13 @@ class LayerWriter {
     return {store_.size(), store_.full_precision_to_come(), store_.has_valid(), store_.may_grow()};
   }
 
-  /// Keeps in full precision, of the oldest `count` residual keys, those beside which the others of
-  /// their block are so small that ranges for all would leave them nothing.
+  /// Where any tokens stay in full precision, keeps so, of the oldest `count` residual keys, those
+  /// beside which the others of their block are so small that ranges for all would leave them
+  /// nothing.
   void keep_outliers(Index count) {
-    const Index tokens = store_.format().settings.block_tokens;
-    if (store_.format().settings.has_token_scales) return;
+    const LayerSettings& settings = store_.format().settings;
+    const Index tokens = settings.block_tokens;
+    if (settings.has_token_scales || settings.full_precision_tokens == 0) return;
     std::vector<Index> outliers;
     for (Index first = 0; first < count; first += tokens) {
       const std::vector<Index> of_block = this->outliers(first, tokens);

@@ -47,6 +47,23 @@ struct FullPrecisionTokens {
     *positions.append(1) = position;
     ++outliers;
   }
+  /// Drops outliers that were appended since it was made, unless it was told to keep them.
+  class Guard {
+   public:
+    explicit Guard(FullPrecisionTokens& tokens) : tokens_(tokens), size_(tokens.size()) {}
+    ~Guard() {
+      if (!is_kept_) tokens_.drop(size_, tokens_.size());
+    }
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+    void keep() { is_kept_ = true; }
+
+   private:
+    FullPrecisionTokens& tokens_;
+    Index size_;
+    bool is_kept_ = false;
+  };
+
   /// Drops the outliers before position `end`.
   void drop_outliers(Index end) {
     const Index first = size() - outliers;

@@ -189,6 +189,7 @@ class LayerStore {
     }
   }
 
+  FullPrecisionTokens<Scalar>& full_precision() { return held_.full_precision; }
   TokenBlocks& blocks() { return held_.blocks; }
   const TokenBlocks& blocks() const { return held_.blocks; }
   /// The first block that still takes values.
