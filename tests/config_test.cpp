@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <squat/config.hpp>
+#include <squat/detail/config_checks.hpp>
 
 #include "expect_error.hpp"
 

@@ -35,7 +35,7 @@ class ThreadExecutor : public Executor {
     const bool is_shared = tasks > 1 && !threads_.empty();
     if (is_shared) {
       {
-        const std::lock_guard lock(mutex_);
+        const std::lock_guard<std::mutex> lock(mutex_);
         run.next_run = runs_;
         runs_ = &run;
         ++shared_;
@@ -44,7 +44,7 @@ class ThreadExecutor : public Executor {
     }
     run.work();
     if (!is_shared) return;
-    std::unique_lock lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     Run** link = &runs_;
     while (*link != &run) link = &(*link)->next_run;
     *link = run.next_run;  // from here on nobody else begins to help
@@ -90,7 +90,7 @@ class ThreadExecutor : public Executor {
     std::size_t seen = 0;
     for (;;) {
       spin_until([&] { return shared_.load() != seen || is_stopping_.load(); });
-      std::unique_lock lock(mutex_);
+      std::unique_lock<std::mutex> lock(mutex_);
       Run* run = nullptr;
       wake_.wait(lock, [&] { return is_stopping_.load() || (run = open_run()) != nullptr; });
       if (is_stopping_.load()) return;
@@ -113,7 +113,7 @@ class ThreadExecutor : public Executor {
 
   void stop() noexcept {
     {
-      const std::lock_guard lock(mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       is_stopping_ = true;
     }
     wake_.notify_all();

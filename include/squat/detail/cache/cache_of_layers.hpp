@@ -7,7 +7,9 @@
 #include <squat/detail/attention/attention.hpp>
 #include <squat/detail/attention/workspace_pool.hpp>
 #include <squat/detail/cache/checked_rows.hpp>
+#include <squat/detail/cache/layer_table.hpp>
 #include <squat/detail/cache/sequence_moves.hpp>
+#include <squat/detail/config_checks.hpp>
 #include <squat/detail/encoding/simd/encode_dispatch.hpp>
 #include <squat/detail/io/cache_file.hpp>
 #include <squat/detail/layer/call_checks.hpp>
@@ -28,39 +30,36 @@ class CacheOfLayers {
   /// `stored_config` is `config` with no bits of 0.
   CacheOfLayers(const ModelShape& shape, const Config& config, const Config& stored_config,
                 Index sequences)
-      : shape_(checked(shape, config, sequences)),
-        config_(config),
+      : config_(config),
         stored_config_(stored_config),
-        sequences_(sequences),
-        formats_(layer_formats(shape, stored_config_)),
-        fits_(config, sequences, formats_),
-        layers_(empty_layers(sequences)),
+        layers_(checked(shape, config, sequences), layer_formats(shape, stored_config_), sequences),
+        fits_(config, sequences, layers_.formats()),
         workspaces_(std::make_unique<Workspaces>()) {}
 
   void set_executor(Executor& executor) { executor_ = &executor; }
 
   void calibrate(const QueryMoments& moments) {
-    for (Index layer = 0; layer < shape_.layers; ++layer)
-      for (Index sequence = 0; sequence < sequences_; ++sequence)
-        require(tokens(layer, sequence).size() == 0, "calibrate: layer ", layer, " of sequence ",
-                sequence, " holds tokens");
-    moments.check_same(shape_, "the cache is", "the moments are");
-    std::vector<std::vector<SecondMoment>> by_layer(static_cast<std::size_t>(shape_.layers));
-    for (Index layer = 0; layer < shape_.layers; ++layer)
-      for (Index head = 0; head < shape_.layer(layer).kv_heads; ++head) {
-        require(moments.moment(layer, head).count() > 0 || shape_.layer(layer).kv_layer != -1,
+    for (Index layer = 0; layer < shape().layers; ++layer)
+      for (Index sequence = 0; sequence < sequences(); ++sequence)
+        require(layers_.read(layer, sequence).size() == 0, "calibrate: layer ", layer,
+                " of sequence ", sequence, " holds tokens");
+    moments.check_same(shape(), "the cache is", "the moments are");
+    std::vector<std::vector<SecondMoment>> by_layer(static_cast<std::size_t>(shape().layers));
+    for (Index layer = 0; layer < shape().layers; ++layer)
+      for (Index head = 0; head < shape().layer(layer).kv_heads; ++head) {
+        require(moments.moment(layer, head).count() > 0 || shape().layer(layer).kv_layer != -1,
                 "moments of layer ", layer, ", kv head ", head, " have no queries");
         by_layer[static_cast<std::size_t>(layer)].push_back(
-            moments.moment(layer, head).padded(format(layer).head_dim()));
+            moments.moment(layer, head).padded(layers_.format(layer).head_dim()));
       }
     fits_.calibrate(std::move(by_layer));
   }
 
-  const ModelShape& shape() const { return shape_; }
+  const ModelShape& shape() const { return layers_.shape(); }
 
   const Config& config() const { return config_; }
 
-  Index sequences() const { return sequences_; }
+  Index sequences() const { return layers_.sequences(); }
 
   void update(Index layer, const Queries<Scalar>& queries, const Keys<Scalar>& keys,
               const Values<Scalar>& values, const CallOptions& options) {
@@ -96,10 +95,10 @@ class CacheOfLayers {
     outs.reserve(sequences.size());
     for (const SequenceQueries<Scalar>& one : sequences) {
       check_attend(layer, one.queries, one.out, one.options);
-      const LayerStore<Scalar>& source = tokens(layer, one.options.sequence);
+      const LayerStore<Scalar>& source = layers_.read(layer, one.options.sequence);
       views.push_back(source.view());
       queries.push_back(padded_queries(layer, one.queries));
-      rows.push_back(checked_rows(format(layer).shape, layer, source, views.back(),
+      rows.push_back(checked_rows(layers_.format(layer).shape, layer, source, views.back(),
                                   queries.back().view(), one.options));
       outs.push_back(padded_out(layer, one.out));
     }
@@ -121,7 +120,7 @@ class CacheOfLayers {
                  const Values<Scalar>& values, MutableMatrixView<Scalar> out,
                  const CallOptions& options) {
     Honours{true, true, false, true, true}.check(options, "attention");
-    const LayerStore<Scalar>& target = tokens(layer, options.sequence);
+    const LayerStore<Scalar>& target = layers_.read(layer, options.sequence);
     checks(layer).output(queries.matrix(), out);
     checks(layer).sight(queries.matrix().rows(), target.first_to_stay(),
                         target.size() + keys.matrix().rows(), options);
@@ -135,33 +134,30 @@ class CacheOfLayers {
   Matrix<Scalar> keys(Index layer, const CallOptions& options) const {
     Honours{}.check(options, "keys");
     return read_back(layer, options.sequence, &DequantizedTokens<Real>::keys,
-                     shape_.layer(layer).head_dim);
+                     shape().layer(layer).head_dim);
   }
 
   Matrix<Scalar> values(Index layer, const CallOptions& options) const {
     Honours{}.check(options, "values");
     return read_back(layer, options.sequence, &DequantizedTokens<Real>::values,
-                     shape_.layer(layer).value_width());
+                     shape().layer(layer).value_width());
   }
 
   Index size(Index layer, const CallOptions& options) const {
     Honours{}.check(options, "size");
-    return tokens(layer, options.sequence).size();
+    return layers_.read(layer, options.sequence).size();
   }
 
   Index first(Index layer, const CallOptions& options) const {
     Honours{}.check(options, "first");
-    return tokens(layer, options.sequence).first();
+    return layers_.read(layer, options.sequence).first();
   }
 
   MemoryUsage memory() const {
     MemoryUsage usage;
     Counted counted;
-    usage.bookkeeping =
-        Index{sizeof(*this)} + Index{sizeof(std::unique_ptr<CacheOfLayers>)} +
-        static_cast<Index>((layers_.capacity() - layers_.size()) * sizeof(LayerStore<Scalar>));
-    for (const LayerStore<Scalar>& layer : layers_) usage += layer.memory(counted);
-    usage.bookkeeping += static_cast<Index>(formats_.capacity() * sizeof(formats_[0]));
+    usage.bookkeeping = Index{sizeof(*this)} + Index{sizeof(std::unique_ptr<CacheOfLayers>)};
+    usage += layers_.memory(counted);
     usage += fits_.memory(counted);
     usage.workspace = workspaces_->bytes();
     return usage;
@@ -169,16 +165,16 @@ class CacheOfLayers {
 
   void truncate(Index size, const CallOptions& options) {
     Honours{}.check(options, "truncate");
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      const LayerStore<Scalar>& target = tokens(layer, options.sequence);
+    for (Index layer = 0; layer < shape().layers; ++layer) {
+      const LayerStore<Scalar>& target = layers_.read(layer, options.sequence);
       require(size >= 0 && size <= target.size(), "size is ", size, "; layer ", layer,
               " of sequence ", options.sequence, " has ", target.size(), " tokens");
       require(size == 0 || size >= target.least_size(), "size is ", size, "; layer ", layer,
               " of sequence ", options.sequence, " has dropped what token ", size - 1,
               " sees: it must be 0, or at least ", target.least_size());
     }
-    for (Index layer = 0; layer < shape_.layers; ++layer)
-      if (shape_.layer(layer).kv_layer == -1) own_tokens(layer, options.sequence).truncate(size);
+    for (Index layer = 0; layer < shape().layers; ++layer)
+      if (shape().layer(layer).kv_layer == -1) layers_.own(layer, options.sequence).truncate(size);
   }
 
   void erase(const TokenRange& range, const CallOptions& options) {
@@ -197,33 +193,33 @@ class CacheOfLayers {
   }
 
   void fork(Index from, Index to) {
-    check_sequence("from", from);
-    check_sequence("to", to);
+    layers_.check_sequence("from", from);
+    layers_.check_sequence("to", to);
     if (from == to) return;
     std::vector<LayerStore<Scalar>> copies;
     typename KeyFits<Scalar>::OwnFits fits;
-    copies.reserve(static_cast<std::size_t>(shape_.layers));
-    fits.reserve(static_cast<std::size_t>(shape_.layers));
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      copies.push_back(own_tokens(layer, from));
+    copies.reserve(static_cast<std::size_t>(shape().layers));
+    fits.reserve(static_cast<std::size_t>(shape().layers));
+    for (Index layer = 0; layer < shape().layers; ++layer) {
+      copies.push_back(layers_.own(layer, from));
       fits.push_back(fits_.copy(layer, from));
     }
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
-      own_tokens(layer, to) = std::move(copies[static_cast<std::size_t>(layer)]);
+    for (Index layer = 0; layer < shape().layers; ++layer) {
+      layers_.own(layer, to) = std::move(copies[static_cast<std::size_t>(layer)]);
       fits_.take_copy(layer, to, std::move(fits[static_cast<std::size_t>(layer)]));
     }
   }
 
   void clear() {
     auto workspaces = std::make_unique<Workspaces>();
-    layers_ = empty_layers(sequences_);
+    layers_.clear();
     fits_.clear();
     workspaces_ = std::move(workspaces);
   }
 
   void trim() {
     auto workspaces = std::make_unique<Workspaces>();
-    for (LayerStore<Scalar>& layer : layers_) {
+    for (LayerStore<Scalar>& layer : layers_.all()) {
       layer.compact();
       layer.shrink();
     }
@@ -231,28 +227,28 @@ class CacheOfLayers {
   }
 
   void save(std::ostream& out) const {
-    write_cache(out, shape_, stored_config_, layers_, fits_, 0, sequences_);
+    write_cache(out, shape(), stored_config_, layers_.all(), fits_, 0, sequences());
   }
 
   void save(std::ostream& out, Index sequence) const {
-    check_sequence("sequence", sequence);
-    write_cache(out, shape_, stored_config_, layers_, fits_, sequence, 1);
+    layers_.check_sequence("sequence", sequence);
+    write_cache(out, shape(), stored_config_, layers_.all(), fits_, sequence, 1);
   }
 
   void load(std::istream& in) {
-    auto file = read_cache<Scalar>(in, shape_, stored_config_, formats_, sequences_);
-    layers_ = std::move(file.layers);
+    auto file = read_cache<Scalar>(in, shape(), stored_config_, layers_.formats(), sequences());
+    layers_.all() = std::move(file.layers);
     fits_.replace(std::move(file.fits), std::move(file.calibrated));
   }
 
   void load(std::istream& in, Index sequence) {
-    check_sequence("sequence", sequence);
-    auto file = read_cache<Scalar>(in, shape_, stored_config_, formats_, 1);
+    layers_.check_sequence("sequence", sequence);
+    auto file = read_cache<Scalar>(in, shape(), stored_config_, layers_.formats(), 1);
     for (std::size_t layer = 0; layer < file.calibrated.size(); ++layer)
       file.fits[layer] = std::make_unique<KeyFit<Real>>(std::move(file.calibrated[layer]));
-    for (Index layer = 0; layer < shape_.layers; ++layer) {
+    for (Index layer = 0; layer < shape().layers; ++layer) {
       const auto at = static_cast<std::size_t>(layer);
-      own_tokens(layer, sequence) = std::move(file.layers[at]);
+      layers_.own(layer, sequence) = std::move(file.layers[at]);
       fits_.replace(layer, sequence, std::move(file.fits[at]));
     }
   }
@@ -271,61 +267,29 @@ class CacheOfLayers {
     return shape;
   }
 
-  CallChecks<Scalar> checks(Index layer) const { return {shape_.layer(layer), config_.scale_bits}; }
-
-  void check_sequence(const char* name, Index sequence) const {
-    require(sequence >= 0 && sequence < sequences_, name, " is ", sequence,
-            "; the cache has sequences 0 to ", sequences_ - 1);
-  }
-
-  std::size_t index(Index layer, Index sequence) const {
-    require(layer >= 0 && layer < shape_.layers, "layer is ", layer, "; the cache has layers 0 to ",
-            shape_.layers - 1);
-    check_sequence("options.sequence", sequence);
-    return static_cast<std::size_t>(layer * sequences_ + sequence);
-  }
-  /// Of the layer itself.
-  LayerStore<Scalar>& own_tokens(Index layer, Index sequence) {
-    return layers_[index(layer, sequence)];
-  }
-  /// Of the layer that `layer` reads.
-  const LayerStore<Scalar>& tokens(Index layer, Index sequence) const {
-    const std::size_t own = index(layer, sequence);
-    const Index read = shape_.layer(layer).kv_layer;
-    return layers_[read == -1 ? own : index(read, sequence)];
+  CallChecks<Scalar> checks(Index layer) const {
+    return {shape().layer(layer), config_.scale_bits};
   }
 
   SequenceMoves<Scalar> moves(Index sequence) {
-    check_sequence("options.sequence", sequence);
-    return {shape_, formats_, layers_, sequences_, sequence};
-  }
-
-  std::vector<LayerStore<Scalar>> empty_layers(Index sequences) const {
-    std::vector<LayerStore<Scalar>> layers;
-    layers.reserve(static_cast<std::size_t>(shape_.layers * sequences));
-    for (const auto& format : formats_)
-      for (Index sequence = 0; sequence < sequences; ++sequence) layers.emplace_back(format);
-    return layers;
+    layers_.check_sequence("options.sequence", sequence);
+    return {shape(), layers_.formats(), layers_.all(), sequences(), sequence};
   }
 
   LayerWriter<Scalar> writer(Index layer, Index sequence) {
-    LayerStore<Scalar>& store = own_tokens(layer, sequence);
-    require(shape_.layer(layer).kv_layer == -1, "layer ", layer,
-            " reads the keys and values of layer ", shape_.layer(layer).kv_layer,
+    LayerStore<Scalar>& store = layers_.own(layer, sequence);
+    require(shape().layer(layer).kv_layer == -1, "layer ", layer,
+            " reads the keys and values of layer ", shape().layer(layer).kv_layer,
             ": it takes none of its own");
     return {store, fits_, layer, sequence};
   }
 
-  const LayerFormat& format(Index layer) const {
-    return *formats_[static_cast<std::size_t>(layer)];
-  }
-
   PaddedRows<Scalar> padded_queries(Index layer, const MatrixView<Scalar>& queries) const {
-    const LayerShape& shape = format(layer).shape;
+    const LayerShape& shape = layers_.format(layer).shape;
     return {queries, shape.query_heads, shape.head_dim, HeadPadding::zeros};
   }
   PaddedOut<Scalar> padded_out(Index layer, const MutableMatrixView<Scalar>& out) const {
-    const LayerShape& shape = format(layer).shape;
+    const LayerShape& shape = layers_.format(layer).shape;
     return {out, shape.query_heads, shape.value_width()};
   }
 
@@ -336,8 +300,8 @@ class CacheOfLayers {
                                            const CallOptions& options) {
     auto target = writer(layer, options.sequence);
     checks(layer).new_tokens(keys, values, queries, options.mask);
-    const LayerShape& shape = format(layer).shape;
-    const LayerSettings& settings = format(layer).settings;
+    const LayerShape& shape = layers_.format(layer).shape;
+    const LayerSettings& settings = layers_.format(layer).settings;
     const bool keys_share = settings.has_token_scales && !settings.rotates_keys;
     const PaddedRows<Scalar> wide_keys(keys, shape.kv_heads, shape.head_dim,
                                        keys_share ? HeadPadding::last : HeadPadding::zeros);
@@ -354,8 +318,8 @@ class CacheOfLayers {
   /// Keys or values of all tokens [tokens, kv_heads * width], as `what` says.
   Matrix<Scalar> read_back(Index layer, Index sequence, Matrix<Real> DequantizedTokens<Real>::*what,
                            Index width) const {
-    Matrix<Scalar> wide = detail::read_back(tokens(layer, sequence).view(), what);
-    const Index heads = shape_.layer(layer).kv_heads;
+    Matrix<Scalar> wide = detail::read_back(layers_.read(layer, sequence).view(), what);
+    const Index heads = shape().layer(layer).kv_heads;
     if (wide.cols() == heads * width) return wide;
     Matrix<Scalar> all(wide.rows(), heads * width);
     narrow(wide, heads, width, all);
@@ -365,7 +329,7 @@ class CacheOfLayers {
   void check_attend(Index layer, const MatrixView<Scalar>& queries,
                     const MutableMatrixView<Scalar>& out, const CallOptions& options) const {
     Honours{true, false, true, true, true}.check(options, "attend");
-    const LayerStore<Scalar>& source = tokens(layer, options.sequence);
+    const LayerStore<Scalar>& source = layers_.read(layer, options.sequence);
     checks(layer).queries(queries, options.mask);
     checks(layer).output(queries, out);
     checks(layer).sight(queries.rows(), source.first(), source.size(), options);
@@ -374,10 +338,10 @@ class CacheOfLayers {
   /// attend() of queries and out whose numbers and shapes are checked.
   void attend_padded(Index layer, const MatrixView<Scalar>& queries, PaddedOut<Scalar>& out,
                      const CallOptions& options) const {
-    const LayerStore<Scalar>& source = tokens(layer, options.sequence);
+    const LayerStore<Scalar>& source = layers_.read(layer, options.sequence);
     const LayerView<Scalar> view = source.view();
     const QueryRows<Scalar> rows =
-        checked_rows(format(layer).shape, layer, source, view, queries, options);
+        checked_rows(layers_.format(layer).shape, layer, source, view, queries, options);
     const typename Workspaces::Lease lease(*workspaces_);
     AttentionCall<Scalar>& call = *lease;
     call.clear();
@@ -388,13 +352,10 @@ class CacheOfLayers {
 
   using Workspaces = WorkspacePool<AttentionCall<Scalar>>;
 
-  ModelShape shape_;
   Config config_;
   Config stored_config_;  // with the widths that result
-  Index sequences_;
-  LayerFormats formats_;  // per layer
+  LayerTable<Scalar> layers_;
   KeyFits<Scalar> fits_;
-  std::vector<LayerStore<Scalar>> layers_;  // [layers, sequences]
   std::unique_ptr<Workspaces> workspaces_;
   Executor* executor_ = &serial();
 };

@@ -1,6 +1,7 @@
 // Keys without a cache.
 #pragma once
 
+#include <squat/detail/config_checks.hpp>
 #include <squat/detail/encoding/key_encoder.hpp>
 
 namespace squat::detail {

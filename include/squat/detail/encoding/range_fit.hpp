@@ -33,7 +33,7 @@ SQUAT_NOINLINE Affine<Real> stored_range(Real low, Real high, Real max_code, int
   const Real zero = as_stored(low, scale_bits);
   const Real scale = as_stored(std::max((high - zero) / max_code, Real(0)), scale_bits);
   // So small a range counts as constant: the inverse of a subnormal scale is infinite.
-  return {scale < std::numeric_limits<float>::min() ? Real(0) : scale, zero};
+  return {scale < Real(std::numeric_limits<float>::min()) ? Real(0) : scale, zero};
 }
 
 /// Min-max: the range of x[0..count) over `max_code` steps.

@@ -80,7 +80,7 @@ CodeGrid<Real> symmetric_codes(const Real* x, Index count, int bits, int scale_b
     top = std::max(top, std::abs(x[i]));
   }
   const Real energy = sum_lanes(lanes);
-  if (!(energy > std::numeric_limits<float>::min())) {
+  if (!(energy > Real(std::numeric_limits<float>::min()))) {
     std::fill_n(codes, count, std::uint8_t{0});
     return {};
   }
@@ -174,7 +174,7 @@ SQUAT_NOINLINE CodeGrid<Real> unbiased_grid(const GroupSums& sums, Real count, R
     affine = stored_affine8(scale, wanted, max_code, expected);
   } else {
     const Real stored = as_stored(scale, scale_bits);
-    affine.scale = stored < std::numeric_limits<float>::min() ? Real(0) : stored;
+    affine.scale = stored < Real(std::numeric_limits<float>::min()) ? Real(0) : stored;
     affine.zero = as_stored(wanted - rounded(half * affine.scale), scale_bits);
   }
   // Only what storing changed moves the grid.
@@ -197,7 +197,7 @@ CodeGrid<Real> unbiased_codes(const Real* x, Index count, int bits, int scale_bi
   low = std::min(limit, std::max(-limit, low));
   high = std::min(limit, std::max(-limit, high));
   const Real midpoint = (low + high) * Real(0.5), step = (high - low) * (1 / max_code);
-  if (!(step > std::numeric_limits<float>::min())) {
+  if (!(step > Real(std::numeric_limits<float>::min()))) {
     std::fill_n(codes, count, std::uint8_t{0});
     const Affine<Real> constant = stored_range(low, high, max_code, scale_bits, expected);
     const Real inverse = inverse_scale(constant);  // not 0 where the midpoint had to be reached

@@ -1,6 +1,7 @@
 // Values without a cache.
 #pragma once
 
+#include <squat/detail/config_checks.hpp>
 #include <squat/detail/encoding/value_encoder.hpp>
 
 namespace squat::detail {

@@ -49,13 +49,14 @@ struct LayerFormat {
   }
 
  private:
-  /// `settings` that mean the same in padded heads as in those of the caller's `head_dim`.
-  LayerSettings for_padded(LayerSettings settings, Index head_dim) const {
-    if (settings.feedback_step >= head_dim) settings.feedback_step = shape.head_dim;
+  /// Settings that mean the same in padded heads as `own` do in those of the caller's `head_dim`.
+  LayerSettings for_padded(const LayerSettings& own, Index head_dim) const {
+    LayerSettings padded = own;
+    if (padded.feedback_step >= head_dim) padded.feedback_step = shape.head_dim;
     // Energy counts per channel.
-    if (settings.has_normalised_lambda)
-      settings.lambda *= static_cast<double>(head_dim) / static_cast<double>(shape.head_dim);
-    return settings;
+    if (padded.has_normalised_lambda)
+      padded.lambda *= static_cast<double>(head_dim) / static_cast<double>(shape.head_dim);
+    return padded;
   }
   static std::shared_ptr<const RopeTable> table(const LayerShape& shape, bool is_applied) {
     if (shape.rope.pairing == RopePairing::none || shape.rope.is_applied != is_applied)
