@@ -1,6 +1,7 @@
 #include "cache_spec.hpp"
 
 #include <cstdlib>
+#include <squat/detail/config_checks.hpp>
 #include <squat/error.hpp>
 #include <squat/layer_bits.hpp>
 #include <sstream>
