@@ -190,9 +190,9 @@ TEST_F(CacheErrors, TruncationToMoreThanThereIs) {
 TEST(CacheConstruction, ChecksItsArguments) {
   Config config;
   config.subspace_dim = 0;
-  EXPECT_ERROR(Cache(ModelShape{1, 1, 1, 4}), "shape.head_dim is 4");
+  EXPECT_ERROR(Cache(ModelShape{1, 1, 1, 577}), "shape.head_dim is 577", "1 to 576");
   EXPECT_ERROR(Cache(shape, config), "config.subspace_dim is 0");
-  EXPECT_ERROR(Cache(shape, Config{}, 0), "sequences is 0", "at least 1");
+  EXPECT_ERROR(Cache(shape, Config{}, 0), "sequences is 0", "1 to 65536");
 }
 
 /// Makes a cache with the environment variable SQUAT_SIMD set, and prints the error.

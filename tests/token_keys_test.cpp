@@ -155,11 +155,12 @@ TEST(TokenKeys, AreWhatThePlainReferenceMakesInDouble) {
     const Reference expected = quantize_plainly(keys, subspace.metric(), s);
     const auto got = quantize<double>(keys, subspace, s, 32);
     // A tie that rounding moves is handed on, and only wide codes come so near to one; a zero point
-    // of half-quadratic splitting may come near to one of its half precision.
-    EXPECT_LE((got.codes().array() != expected.codes.array()).count(), s.bits == 8 ? 3 : 0);
-    EXPECT_LE(
-        (got.dequantized - expected.dequantized).norm(),
-        (s.bits == 8 || s.backend == Backend::hqq ? 1e-3 : 1e-6) * expected.dequantized.norm());
+    // of half-quadratic splitting may come near to one of its half precision, and moves codes of
+    // its group then.
+    const bool is_near_ties = s.bits == 8 || s.backend == Backend::hqq;
+    EXPECT_LE((got.codes().array() != expected.codes.array()).count(), is_near_ties ? 3 : 0);
+    const double bound = s.bits == 8 ? 1e-3 : s.backend == Backend::hqq ? 1.5e-2 : 1e-6;
+    EXPECT_LE((got.dequantized - expected.dequantized).norm(), bound * expected.dequantized.norm());
   }
 }
 

@@ -58,7 +58,7 @@ case $name in
     ! "$CXX" -m32 -x c++ - -o probe <<<'#include <fstream>
       int main() {}' 2>probe.log || narrow=-m32
     compile $narrow "$consumers/narrow_index/main.cpp"
-    ./consumer "$consumers/../data/cache3.squat"
+    ./consumer "$consumers/../data/cache4.squat"
     ;;
   two_units)
     compile "$consumers/headers.cpp" "$consumers/two_units/second.cpp"

@@ -23,7 +23,7 @@ bool has_finite_outputs() {
   return true;
 }
 
-/// tests/data/cache3.squat.
+/// tests/data/cache4.squat.
 bool keeps(const char* path) {
   squat::ModelShape shape{/*layers=*/1, /*query_heads=*/2, /*kv_heads=*/2, /*head_dim=*/8};
   shape.rope.pairing = squat::RopePairing::halves;

@@ -32,7 +32,8 @@ class CacheOfLayers {
                 Index sequences)
       : config_(config),
         stored_config_(stored_config),
-        layers_(checked(shape, config, sequences), layer_formats(shape, stored_config_), sequences),
+        // In braces the shape is checked before it is used.
+        layers_{checked(shape, config, sequences), layer_formats(shape, stored_config_), sequences},
         fits_(config, sequences, layers_.formats()),
         workspaces_(std::make_unique<Workspaces>()) {}
 
