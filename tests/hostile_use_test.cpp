@@ -119,12 +119,14 @@ TEST(HostileExecutors, MayThrowWhenTokensAreThere) {
 
 TEST(HostileExecutors, MayRunTasksTwice) {
   Cache cache = cache_of_prompt();
+  SerialExecutor serial;
   for (const Index rows : {1, 70}) {
     const Rows queries = Tokens(rows, 24).queries;
     const Rows expected = attend(cache, queries);
     CarelessExecutor executor(1000000, 2, false);
     cache.set_executor(executor);
     EXPECT_TRUE(same(attend(cache, queries), expected));
+    cache.set_executor(serial);
   }
 }
 

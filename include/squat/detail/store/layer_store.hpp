@@ -244,7 +244,7 @@ class LayerStore {
   Index first_to_stay() const {
     if (!format_->forgets()) return 0;
     const LayerShape& shape = format_->shape;
-    const Index newest = size() - format_->settings.residual_length;
+    const Index newest = std::max(size() - format_->settings.residual_length, Index{0});
     const Index first = shape.window > 0
                             ? newest - shape.window
                             : (std::max(newest, Index{1}) - 1) / shape.chunk * shape.chunk;
