@@ -89,11 +89,12 @@ struct LayerShape {
 ///     shape.by_layer[1].window = 512;
 struct ModelShape : LayerShape {
   ModelShape() = default;
-  ModelShape(Index n_layers, Index n_query_heads, Index n_kv_heads, Index channels)
-      : layers(n_layers) {
-    query_heads = n_query_heads;
-    kv_heads = n_kv_heads;
-    head_dim = channels;
+  // Underscores, since some compilers warn of parameters that have the names of members.
+  ModelShape(Index layers_, Index query_heads_, Index kv_heads_, Index head_dim_)
+      : layers(layers_) {
+    query_heads = query_heads_;
+    kv_heads = kv_heads_;
+    head_dim = head_dim_;
   }
 
   Index layers = 0;

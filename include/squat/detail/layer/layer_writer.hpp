@@ -140,7 +140,7 @@ class LayerWriter {
     }
     const std::vector<RecordUnits> before = units_of(blocks.back().key_layouts);
     const std::vector<RecordUnits> now = raised(before, tops);
-    const KeyLayouts last = blocks.back().key_layouts;
+    KeyLayouts last = blocks.back().key_layouts;
     const bool goes_on = blocks.back().rotation() == rotation;
     if (goes_on && now == before) return last;
     KeyLayouts layouts =

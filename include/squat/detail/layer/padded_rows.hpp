@@ -23,7 +23,7 @@ class PaddedRows {
         view_(rows.cols() == heads * width ? MatrixView<Scalar>(rows) : MatrixView<Scalar>(wide_)) {
   }
 
-  PaddedRows(PaddedRows&&) = default;
+  PaddedRows(PaddedRows&&) noexcept = default;
 
   const MatrixView<Scalar>& view() const { return view_; }
 
@@ -66,7 +66,7 @@ class PaddedOut {
         wide_(out.cols() == heads * width ? 0 : out.rows(), heads * width),
         view_(wide_.rows() == 0 ? out_ : MutableMatrixView<Scalar>(wide_)) {}
 
-  PaddedOut(PaddedOut&&) = default;
+  PaddedOut(PaddedOut&&) noexcept = default;
 
   MutableMatrixView<Scalar>& view() { return view_; }
   /// Once results are there.
