@@ -90,6 +90,7 @@ struct LayerShape {
 struct ModelShape : LayerShape {
   ModelShape() = default;
   // Underscores, since some compilers warn of parameters that have the names of members.
+  // NOLINTNEXTLINE(readability-identifier-naming)
   ModelShape(Index layers_, Index query_heads_, Index kv_heads_, Index head_dim_)
       : layers(layers_) {
     query_heads = query_heads_;
