@@ -7,19 +7,7 @@
 //     template class squat::SQuatCache<float, 2>;
 #pragma once
 
-// Other headers define some names as macros. They are back behind this one.
-#pragma push_macro("min")
-#undef min
-#pragma push_macro("max")
-#undef max
-#pragma push_macro("near")
-#undef near
-#pragma push_macro("far")
-#undef far
-#pragma push_macro("small")
-#undef small
-#pragma push_macro("I")
-#undef I
+#include <squat/detail/macros_begin.hpp>
 
 #include <iosfwd>
 #include <memory>
@@ -243,9 +231,4 @@ class SQuatCache {
 
 }  // namespace squat
 
-#pragma pop_macro("min")
-#pragma pop_macro("max")
-#pragma pop_macro("near")
-#pragma pop_macro("far")
-#pragma pop_macro("small")
-#pragma pop_macro("I")
+#include <squat/detail/macros_end.hpp>

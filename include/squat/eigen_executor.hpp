@@ -1,6 +1,8 @@
 // Tasks on an Eigen::ThreadPool. Not part of squat.hpp: it needs Eigen's unsupported modules.
 #pragma once
 
+#include <squat/detail/macros_begin.hpp>
+
 #include <algorithm>
 #include <atomic>
 #include <squat/executor.hpp>
@@ -37,3 +39,5 @@ class EigenExecutor : public Executor {
 };
 
 }  // namespace squat
+
+#include <squat/detail/macros_end.hpp>

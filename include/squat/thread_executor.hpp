@@ -1,6 +1,8 @@
 // Tasks on threads of its own. Not part of squat.hpp, since many engines have threads already.
 #pragma once
 
+#include <squat/detail/macros_begin.hpp>
+
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -129,3 +131,5 @@ class ThreadExecutor : public Executor {
 };
 
 }  // namespace squat
+
+#include <squat/detail/macros_end.hpp>

@@ -21,6 +21,7 @@
 #define I _Complex_I
 #endif
 #include <squat/squat.hpp>
+#include <squat/thread_executor.hpp>
 
 namespace {
 

@@ -47,8 +47,9 @@ class LayerWriter {
   void pack() {
     const Index keys = store_.leaving_keys(), values = store_.leaving_values();
     typename FullPrecisionTokens<Scalar>::Guard outliers(store_.full_precision());
-    keep_outliers(keys);
-    const std::vector<RecordTops> tops = this->tops(keys);
+    const std::vector<RecordTops> each = tops_of_tokens(keys);
+    keep_outliers(keys, each);
+    const std::vector<RecordTops> tops = this->tops(keys, each);
     const auto plan = fits_.plan(
         layer_, sequence_, keys > 0, tops,
         [&](std::vector<KeyStatistics>& statistics) { describe(keys, statistics); },
@@ -69,16 +70,26 @@ class LayerWriter {
     return {store_.size(), store_.full_precision_to_come(), store_.has_valid(), store_.may_grow()};
   }
 
+  /// [count, kv_heads], of the oldest `count` residual keys and their values.
+  std::vector<RecordTops> tops_of_tokens(Index count) const {
+    const Index kv_heads = store_.format().kv_heads();
+    std::vector<RecordTops> tops;
+    tops.reserve(at(count * kv_heads));
+    for (Index token = 0; token < count; ++token)
+      for (Index head = 0; head < kv_heads; ++head) tops.push_back(store_.tops(token, head));
+    return tops;
+  }
+
   /// Where any tokens stay in full precision, keeps so, of the oldest `count` residual keys, those
   /// beside which the others of their block are so small that ranges for all would leave them
   /// nothing.
-  void keep_outliers(Index count) {
+  void keep_outliers(Index count, const std::vector<RecordTops>& each) {
     const LayerSettings& settings = store_.format().settings;
     const Index tokens = settings.block_tokens;
     if (settings.has_token_scales || settings.full_precision_tokens == 0) return;
     std::vector<Index> outliers;
     for (Index first = 0; first < count; first += tokens) {
-      const std::vector<Index> of_block = this->outliers(first, tokens);
+      const std::vector<Index> of_block = this->outliers(first, tokens, each);
       outliers.insert(outliers.end(), of_block.begin(), of_block.end());
     }
     if (!outliers.empty()) store_.keep_outliers(outliers);
@@ -86,16 +97,18 @@ class LayerWriter {
 
   /// Of the `tokens` residual keys of a block from `first` on: up to two of a head whose largest
   /// numbers are over eight times those of all others that shape ranges, four in all.
-  std::vector<Index> outliers(Index first, Index tokens) const {
+  std::vector<Index> outliers(Index first, Index tokens,
+                              const std::vector<RecordTops>& each) const {
     constexpr std::size_t most_of_head = 2, most_of_block = 4;
     constexpr float ratio = 8;
     std::uint8_t counts[TokenBlock::max_tokens];
     store_.mark(first, tokens, counts);
     std::vector<Index> found;
-    for (Index head = 0; head < store_.format().kv_heads(); ++head) {
+    const Index kv_heads = store_.format().kv_heads();
+    for (Index head = 0; head < kv_heads; ++head) {
       std::array<std::pair<float, Index>, most_of_head + 1> largest{};  // and whose, in order
       for (Index token = first; token < first + tokens; ++token) {
-        std::pair<float, Index> one{store_.tops(token, head).keys, token};
+        std::pair<float, Index> one{each[at(token * kv_heads + head)].keys, token};
         for (auto& other : largest)
           if (counts[token - first] != 0 && one.first > other.first) std::swap(one, other);
       }
@@ -113,14 +126,14 @@ class LayerWriter {
 
   /// Of the oldest `count` residual keys that shape ranges, and of their values, an entry a kv
   /// head.
-  std::vector<RecordTops> tops(Index count) const {
+  std::vector<RecordTops> tops(Index count, const std::vector<RecordTops>& each) const {
     const Index kv_heads = store_.format().kv_heads();
     std::vector<RecordTops> tops(at(count > 0 ? kv_heads : 0));
     std::vector<std::uint8_t> counts(at(count));
     if (count > 0) store_.mark(0, count, counts.data());
     for (Index token = 0; token < count; ++token)
       for (Index head = 0; counts[at(token)] != 0 && head < kv_heads; ++head) {
-        const RecordTops one = store_.tops(token, head);
+        const RecordTops& one = each[at(token * kv_heads + head)];
         RecordTops& all = tops[at(head)];
         all = {std::max(all.keys, one.keys), std::max(all.values, one.values)};
       }

@@ -42,12 +42,11 @@ class GatheredQueries {
   SecondMoment moment() const {
     Matrix<double> sum = Matrix<double>::Zero(head_dim_, head_dim_);
     if (!has_directions()) {
-      const Eigen::VectorXd energies = energies_.cast<double>() * std::ldexp(1.0, exponent_);
-      sum.diagonal() = energies;
+      sum.diagonal() = energies_.cast<double>() * std::ldexp(1.0, exponent_);
+      const Eigen::VectorXd roots = sum.diagonal().cwiseSqrt();
       for (Index i = 0, at = 0; i < head_dim_; ++i)
         for (Index j = 0; j < i; ++j, ++at)
-          sum(i, j) = sum(j, i) =
-              correlations_[at] / one * std::sqrt(energies[i]) * std::sqrt(energies[j]);
+          sum(i, j) = sum(j, i) = correlations_[at] / one * roots[i] * roots[j];
       return SecondMoment(std::move(sum), count_);
     }
     const Matrix<double> q = directions_.cast<double>();
@@ -75,10 +74,11 @@ class GatheredQueries {
     const double top = sum.diagonal().maxCoeff();
     const int exponent = top > 0 ? std::ilogb(top) : 0;
     Eigen::VectorXf energies = (sum.diagonal() * std::ldexp(1.0, -exponent)).cast<float>();
+    const Eigen::VectorXd roots = sum.diagonal().cwiseSqrt();
     Correlations correlations(head_dim_ * (head_dim_ - 1) / 2);
     for (Index i = 0, at = 0; i < head_dim_; ++i)
       for (Index j = 0; j < i; ++j, ++at) {
-        const double largest = std::sqrt(sum(i, i)) * std::sqrt(sum(j, j));
+        const double largest = roots[i] * roots[j];
         const double ratio = largest > 0 ? std::clamp(sum(i, j) / largest, -1.0, 1.0) : 0;
         correlations[at] = static_cast<std::int16_t>(std::lrint(ratio * one));
       }
