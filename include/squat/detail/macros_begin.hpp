@@ -1,5 +1,5 @@
 // Other headers define some names as macros. They are back behind macros_end.hpp. Included as often
-// as it is needed, so without #pragma once.
+// as it is needed, so without an include guard.
 #pragma push_macro("min")
 #undef min
 #pragma push_macro("max")
