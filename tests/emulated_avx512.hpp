@@ -60,6 +60,20 @@ inline __m512i cvtepi8_epi32(__m128i x) {
   for (std::size_t i = 0; i < 16; ++i) out[i] = lanes<std::int8_t>(x)[i];
   return vector<__m512i>(out);
 }
+inline __m512i cvtepi16_epi32(__m256i x) {
+  std::array<std::int32_t, 16> out;
+  for (std::size_t i = 0; i < 16; ++i) out[i] = lanes<std::int16_t>(x)[i];
+  return vector<__m512i>(out);
+}
+inline __m512i mulhi_epu16(__m512i a, __m512i b) {
+  std::array<std::uint16_t, 32> out;
+  for (std::size_t i = 0; i < 32; ++i) {
+    const std::uint32_t product =
+        std::uint32_t{lanes<std::uint16_t>(a)[i]} * lanes<std::uint16_t>(b)[i];
+    out[i] = static_cast<std::uint16_t>(product >> 16);
+  }
+  return vector<__m512i>(out);
+}
 inline __m512i srai_epi32(__m512i x, int count) {
   auto out = lanes<std::int32_t>(x);
   for (std::int32_t& lane : out) lane >>= count;
@@ -95,6 +109,8 @@ void mask_store(float* p, unsigned mask, const Vector& x) {
 #define _mm512_cvtps_epi32 squat::testing::emulated::cvtps_epi32
 #define _mm512_cvtph_ps squat::testing::emulated::cvtph_ps
 #define _mm512_cvtepi8_epi32 squat::testing::emulated::cvtepi8_epi32
+#define _mm512_cvtepi16_epi32 squat::testing::emulated::cvtepi16_epi32
+#define _mm512_mulhi_epu16 squat::testing::emulated::mulhi_epu16
 #define _mm512_srai_epi32 squat::testing::emulated::srai_epi32
 #define _mm512_shuffle_f32x4 squat::testing::emulated::shuffle_f32x4
 #define _mm512_mask_loadu_ps squat::testing::emulated::mask_load
