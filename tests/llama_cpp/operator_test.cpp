@@ -17,7 +17,7 @@
 namespace squat::testing {
 namespace {
 
-using Rows = Matrix<float>;
+using FloatRows = Matrix<float>;
 
 /// What a drawn case has that ggml says in another way.
 struct OperatorCase {
@@ -88,19 +88,19 @@ void draw_sight(Draw& draw, Index first, OperatorCase& drawn) {
 }
 
 /// FLASH_ATTN_EXT over keys and values, whose first row is token `first` of the sequence.
-Rows attention_of_ggml(const OperatorCase& drawn, const Rows& queries, const Rows& keys,
-                       const Rows& values, Index first) {
+FloatRows attention_of_ggml(const OperatorCase& drawn, const FloatRows& queries,
+                            const FloatRows& keys, const FloatRows& values, Index first) {
   const LayerShape& shape = drawn.shape;
   const Index held = keys.rows(), rows = queries.rows(), width = shape.value_width();
   const Index padded_rows = (rows + 63) / 64 * 64;  // as older versions want masks
   const std::unique_ptr<ggml_context, void (*)(ggml_context*)> context(
       ggml_init({std::size_t{256} << 20, nullptr, false}), ggml_free);
   ggml_context* const c = context.get();
-  const auto tensor = [&](const Rows& from, Index heads, Index dim) {
+  const auto tensor = [&](const FloatRows& from, Index heads, Index dim) {
     ggml_tensor* to = ggml_new_tensor_3d(c, GGML_TYPE_F32, dim, from.rows(), heads);
     for (Index head = 0; head < heads; ++head) {
-      Eigen::Map<Rows> all(static_cast<float*>(to->data) + head * from.rows() * dim, from.rows(),
-                           dim);
+      Eigen::Map<FloatRows> all(static_cast<float*>(to->data) + head * from.rows() * dim,
+                                from.rows(), dim);
       all = from.middleCols(head * dim, dim);
     }
     return to;
@@ -132,7 +132,7 @@ Rows attention_of_ggml(const OperatorCase& drawn, const Rows& queries, const Row
   ggml_cgraph* const graph = ggml_new_graph(c);
   ggml_build_forward_expand(graph, out);
   EXPECT_EQ(ggml_graph_compute_with_ctx(c, graph, 1), GGML_STATUS_SUCCESS);
-  return Eigen::Map<Rows>(static_cast<float*>(out->data), rows, shape.query_heads * width);
+  return Eigen::Map<FloatRows>(static_cast<float*>(out->data), rows, shape.query_heads * width);
 }
 
 void expect_as_ggml(unsigned seed) {
@@ -153,10 +153,10 @@ void expect_as_ggml(unsigned seed) {
   const auto tokens = [&](Index columns, unsigned of) {
     return random_matrix<float>(drawn.tokens, columns, 10 * seed + of);
   };
-  const Rows queries = tokens(layer.query_heads * layer.head_dim, 1);
-  const Rows keys = tokens(layer.kv_heads * layer.head_dim, 2);
+  const FloatRows queries = tokens(layer.query_heads * layer.head_dim, 1);
+  const FloatRows keys = tokens(layer.kv_heads * layer.head_dim, 2);
   const Index width = layer.value_width();
-  Rows values = tokens(layer.kv_heads * width, 3);
+  FloatRows values = tokens(layer.kv_heads * width, 3);
   for (Index head = 0; head < layer.kv_heads && layer.values_in_keys; ++head)
     values.middleCols(head * width, width) = keys.middleCols(head * layer.head_dim, width);
   cache.update(0, Queries(queries), Keys(keys),
@@ -166,11 +166,11 @@ void expect_as_ggml(unsigned seed) {
   const Index first = cache.first(0);
   draw_sight(draw, first, drawn);
 
-  const Rows rows = queries.bottomRows(drawn.rows);
-  Rows out(drawn.rows, layer.query_heads * layer.value_width());
+  const FloatRows rows = queries.bottomRows(drawn.rows);
+  FloatRows out(drawn.rows, layer.query_heads * layer.value_width());
   cache.attend(0, rows, out, drawn.options);
-  const auto of_ggml = [&](const Rows& k, const Rows& v) {
-    Rows expected = attention_of_ggml(drawn, rows, k, v, first);
+  const auto of_ggml = [&](const FloatRows& k, const FloatRows& v) {
+    FloatRows expected = attention_of_ggml(drawn, rows, k, v, first);
     const Sight sight(layer, drawn.options, drawn.tokens, {});
     for (Index row = 0; row < drawn.rows; ++row) {  // a row that sees nothing is not defined there
       bool sees_any = false;
@@ -180,11 +180,11 @@ void expect_as_ggml(unsigned seed) {
     }
     return expected;
   };
-  const Rows expected = of_ggml(cache.keys(0), cache.values(0));
+  const FloatRows expected = of_ggml(cache.keys(0), cache.values(0));
   double allowed = 1e-3 * static_cast<double>(expected.norm());
   if (config.arithmetic == Arithmetic::fast) {
     const Index held = drawn.tokens - first;
-    const Rows full = of_ggml(keys.bottomRows(held), values.bottomRows(held));
+    const FloatRows full = of_ggml(keys.bottomRows(held), values.bottomRows(held));
     allowed = std::max(0.15 * static_cast<double>((expected - full).norm()), 20 * allowed);
   }
   EXPECT_LE(static_cast<double>((out - expected).norm()), allowed);

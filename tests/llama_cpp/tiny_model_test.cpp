@@ -11,7 +11,7 @@
 namespace squat::testing {
 namespace {
 
-using Rows = std::vector<std::vector<float>>;
+using LogitRows = std::vector<std::vector<float>>;
 
 std::string bytes(const TinyModel& model) {
   const TemporaryFile temporary;
@@ -68,10 +68,10 @@ TEST_P(TinyDecoder, GivesTheSameLogitsInOneBatchAndTokenByToken) {
       GetParam().architecture.rfind("gemma", 0) == 0 || GetParam().architecture == "bloom";
   const float tolerance = gelu ? 1e-2f : 1e-3f;
   const std::vector<llama_token> tokens = some_tokens(40);
-  const Rows together = TinySession(GetParam()).logits(tokens);
+  const LogitRows together = TinySession(GetParam()).logits(tokens);
   TinySession session(GetParam());
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    const Rows alone = session.logits({tokens[i]});
+    const LogitRows alone = session.logits({tokens[i]});
     ASSERT_LT(largest_difference(together[i], alone[0]), tolerance) << "after token " << i;
   }
 }
@@ -159,7 +159,7 @@ TEST(TinyModel, DependsOnTheWindow) {
   TinyModel wide = narrow;
   wide.window = 4096;
   const std::vector<llama_token> tokens = some_tokens(100);
-  const Rows near = TinySession(narrow).logits(tokens), far = TinySession(wide).logits(tokens);
+  const LogitRows near = TinySession(narrow).logits(tokens), far = TinySession(wide).logits(tokens);
   for (std::size_t i = 0; i < 32; ++i)
     EXPECT_LT(largest_difference(near[i], far[i]), 1e-3f) << "after token " << i;
   EXPECT_GT(largest_difference(near.back(), far.back()), 0.1f);
@@ -170,8 +170,8 @@ TEST(TinyModel, HasOtherRotaryFactorsInALongContext) {
   model.architecture = "phi3";
   model.context_length = 512;  // of which half is long
   const std::vector<llama_token> tokens = some_tokens(40);
-  const Rows short_context = TinySession(model, 256).logits(tokens);
-  const Rows long_context = TinySession(model, 512).logits(tokens);
+  const LogitRows short_context = TinySession(model, 256).logits(tokens);
+  const LogitRows long_context = TinySession(model, 512).logits(tokens);
   EXPECT_LT(largest_difference(short_context[0], long_context[0]), 1e-3f);
   EXPECT_GT(largest_difference(short_context.back(), long_context.back()), 0.1f);
 }
