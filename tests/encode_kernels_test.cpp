@@ -5,10 +5,10 @@
 #include <limits>
 #include <squat/detail/encoding/simd/available_encoders.hpp>
 #include <squat/detail/records/affine_table.hpp>
-#include <squat/detail/simd/available_kernels.hpp>
 #include <utility>
 #include <vector>
 
+#include "available_sets.hpp"
 #include "random_matrix.hpp"
 
 namespace squat::detail::simd {
@@ -18,27 +18,17 @@ using testing::correlated_matrix;
 using testing::random_matrix;
 using Bytes = std::vector<std::uint8_t>;
 
-class Encode : public ::testing::TestWithParam<InstructionSet> {
+class Encode : public ::testing::TestWithParam<testing::Set> {
  protected:
   template <int Bits>
   EncodeKernels kernels() const {
-    return encode_kernels_for<Bits>(GetParam());
+    return encode_kernels_for<Bits>(*GetParam());
   }
   const EncodeKernels portable = PortableEncode::kernels<2>();
 };
 
-std::vector<InstructionSet> encoders() {
-  std::vector<InstructionSet> sets;
-  for (const InstructionSet set : {InstructionSet::avx2, InstructionSet::avx512,
-                                   InstructionSet::neon, InstructionSet::portable})
-    if (is_available(set)) sets.push_back(set);
-  return sets;
-}
-
-INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Encode, ::testing::ValuesIn(encoders()),
-                         [](const auto& set) {
-                           return std::string(vector_kernels_for(set.param).name);
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Encode,
+                         ::testing::ValuesIn(testing::available_sets()), testing::name_of);
 
 /// Some ordinary numbers, some constant, some far from what is expected.
 Matrix<float> channels(Index tokens, unsigned seed) {
@@ -138,9 +128,8 @@ TEST_P(Encode, AddsProducts) {
         const Matrix<float> b = random_matrix<float>(n, columns + 5, static_cast<unsigned>(n));
         const Matrix<float> before = random_matrix<float>(rows, columns + 2, 9);
         Matrix<float> out = before;
-        matrix_kernels_for(GetParam())
-            .add_products(a.data(), a.cols(), b.data(), b.cols(), out.data(), out.cols(), rows, n,
-                          columns);
+        GetParam()->matrix.add_products(a.data(), a.cols(), b.data(), b.cols(), out.data(),
+                                        out.cols(), rows, n, columns);
         Matrix<double> want = before.cast<double>();
         want.leftCols(columns) += a.leftCols(n).cast<double>() * b.leftCols(columns).cast<double>();
         EXPECT_LT((out.cast<double>() - want).cwiseAbs().maxCoeff(), 1e-5 * std::sqrt(n))
@@ -268,8 +257,7 @@ TEST_P(Encode, Transposes) {
       std::vector<float*> row(static_cast<std::size_t>(columns));
       for (Index c = 0; c < columns; ++c)
         row[static_cast<std::size_t>(c)] = out.row((7 * c + 1) % columns).data();
-      matrix_kernels_for(GetParam())
-          .transpose(wide.data() + 8, wide.cols(), rows, columns, row.data());
+      GetParam()->matrix.transpose(wide.data() + 8, wide.cols(), rows, columns, row.data());
       for (Index c = 0; c < columns; ++c)
         EXPECT_EQ(out.row((7 * c + 1) % columns), wide.col(8 + c).head(rows).transpose());
     }
@@ -282,12 +270,12 @@ TEST_P(Encode, HadamardMatrixIsOrthonormalAndItsOwnInverse) {
     hadamard(exact.data(), n);
     EXPECT_NEAR(exact.norm(), x.cast<double>().norm(), 1e-9);
     Matrix<float> y = x;
-    matrix_kernels_for(GetParam()).hadamard(y.data(), n);
+    GetParam()->matrix.hadamard(y.data(), n);
     EXPECT_LE((y.cast<double>() - exact).cwiseAbs().maxCoeff(), 2e-6) << n;
     Matrix<float> same = x;
     hadamard(same.data(), n);
     EXPECT_EQ(y, same) << n;
-    matrix_kernels_for(GetParam()).hadamard(y.data(), n);
+    GetParam()->matrix.hadamard(y.data(), n);
     EXPECT_LE((y - x).cwiseAbs().maxCoeff(), 4e-6f) << n;
   }
 }

@@ -2,7 +2,7 @@
 // set that SQUAT_SIMD names (CTest runs these tests with each).
 #include <gtest/gtest.h>
 
-#include <squat/detail/simd/available_kernels.hpp>
+#include <squat/detail/simd/instruction_sets.hpp>
 #include <squat/squat.hpp>
 #include <string>
 #include <vector>

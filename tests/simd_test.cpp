@@ -4,33 +4,24 @@
 #include <cstring>
 #include <limits>
 #include <random>
-#include <squat/detail/simd/available_kernels.hpp>
 #include <vector>
 
+#include "available_sets.hpp"
 #include "random_matrix.hpp"
 
 namespace squat::detail::simd {
 namespace {
 
 using testing::random_matrix;
+using testing::Set;
 
-std::vector<InstructionSet> available() {
-  std::vector<InstructionSet> sets;
-  for (const InstructionSet set : {InstructionSet::portable, InstructionSet::avx2,
-                                   InstructionSet::avx512, InstructionSet::neon})
-    if (is_available(set)) sets.push_back(set);
-  return sets;
-}
-
-class Simd : public ::testing::TestWithParam<InstructionSet> {
+class Simd : public ::testing::TestWithParam<Set> {
  protected:
-  const VectorKernels kernels = vector_kernels_for(GetParam());
+  const VectorKernels& kernels = GetParam()->vector;
 };
 
-INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Simd, ::testing::ValuesIn(available()),
-                         [](const auto& set) {
-                           return std::string(vector_kernels_for(set.param).name);
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryInstructionSet, Simd, ::testing::ValuesIn(testing::available_sets()),
+                         testing::name_of);
 
 TEST_P(Simd, WidenIsExactForEveryHalf) {
   std::vector<std::uint16_t> finite;
@@ -193,10 +184,10 @@ class Folding {
  public:
   static constexpr float centre = static_cast<float>((1 << Bits) - 1) / 2;
 
-  Folding(InstructionSet set, const Product& product)
+  Folding(Set set, const Product& product)
       : product_(product),
-        kernels_(vector_kernels_for(set)),
-        dots_(dot_kernels_for<Bits>(set)),
+        kernels_(set->vector),
+        dots_(set->dot_for(Bits)),
         operands_(static_cast<std::size_t>(product.groups() * group_stride)),
         folded_(static_cast<std::size_t>(product.groups() * max_heads), {7, 7}) {}
 
@@ -296,7 +287,7 @@ class Folding {
 template <int Bits>
 class SimdProducts {
  public:
-  explicit SimdProducts(InstructionSet set) : set_(set) {}
+  explicit SimdProducts(Set set) : set_(set) {}
 
   /// Keys: one group, depths are channels. The fixed point of try_fold8 rounds thrice.
   void like_keys(const Product& product) const {
@@ -329,11 +320,11 @@ class SimdProducts {
   }
 
  private:
-  InstructionSet set_;
+  Set set_;
 };
 
 template <class Check>
-void for_each_width(InstructionSet set, const Check& check) {
+void for_each_width(Set set, const Check& check) {
   const auto with = [&](auto products, int bits) {
     SCOPED_TRACE(std::to_string(bits) + " bits");
     check(products, bits);

@@ -5,7 +5,7 @@
 set -euo pipefail
 expected=
 for program; do
-  for set in "" portable avx2 neon; do
+  for set in "" portable sse4 avx2 neon; do
     if ! output=$(SQUAT_SIMD=$set "$program" 2>&1); then
       [[ $output == *"SQUAT_SIMD is '$set'"* ]] && continue  # it lacks the set
       echo "$program with SQUAT_SIMD='$set' fails: $output" >&2

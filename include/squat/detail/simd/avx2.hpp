@@ -3,12 +3,19 @@
 
 #include <squat/detail/simd/avx2_dot.hpp>
 #include <squat/detail/simd/avx2_fold.hpp>
+#include <squat/detail/simd/avx2_matrix.hpp>
 
 #if defined(SQUAT_HAVE_AVX2)
 
 namespace squat::detail::simd {
 
 struct Avx2 : Avx2Registers {
+  static constexpr const char* name = "avx2";
+  // F16C has no name in every compiler; all machines with AVX2 have it.
+  static bool is_available() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  }
+
   SQUAT_AVX2 static void read_f16_table(const std::uint16_t* scales, const std::uint16_t* zeros,
                                         Index n, float centre, float* scale, float* midpoint) {
     const __m256 c = _mm256_set1_ps(centre);
@@ -95,8 +102,7 @@ struct Avx2 : Avx2Registers {
 
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx2Fold;
-    return {"avx2",
-            read_f16_table,
+    return {read_f16_table,
             read_8_bit_table,
             widen<std::int8_t>,
             widen<std::int16_t>,
@@ -110,6 +116,7 @@ struct Avx2 : Avx2Registers {
   }
 
   using Dot = Avx2Dot;
+  using Matrix = Avx2Matrix;
 
  private:
   /// Rows together, so that one waits for another as little as possible.

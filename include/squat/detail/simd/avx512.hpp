@@ -5,6 +5,7 @@
 #include <squat/detail/simd/avx512_dot.hpp>
 #include <squat/detail/simd/avx512_fold.hpp>
 #include <squat/detail/simd/avx512_fold_positive.hpp>
+#include <squat/detail/simd/avx512_matrix.hpp>
 
 #if defined(SQUAT_HAVE_AVX512)
 
@@ -18,6 +19,13 @@
 namespace squat::detail::simd {
 
 struct Avx512 : Avx512Registers {
+  static constexpr const char* name = "avx512";
+  static bool is_available() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+  }
+
   SQUAT_AVX512 static void read_f16_table(const std::uint16_t* scales, const std::uint16_t* zeros,
                                           Index n, float centre, float* scale, float* midpoint) {
     const __m512 c = _mm512_set1_ps(centre);
@@ -108,8 +116,7 @@ struct Avx512 : Avx512Registers {
   static constexpr VectorKernels vector_kernels() {
     using Fold = Avx512Fold;
     using FoldPositive = Avx512FoldPositive;
-    return {"avx512",
-            read_f16_table,
+    return {read_f16_table,
             read_8_bit_table,
             widen<std::int8_t>,
             widen<std::int16_t>,
@@ -123,6 +130,7 @@ struct Avx512 : Avx512Registers {
   }
 
   using Dot = Avx512Dot;
+  using Matrix = Avx512Matrix;
 
  private:
   /// Rows together, so that one waits for another as little as possible.

@@ -8,8 +8,11 @@
 
 namespace squat::detail::simd {
 
+struct InstructionSet;
+
 // The environment (SQUAT_SIMD) is asked once. Fails as requested() does.
 
+SQUAT_COMPILED_ONCE const InstructionSet& instruction_set_in_use();
 SQUAT_COMPILED_ONCE const VectorKernels& vector_kernels();
 /// For codes of 1, 2, 3, 4 or 8 bits.
 SQUAT_COMPILED_ONCE const DotKernels& dot_kernels(int bits);

@@ -49,9 +49,6 @@ struct TileRows {
 /// alignment, and each operation is defined by what the portable version computes; others may
 /// differ in the rounding of floating-point operations alone.
 struct VectorKernels {
-  /// Name of the instruction set.
-  const char* name;
-
   /// Reads n scales and n zeros in half precision; midpoint[i] = zero_i + centre * scale_i is what
   /// a code of `centre` stands for. Without zeros (null) it is 0.
   void (*read_f16_table)(const std::uint16_t* scales, const std::uint16_t* zeros, Index n,

@@ -6,10 +6,14 @@
 #include <limits>
 #include <squat/detail/records/affine.hpp>
 #include <squat/detail/simd/kernels.hpp>
+#include <squat/detail/simd/matrix_kernels.hpp>
 
 namespace squat::detail::simd {
 
 struct Portable {
+  static constexpr const char* name = "portable";
+  static bool is_available() { return true; }
+
   static void read_f16_table(const std::uint16_t* scales, const std::uint16_t* zeros, Index n,
                              float centre, float* scale, float* midpoint) {
     const auto single = [](std::uint16_t bits) {
@@ -160,8 +164,7 @@ struct Portable {
   }
 
   static constexpr VectorKernels vector_kernels() {
-    return {"portable",
-            read_f16_table,
+    return {read_f16_table,
             read_8_bit_table,
             widen<std::int8_t>,
             widen<std::int16_t>,
@@ -175,6 +178,7 @@ struct Portable {
   }
 
   using Dot = Portable;
+  using Matrix = PortableMatrix;
 };
 
 }  // namespace squat::detail::simd

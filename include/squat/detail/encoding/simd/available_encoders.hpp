@@ -2,18 +2,19 @@
 #pragma once
 
 #include <squat/detail/encoding/simd/avx512_encode.hpp>
-#include <squat/detail/simd/available_kernels.hpp>
+#include <squat/detail/simd/instruction_sets.hpp>
+#include <string_view>
 
 namespace squat::detail::simd {
 
 template <int Bits>
-EncodeKernels encode_kernels_for(InstructionSet set) {
-  require(is_available(set), "instruction set ", static_cast<int>(set), " is not available");
+EncodeKernels encode_kernels_for(const InstructionSet& set) {
+  [[maybe_unused]] const std::string_view name = set.name;
 #if defined(SQUAT_HAVE_AVX2)
-  if (set == InstructionSet::avx2) return Avx2Encode::kernels<Bits>();
+  if (name == Avx2::name) return Avx2Encode::kernels<Bits>();
 #endif
 #if defined(SQUAT_HAVE_AVX512)
-  if (set == InstructionSet::avx512) return Avx512Encode::kernels<Bits>();
+  if (name == Avx512::name) return Avx512Encode::kernels<Bits>();
 #endif
   return PortableEncode::kernels<Bits>();
 }

@@ -1,0 +1,168 @@
+// The vector operations in registers of 128 bits, for SSE 4.1 and NEON alike.
+#pragma once
+
+#include <squat/detail/simd/registers128.hpp>
+
+#if defined(SQUAT_HAVE_REGISTERS_128)
+
+namespace squat::detail::simd {
+
+struct Kernels128 : Registers128 {
+  SQUAT_128 static bool try_fold8(const float* x, Index x_stride, const std::int16_t*, const float*,
+                                  Index count, const float* scale, const float* midpoint, Index n,
+                                  float centre, float crest, float largest_alpha,
+                                  std::int8_t* operands, Folded* folded) {
+    for (Index row = 0; row < count; ++row, x += x_stride, operands += max_length) {
+      Floats top[2] = {all(0), all(0)}, squares[2] = {all(0), all(0)};
+      for (Index i = 0; i < n; i += 8) {
+        SQUAT_UNROLL
+        for (int k = 0; k < 2; ++k) {
+          const Floats product = multiply(load(x + i + 4 * k), load(scale + i + 4 * k));
+          top[k] = Registers128::max(top[k], abs(product));
+          squares[k] = multiply_add(product, product, squares[k]);
+        }
+      }
+      const float max = highest(Registers128::max(top[0], top[1]));
+      const float energy = total(add(squares[0], squares[1]));
+      if (max * max * static_cast<float>(n) > crest * crest * energy || max / 127 > largest_alpha)
+        return false;
+      folded[row] = round(x, scale, midpoint, n, centre, max / 127, operands);
+    }
+    return true;
+  }
+
+  SQUAT_128 static bool try_fold8_positive(const float* x, Index x_stride, Index count,
+                                           const float* scale, const float* midpoint, Index groups,
+                                           Index n, float centre, std::int32_t least,
+                                           std::uint8_t* operands, Folded* folded) {
+    float max[max_heads];
+    for (Index row = 0; row < count; ++row) max[row] = maximum(x + row * x_stride, n);
+    bool is_fine = true;
+    for (Index group = 0; group < groups; ++group, scale += n, midpoint += n) {
+      const float highest_scale = maximum(scale, n);
+      for (Index row = 0; row < count; ++row) {
+        std::uint8_t* target = operands + (group * max_heads + row) * max_block;
+        const float alpha = max[row] * highest_scale / 255;
+        folded[group * max_heads + row] =
+            round(x + row * x_stride, scale, midpoint, n, centre, alpha, target);
+        Ints squares = zeros();
+        for (Index i = 0; i < n; i += 16) squares = add_squares(squares, target + i);
+        is_fine &= total(squares) >= least || !(alpha > 0);
+      }
+    }
+    return is_fine;
+  }
+
+  SQUAT_128 static void fold16(const float* x, Index x_stride, Index count, const float* scale,
+                               const float* midpoint, Index n, float centre, float largest,
+                               std::int16_t* operands, Folded* folded) {
+    largest = std::min(largest, largest_operand);
+    for (Index row = 0; row < count; ++row, x += x_stride, operands += max_length) {
+      Floats top = all(0);
+      for (Index i = 0; i < n; i += 4) top = max(top, abs(multiply(load(x + i), load(scale + i))));
+      folded[row] = round(x, scale, midpoint, n, centre, highest(top) / largest, operands);
+    }
+  }
+
+  SQUAT_128 static void exponentiate(float* scores, Index stride, Index rows, Index n, float* max,
+                                     float* sums) {
+    for (Index row = 0; row < rows; ++row, scores += stride) {
+      max[row] = std::max(max[row], maximum(scores, n));
+      const Floats shift = all(max[row]);
+      Floats sum = all(0);
+      for (Index i = 0; i < n; i += 4) {
+        const Floats p = exp(subtract(load(scores + i), shift));
+        store(p, scores + i);
+        sum = add(sum, p);
+      }
+      sums[row] = total(sum);
+    }
+  }
+
+  SQUAT_128 static void dot_rows(const float* rows, Index count, Index n, const float* query,
+                                 float* scores) {
+    for (Index r = 0; r < count; ++r, rows += n) {
+      Floats sum[2] = {all(0), all(0)};
+      for (Index i = 0; i < n; i += 8) {
+        sum[0] = multiply_add(load(rows + i), load(query + i), sum[0]);
+        sum[1] = multiply_add(load(rows + i + 4), load(query + i + 4), sum[1]);
+      }
+      scores[r] = total(add(sum[0], sum[1]));
+    }
+  }
+
+  SQUAT_128 static void add_rows(const float* rows, Index count, Index n, const float* weights,
+                                 float* out) {
+    for (Index i = 0; i < n; i += 8) {
+      Floats first = load(out + i), second = load(out + i + 4);
+      for (Index r = 0; r < count; ++r) {
+        const Floats weight = all(weights[r]);
+        first = multiply_add(weight, load(rows + r * n + i), first);
+        second = multiply_add(weight, load(rows + r * n + i + 4), second);
+      }
+      store(first, out + i);
+      store(second, out + i + 4);
+    }
+  }
+
+  static constexpr VectorKernels vector_kernels() {
+    VectorKernels kernels = Portable::vector_kernels();
+    kernels.try_fold8 = try_fold8;
+    kernels.try_fold8_positive = try_fold8_positive;
+    kernels.fold16 = fold16;
+    kernels.exponentiate = exponentiate;
+    kernels.dot_rows = dot_rows;
+    kernels.add_rows = add_rows;
+    return kernels;
+  }
+
+ private:
+  SQUAT_128_INLINE static float maximum(const float* x, Index n) {
+    Floats top = load(x);
+    for (Index i = 4; i < n; i += 4) top = max(top, load(x + i));
+    return highest(top);
+  }
+
+  /// Rounds x scale / alpha, and leaves no bias for a code of `centre`.
+  template <class Operand>
+  SQUAT_128_INLINE static Folded round(const float* x, const float* scale, const float* midpoint,
+                                       Index n, float centre, float alpha, Operand* operands) {
+    const Floats inverse = all(alpha > 0 ? 1 / alpha : 0.0f);
+    Floats offset[2] = {all(0), all(0)};
+    Ints sum = zeros();
+    for (Index i = 0; i < n; i += 8) {
+      Ints rounded[2];
+      SQUAT_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        const Floats xi = load(x + i + 4 * k);
+        offset[k] = multiply_add(xi, load(midpoint + i + 4 * k), offset[k]);
+        rounded[k] = nearest(multiply(multiply(xi, load(scale + i + 4 * k)), inverse));
+        sum = add(sum, rounded[k]);
+      }
+      store(rounded[0], rounded[1], operands + i);
+    }
+    return {alpha,
+            total(add(offset[0], offset[1])) - centre * alpha * static_cast<float>(total(sum))};
+  }
+
+  /// e^x for x <= 0, 0 where x < -87 or is no number. Relative error under 3e-7: x = k ln 2 + r,
+  /// |r| <= ln 2 / 2; a polynomial (minimax, degree 5) gives e^r.
+  SQUAT_128_INLINE static Floats exp(Floats x) {
+    const Floats lowest = all(-87), condition = x;
+    x = max(x, lowest);
+    const Ints k = nearest(multiply(x, all(1.44269504f)));
+    Floats r = multiply_add(floats(k), all(-0.693359375f), x);
+    r = multiply_add(floats(k), all(2.12194440e-4f), r);
+    Floats p = all(8.3125019e-3f);
+    p = multiply_add(p, r, all(4.1890334e-2f));
+    p = multiply_add(p, r, all(1.66671157e-1f));
+    p = multiply_add(p, r, all(4.99992311e-1f));
+    p = multiply_add(p, r, all(1));
+    p = multiply_add(p, r, all(1));
+    return scaled_where(p, k, condition, lowest);
+  }
+};
+
+}  // namespace squat::detail::simd
+
+#endif
