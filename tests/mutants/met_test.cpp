@@ -7,7 +7,8 @@
 
 namespace squat_mutants {
 
-const int active = std::getenv("SQUAT_MUTANT") == nullptr ? 0 : std::atoi(std::getenv("SQUAT_MUTANT"));
+const int active =
+    std::getenv("SQUAT_MUTANT") == nullptr ? 0 : std::atoi(std::getenv("SQUAT_MUTANT"));
 unsigned char met[1 << 16];
 
 namespace {

@@ -1,5 +1,5 @@
-// The library as it is and its mutants in one program. tests/run_mutants compiles this in front of every
-// source.
+// The library as it is and its mutants in one program. tests/run_mutants compiles this in front of
+// every source.
 #pragma once
 
 #include <algorithm>
@@ -7,8 +7,8 @@
 
 namespace squat_mutants {
 
-/// The mutant in use, from the environment variable SQUAT_MUTANT. 0: none. -1: none, but which ones are
-/// met is noted.
+/// The mutant in use, from the environment variable SQUAT_MUTANT. 0: none. -1: none, but which ones
+/// are met is noted.
 extern const int active;
 extern unsigned char met[];
 
@@ -18,12 +18,12 @@ extern unsigned char met[];
   return false;
 }
 
-/// Whether a mutant, 1 and up, is in use. No constant: a mutant where the compiler needs one does not
-/// compile, so it is left out.
+/// Whether a mutant, 1 and up, is in use. No constant: a mutant where the compiler needs one does
+/// not compile, so it is left out.
 [[gnu::always_inline]] constexpr bool on(int mutant) { return mutant <= 0 || is_active(mutant); }
 
-/// `a < Operator<mutant, LessEqual>() < b` is `a < b`, with the mutant in use `a <= b`. So are the others:
-/// both sides keep their place among the operators around them.
+/// `a < Operator<mutant, LessEqual>() < b` is `a < b`, with the mutant in use `a <= b`. So are the
+/// others: both sides keep their place among the operators around them.
 template <int mutant, class Other>
 struct Operator {};
 
