@@ -12,7 +12,7 @@ using namespace detail;
 
 namespace {
 
-constexpr Index d = 32, tokens = 64;
+constexpr Index d = 32, plan_tokens = 64;
 
 LayerSettings settings(bool adaptive) {
   Config config = Config::recommended(2.5);
@@ -28,7 +28,7 @@ KeyLayouts blank(const LayerSettings& settings) {
 
 KeyStatistics statistics() {
   KeyStatistics statistics(d);
-  statistics.add(correlated_matrix(tokens, d, 3), Mask());
+  statistics.add(correlated_matrix(plan_tokens, d, 3), Mask());
   return statistics;
 }
 

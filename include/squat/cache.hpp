@@ -26,6 +26,9 @@ namespace detail {
 template <class Scalar>
 class CacheOfLayers;
 
+template <class Layers>
+class Held;
+
 }  // namespace detail
 
 /// One of several sequences in a call of SQuatCache::attend: what a call about it alone takes.
@@ -223,8 +226,8 @@ class SQuatCache {
   void load(std::istream& in, Index sequence);
 
  private:
-  detail::CacheOfLayers<Scalar>& held();
-  const detail::CacheOfLayers<Scalar>& held() const;
+  detail::Held<detail::CacheOfLayers<Scalar>> held();
+  detail::Held<const detail::CacheOfLayers<Scalar>> held() const;
 
   std::unique_ptr<detail::CacheOfLayers<Scalar>> cache_;  // null once moved from
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <squat/detail/float_environment.hpp>
 #include <squat/detail/io/moment_io.hpp>
 
 namespace squat {
@@ -32,6 +33,7 @@ class QueryMoments {
   void add(Index layer, MatrixView<Scalar> queries, const Mask& mask = {}) {
     require(layer >= 0 && layer < shape_.layers, "layer is ", layer, "; the shape has layers 0 to ",
             shape_.layers - 1);
+    const detail::DefaultFloatEnvironment environment;
     const LayerShape& shape = shape_.layer(layer);
     require(queries.cols() == shape.query_heads * shape.head_dim, "queries have ", queries.cols(),
             " columns; the shape asks for ", shape.query_heads, " heads of ", shape.head_dim);
@@ -60,6 +62,7 @@ class QueryMoments {
   /// Adds what `other` gathered elsewhere: from other texts, or on another machine. Fails, adding
   /// nothing, on another shape, or a sum that is not finite.
   void add(const QueryMoments& other) {
+    const detail::DefaultFloatEnvironment environment;
     check_same(other.shape_, "the other moments are", "these");
     std::vector<SecondMoment> sums = moments_;
     for (std::size_t i = 0; i < sums.size(); ++i) sums[i].add(other.moments_[i]);

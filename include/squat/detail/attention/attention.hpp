@@ -4,6 +4,7 @@
 #include <atomic>
 #include <squat/detail/attention/decode_attention.hpp>
 #include <squat/detail/attention/tiled_attention.hpp>
+#include <squat/detail/float_environment.hpp>
 #include <squat/executor.hpp>
 #include <variant>
 
@@ -83,7 +84,10 @@ class AttentionCall {
       const Index next = begun.fetch_add(1);
       if (next < tasks) task(next);
     };
-    executor.run(tasks, [&run_next](Index) noexcept { run_next(); });
+    executor.run(tasks, [&run_next](Index) noexcept {
+      const DefaultFloatEnvironment environment;
+      run_next();
+    });
     require(begun >= tasks, "the executor returned after ", begun.load(), " of ", tasks, " tasks");
   }
 
