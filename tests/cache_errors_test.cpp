@@ -213,11 +213,11 @@ TEST(CacheConstructionDeathTest, WantsAnInstructionSetThatIsThere) {
   const auto good = ::testing::ExitedWithCode(0);
   EXPECT_EXIT(make_cache_under("portable"), good, "no error");
   EXPECT_EXIT(make_cache_under(""), good, "no error");
-  EXPECT_EXIT(make_cache_under("sse9"), good, "squat: SQUAT_SIMD is 'sse9'; .* be: portable");
-  EXPECT_EXIT(make_cache_under("AVX2"), good, "squat: SQUAT_SIMD is 'AVX2'; .* be: portable");
+  EXPECT_EXIT(make_cache_under("sse9"), good, "squat: SQUAT_SIMD is 'sse9'; .* be: .*portable");
+  EXPECT_EXIT(make_cache_under("AVX2"), good, "squat: SQUAT_SIMD is 'AVX2'; .* be: .*portable");
   const std::string_view best = detail::simd::instruction_sets[0].name;
   const char* const foreign = best == "neon" || best == "portable" ? "avx2" : "neon";
-  EXPECT_EXIT(make_cache_under(foreign), good, "squat: SQUAT_SIMD is '.*'; .* be: portable");
+  EXPECT_EXIT(make_cache_under(foreign), good, "squat: SQUAT_SIMD is '.*'; .* be: .*portable");
 }
 
 TEST(CacheRange, DependsOnWhatStoresScales) {
