@@ -103,7 +103,8 @@ std::string cache_spec_help() {
   std::string names;
   for (const ggml_type type : kCellTypes) names += std::string(ggml_type_name(type)) + ", ";
   return names +
-         "turbo:BITS (2, 3, 4), kivi:BITS, squat:BITS, squat:KEYBITS/VALUEBITS,FIELD=VALUE,... "
+         "turbo:BITS (2, 3, 4), oscar:2, kivi:BITS, squat:BITS, "
+         "squat:KEYBITS/VALUEBITS,FIELD=VALUE,... "
          "(2, 3, 4, 8), squat+:MEANBITS,FIELD=VALUE,... (recommended) with the fields " +
          squat_field_names();
 }
@@ -115,6 +116,10 @@ CacheSpec parse_cache_spec(const std::string& text) {
   const std::string name = text.substr(0, colon);
   const std::string arguments = colon == std::string::npos ? "" : text.substr(colon + 1);
   if (name == "turbo") return {text, TurboSpec{parse_bits(arguments, {2, 3, 4}, text)}};
+  if (name == "oscar") {
+    parse_bits(arguments, {2}, text);
+    return {text, OscarSpec{}};
+  }
   if (name == "kivi") return {text, parse_kivi(arguments, text)};
   if (name == "squat") return {text, parse_squat(arguments, text)};
   if (name == "squat+") return {text, parse_recommended(arguments, text)};

@@ -14,9 +14,12 @@ struct TurboSpec {
   int bits;  ///< of TurboCodec
 };
 
+struct OscarSpec {};  // OscarCodec has 2 bits
+
 struct CacheSpec {
-  std::string text;                                      ///< as it was asked for
-  std::variant<ggml_type, TurboSpec, SquatSpec> format;  ///< ggml_type: llama.cpp's own
+  std::string text;  ///< as it was asked for
+  /// ggml_type: llama.cpp's own.
+  std::variant<ggml_type, TurboSpec, OscarSpec, SquatSpec> format;
 };
 
 /// An unknown name, field or value is an error that lists the known ones.

@@ -1,12 +1,11 @@
 // llama.cpp's own cache, in one of its own types or as another codec leaves it.
 #pragma once
 
-#include <optional>
+#include <memory>
 #include <set>
-#include <squat/model_shape.hpp>
 
+#include "cell_rounding.hpp"
 #include "session.hpp"
-#include "turbo_codec.hpp"
 
 namespace squat_llama {
 
@@ -16,9 +15,9 @@ class CellSession : public Session {
   /// With GGML_TYPE_F32, attention is in single precision.
   CellSession(const Model& model, ggml_type type, const SessionOptions& options);
 
-  /// On cells in single precision that hold what is left of keys and values after TurboCodec, from
-  /// before attention reads them. Needs heads of one width in all layers.
-  CellSession(const Model& model, int turbo_bits, const SessionOptions& options);
+  /// On cells in single precision that hold what `rounding` leaves of keys and values.
+  CellSession(const Model& model, std::unique_ptr<CellRounding> rounding,
+              const SessionOptions& options);
 
   CacheBytes bytes() const override;
 
@@ -29,13 +28,12 @@ class CellSession : public Session {
   }
 
  private:
-  CellSession(const Model& model, const squat::ModelShape& shape, ggml_type type,
-              std::optional<int> turbo_bits, const SessionOptions& options);
+  CellSession(const Model& model, ggml_type type, std::unique_ptr<CellRounding> rounding,
+              const SessionOptions& options);
   static bool on_node(ggml_tensor* node, bool ask, void* self);
-  void round(ggml_tensor& node) const;
 
-  std::optional<TurboCodec> codec_;
-  double width_;  // numbers of a token in all layers
+  std::unique_ptr<CellRounding> rounding_;  // none with cells of llama.cpp's own types
+  double width_;                            // numbers of a token in all layers
   llama_context_ptr context_;
   std::set<const ggml_tensor*> cells_;
 };

@@ -18,6 +18,8 @@ namespace {
 
 using squat::require;
 
+constexpr int calibration_tokens = 1024;  // of every text
+
 Model load(const ModelOptions& options) { return {options.path, options.weights, options.threads}; }
 
 std::vector<Token> read_tokens(const std::string& path, const Model& model) {
@@ -61,6 +63,8 @@ void evaluate_command(const ModelOptions& model_options, const EvaluateOptions& 
     moments = squat::QueryMoments::load(file, attention_shape(model));
     protocol.moments = &*moments;
   }
+  for (const std::string& path : options.calibration_texts)
+    protocol.calibration.push_back(first_tokens(path, model, calibration_tokens));
   const auto windows = read_windows(options.texts, model, protocol);
   std::vector<CacheResult> results;
   {

@@ -19,9 +19,10 @@ struct EvaluateOptions {
   std::vector<std::string> texts;  ///< paths
   std::vector<std::string> caches = {"squat+:2.5"};
   Protocol protocol;
-  std::string moments_path;  ///< for caches with calibrated=true; empty for none
-  std::string json_path;     ///< empty for none
-  std::string plot_path;     ///< empty for none
+  std::string moments_path;                    ///< for caches with calibrated=true; empty for none
+  std::vector<std::string> calibration_texts;  ///< paths, for caches that are fitted on texts
+  std::string json_path;                       ///< empty for none
+  std::string plot_path;                       ///< empty for none
 };
 
 /// Prints a table of caches and writes the files that were asked for.

@@ -1,5 +1,6 @@
 #include "evaluation.hpp"
 
+#include <algorithm>
 #include <squat/error.hpp>
 
 namespace squat_llama {
@@ -7,8 +8,9 @@ namespace {
 
 using squat::require;
 
-/// Reads all windows on one cache. Calls on_logits(step, logits) with what follows the prompts and
-/// each further token [windows, vocabulary], and on_progress(done) with the share that is done.
+/// Reads all windows on one cache. Calls on_logits(first, logits) with what follows the decoded
+/// tokens from the `first` on, as many as are decoded in one pass: [windows * tokens, vocabulary].
+/// Calls on_progress(done) with the share that is done.
 template <class OnLogits, class OnProgress>
 CacheBytes read_windows(const Model& model, const CacheSpec& spec,
                         const std::vector<Window>& windows, const Protocol& protocol,
@@ -17,7 +19,9 @@ CacheBytes read_windows(const Model& model, const CacheSpec& spec,
   options.texts = static_cast<int>(windows.size());
   options.capacity = protocol.prompt_tokens + protocol.decode_tokens;
   options.batch = protocol.batch > 0 ? protocol.batch : protocol.prompt_tokens;
+  options.step = protocol.decode_batch;
   options.moments = protocol.moments;
+  options.calibration = protocol.calibration;
   const std::unique_ptr<Session> session = make_session(model, spec, options);
 
   const double passes = options.texts + protocol.decode_tokens;
@@ -26,12 +30,14 @@ CacheBytes read_windows(const Model& model, const CacheSpec& spec,
     session->read(text, {window.begin(), window.begin() + protocol.prompt_tokens});
     on_progress((text + 1) / passes);
   }
-  for (int step = 0; step < protocol.decode_tokens; ++step) {
-    std::vector<Token> tokens;
+  for (int first = 0; first < protocol.decode_tokens; first += protocol.decode_batch) {
+    const int end = std::min(first + protocol.decode_batch, protocol.decode_tokens);
+    std::vector<std::vector<Token>> tokens;
     for (const Window& window : windows)
-      tokens.push_back(window[static_cast<std::size_t>(protocol.prompt_tokens + step)]);
-    on_logits(step, session->step(tokens));
-    on_progress((options.texts + step + 1) / passes);
+      tokens.emplace_back(window.begin() + protocol.prompt_tokens + first,
+                          window.begin() + protocol.prompt_tokens + end);
+    on_logits(first, session->step(tokens));
+    on_progress((options.texts + end) / passes);
   }
   CacheBytes bytes = session->bytes();
   bytes.quantized /= options.texts;
@@ -47,6 +53,8 @@ std::vector<Window> cut_windows(const std::vector<Token>& text, const Protocol& 
   require(protocol.prompt_tokens >= 1 && protocol.decode_tokens >= 1 && protocol.windows >= 1,
           "a window of ", protocol.prompt_tokens, " prompt tokens and ", protocol.decode_tokens,
           " decoded ones, ", protocol.windows, " times: each must be at least 1");
+  require(protocol.decode_batch >= 1, "tokens decoded in one pass are ", protocol.decode_batch,
+          "; there must be at least 1");
   const bool leads = leading_token >= 0;
   const std::ptrdiff_t own_tokens = protocol.window_tokens() - (leads ? 1 : 0);
   const std::ptrdiff_t needed = protocol.windows * own_tokens;
@@ -80,7 +88,7 @@ std::vector<CacheResult> evaluate(const Model& model, const std::vector<CacheSpe
     };
   };
 
-  std::vector<squat::Matrix<float>> expected;  // of each step
+  std::vector<squat::Matrix<float>> expected;  // of each pass
   read_windows(
       model, parse_cache_spec("f32"), windows, protocol,
       [&](int, squat::Matrix<float> logits) { expected.push_back(std::move(logits)); },
@@ -92,12 +100,17 @@ std::vector<CacheResult> evaluate(const Model& model, const std::vector<CacheSpe
     CacheResult& result = results.emplace_back();
     result.cache = cache.text;
     std::vector<Quality> by_window(windows.size());
-    const auto compare = [&](int step, const squat::Matrix<float>& logits) {
-      const squat::Matrix<float>& full = expected[static_cast<std::size_t>(step)];
-      const auto target = static_cast<std::size_t>(protocol.prompt_tokens + step + 1);
-      for (std::size_t w = 0; w < windows.size(); ++w)
-        by_window[w].add(full.row(static_cast<squat::Index>(w)).transpose(),
-                         logits.row(static_cast<squat::Index>(w)).transpose(), windows[w][target]);
+    const auto compare = [&](int first, const squat::Matrix<float>& logits) {
+      const squat::Matrix<float>& full =
+          expected[static_cast<std::size_t>(first / protocol.decode_batch)];
+      const squat::Index tokens = logits.rows() / static_cast<squat::Index>(windows.size());
+      for (squat::Index row = 0; row < logits.rows(); ++row) {
+        const auto window = static_cast<std::size_t>(row / tokens);
+        const auto target = static_cast<std::size_t>(protocol.prompt_tokens + first + 1) +
+                            static_cast<std::size_t>(row % tokens);
+        by_window[window].add(full.row(row).transpose(), logits.row(row).transpose(),
+                              windows[window][target]);
+      }
     };
     result.bytes = read_windows(model, cache, windows, protocol, compare, report_as(result.cache));
     ++finished_runs;

@@ -11,14 +11,16 @@
 
 namespace squat_llama {
 
-/// A window is a prompt and tokens that are then decoded one by one, each given the text's true
-/// past. All windows are sequences of one cache, which decode side by side.
+/// A window is a prompt and tokens that are then decoded, one by one or a few at a time, each given
+/// the text's true past. All windows are sequences of one cache, which decode side by side.
 struct Protocol {
   int prompt_tokens = 1024;
   int decode_tokens = 256;
   int windows = 1;                               ///< of every text
   int batch = 0;                                 ///< tokens of the prompt in one pass; 0 for all
+  int decode_batch = 1;                          ///< tokens decoded in one pass
   const squat::QueryMoments* moments = nullptr;  ///< for caches that ask for them
+  std::vector<std::vector<Token>> calibration = {};  ///< texts, for caches that are fitted on some
 
   int window_tokens() const { return prompt_tokens + decode_tokens + 1; }  ///< with the last target
 };

@@ -66,7 +66,17 @@ void add_evaluate(CLI::App& app, ModelOptions& model, EvaluateOptions& options) 
           "--batch", options.protocol.batch,
           "Tokens of a prompt in one pass, which a SQuat cache quantizes after it; 0 for all")
       ->capture_default_str();
+  command
+      ->add_option("--decode-batch", options.protocol.decode_batch,
+                   "Tokens decoded in one pass, which attend to each other before a SQuat cache "
+                   "quantizes any: for long texts")
+      ->capture_default_str();
   add_moments_option(*command, options.moments_path);
+  command
+      ->add_option("--calibration-text", options.calibration_texts,
+                   "Text file on whose first 1024 tokens oscar:2 is fitted; may be given again")
+      ->allow_extra_args(false)
+      ->check(CLI::ExistingFile);
   command->add_option("--json", options.json_path, "Write the results to this file");
   command->add_option("--plot", options.plot_path,
                       "Draw KL divergence against size (.png, .svg or .pdf)");

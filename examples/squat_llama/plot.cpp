@@ -28,7 +28,7 @@ constexpr const char* by_layer = "squat+, bits by layer";
 /// Caches of a kind share a colour.
 std::string family_of(const std::string& cache) {
   if (cache.find(",layer_costs=") != std::string::npos) return by_layer;
-  for (const char* family : {"squat+", "squat", "kivi", "turbo"}) {
+  for (const char* family : {"squat+", "squat", "kivi", "turbo", "oscar"}) {
     if (cache.rfind(family, 0) == 0) return family;
   }
   return "llama.cpp";

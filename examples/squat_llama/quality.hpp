@@ -20,6 +20,7 @@ class Quality {
   Quality& operator+=(const Quality& other);
 
   double count() const { return static_cast<double>(divergences_.size()); }  ///< tokens seen
+  const std::vector<double>& divergences() const { return divergences_; }    ///< of each token
   double mean_divergence() const;               ///< mean of KL(expected || actual), in nats
   double divergence_at(double quantile) const;  ///< 0.99: what one token in a hundred exceeds
   /// Means over four parts of windows of `window` tokens, first to last: whether errors add up.

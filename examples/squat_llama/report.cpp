@@ -93,6 +93,7 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
         {"kl_divergence_99_percent", quality.divergence_at(0.99)},
         {"mean_kl_divergence_by_quarter",
          quality.mean_divergence_by_quarter(protocol.decode_tokens)},
+        {"kl_divergences", quality.divergences()},  // window by window
         {"top1_agreement", quality.top1_agreement()},
         {"perplexity", quality.perplexity()},
         {"perplexity_full_precision", quality.expected_perplexity()},
@@ -108,6 +109,7 @@ void write_json(const std::string& path, const std::vector<CacheResult>& results
       {"decode_tokens", protocol.decode_tokens},
       {"windows_of_a_text", protocol.windows},
       {"batch", protocol.batch},
+      {"decode_batch", protocol.decode_batch},
       {"caches", caches},
   };
   std::ofstream file(path);

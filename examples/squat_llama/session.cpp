@@ -19,7 +19,8 @@ llama_context_params Session::context_params(const Model& model, const SessionOp
   const auto texts = static_cast<std::uint32_t>(options.texts);
   llama_context_params params = llama_context_default_params();
   params.n_ctx = padded(options.capacity) * texts;
-  params.n_batch = params.n_ubatch = std::max(static_cast<std::uint32_t>(options.batch), texts);
+  params.n_batch = params.n_ubatch = std::max(static_cast<std::uint32_t>(options.batch),
+                                              static_cast<std::uint32_t>(options.step) * texts);
   params.n_seq_max = texts;
   params.n_threads = params.n_threads_batch = model.threads();
   params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
@@ -62,11 +63,15 @@ void Session::read(int text, const std::vector<Token>& tokens) {
   }
 }
 
-squat::Matrix<float> Session::step(const std::vector<Token>& tokens) {
-  std::vector<int> texts(tokens.size());
-  std::iota(texts.begin(), texts.end(), 0);
-  decode(tokens, texts, /*has_logits=*/true);
-  squat::Matrix<float> logits(static_cast<squat::Index>(tokens.size()), vocabulary_);
+squat::Matrix<float> Session::step(const std::vector<std::vector<Token>>& tokens) {
+  std::vector<Token> all;
+  std::vector<int> texts;
+  for (std::size_t text = 0; text < tokens.size(); ++text) {
+    all.insert(all.end(), tokens[text].begin(), tokens[text].end());
+    texts.insert(texts.end(), tokens[text].size(), static_cast<int>(text));
+  }
+  decode(all, texts, /*has_logits=*/true);
+  squat::Matrix<float> logits(static_cast<squat::Index>(all.size()), vocabulary_);
   for (squat::Index i = 0; i < logits.rows(); ++i)
     logits.row(i) = Eigen::Map<const Eigen::RowVectorXf>(
         llama_get_logits_ith(context(), static_cast<std::int32_t>(i)), vocabulary_);
@@ -78,7 +83,16 @@ std::unique_ptr<Session> make_session(const Model& model, const CacheSpec& spec,
   if (const auto* squat = std::get_if<SquatSpec>(&spec.format))
     return std::make_unique<SquatSession>(model, *squat, options);
   if (const auto* turbo = std::get_if<TurboSpec>(&spec.format))
-    return std::make_unique<CellSession>(model, turbo->bits, options);
+    return std::make_unique<CellSession>(
+        model, std::make_unique<TurboRounding>(attention_shape(model), turbo->bits), options);
+  if (std::holds_alternative<OscarSpec>(spec.format)) {
+    const squat::ModelShape shape = attention_shape(model);
+    return std::make_unique<CellSession>(
+        model,
+        std::make_unique<OscarRounding>(shape, fit_oscar_bases(model, shape, options.calibration),
+                                        options.texts),
+        options);
+  }
   return std::make_unique<CellSession>(model, std::get<ggml_type>(spec.format), options);
 }
 

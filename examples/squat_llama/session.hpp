@@ -27,7 +27,9 @@ struct SessionOptions {
   int texts = 1;       ///< that the cache holds side by side
   int capacity = 512;  ///< tokens of each, at most
   int batch = 512;     ///< tokens of one pass, which attend to each other before they are stored
-  const squat::QueryMoments* moments = nullptr;  ///< for caches that ask for them
+  int step = 1;        ///< tokens of each text in a pass of step(), at most
+  const squat::QueryMoments* moments = nullptr;      ///< for caches that ask for them
+  std::vector<std::vector<Token>> calibration = {};  ///< texts, for caches that are fitted on some
 };
 
 /// Texts that a model reads, each a sequence of one cache.
@@ -40,9 +42,9 @@ class Session {
   /// Goes on with a text by tokens whose predictions nobody asks for.
   void read(int text, const std::vector<Token>& tokens);
 
-  /// Goes on with each text, from the first one on, by one token. Returns the logits of what
-  /// follows [texts, vocabulary].
-  squat::Matrix<float> step(const std::vector<Token>& tokens);
+  /// Goes on with each text, from the first one on, by some tokens in one pass. Returns the logits
+  /// of what follows each [tokens, vocabulary], those of a text after those of the text before it.
+  squat::Matrix<float> step(const std::vector<std::vector<Token>>& tokens);
 
   virtual CacheBytes bytes() const = 0;
 

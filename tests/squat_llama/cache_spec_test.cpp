@@ -106,6 +106,12 @@ TEST(CacheSpec, KiviHasNoFeedback) {
   EXPECT_FALSE(kivi.config.shared_svd);  // windows do not share, unless asked to
 }
 
+TEST(CacheSpec, OscarHasTwoBits) {
+  EXPECT_TRUE(std::holds_alternative<OscarSpec>(parse_cache_spec("oscar:2").format));
+  expect_error("oscar:3", {"'3'", "oscar:3", "known are 2"});
+  expect_error("oscar", {"bits are ''", "known are 2"});
+}
+
 TEST(CacheSpec, LayerCostsDivideTheBits) {
   const std::string path = ::testing::TempDir() + "costs.json";
   write_layer_costs(path, {{1, 0.5}, {0.001, 0.25}, {0, 2}});
@@ -128,7 +134,8 @@ TEST(CacheSpec, LayerCostsDivideTheBits) {
 }
 
 TEST(CacheSpec, ErrorsListWhatIsKnown) {
-  expect_error("q6_0", {"q6_0", "f16", "iq4_nl", "turbo", "kivi", "squat", "squat_lambda"});
+  expect_error("q6_0",
+               {"q6_0", "f16", "iq4_nl", "turbo", "oscar:2", "kivi", "squat", "squat_lambda"});
   expect_error("squat:5", {"'5'", "2, 3, 4, 8"});
   expect_error("squat", {"squat:BITS"});
   expect_error("squat+:many", {"'many'", "squat+:2.5"});

@@ -113,6 +113,45 @@ TEST_F(TinyTexts, AreCountedInBytes) {
   EXPECT_GT(squat.total, squat.quantized);
 }
 
+TEST_F(TinyTexts, AreWholeOnOscarUpToItsWindows) {
+  std::vector<Token> text;
+  for (int i = 0; i < 900; ++i) text.push_back(3 + 7 * i * i % 317);
+  protocol.calibration = {{text.begin(), text.begin() + 100}};
+  const auto of_prompt = [&](int tokens) {
+    protocol.prompt_tokens = tokens;
+    texts = {cut_windows(text, protocol, -1)};
+    return evaluate_one("oscar:2");
+  };
+  const CacheResult whole = of_prompt(315), rounded = of_prompt(400);
+  const double width = 2 * 2 * 2 * 64;
+  EXPECT_EQ(whole.bytes.elements, 0);
+  EXPECT_EQ(rounded.bytes.elements, (405 - 64 - 256) * width);
+  EXPECT_EQ(rounded.bytes.bits_per_element(), 2.5);
+  EXPECT_EQ(rounded.bytes.total, width * ((64 + 256) * 2 + (512 - 64 - 256) * 2.5 / 8));
+  EXPECT_GT(rounded.quality.mean_divergence(), 10 * whole.quality.mean_divergence());
+  protocol.calibration.clear();
+  try {
+    evaluate_one("oscar:2");
+    ADD_FAILURE() << "no text to fit on was enough";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("--calibration-text"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(TinyTexts, AreDecodedAFewTokensAtATime) {
+  const auto of_batch = [&](const std::string& cache, int tokens) {
+    protocol.decode_batch = tokens;
+    return evaluate_one(cache).quality.divergences();
+  };
+  const std::vector<double> alone = of_batch("q4_0", 1), batched = of_batch("q4_0", 2);
+  ASSERT_EQ(batched.size(), alone.size());
+  for (std::size_t i = 0; i < alone.size(); ++i) EXPECT_NEAR(batched[i], alone[i], 0.05 * alone[i]);
+  EXPECT_EQ(of_batch("f32", 3), std::vector<double>(alone.size(), 0.0));
+  protocol.decode_batch = 0;
+  EXPECT_THROW(cut_windows({1, 2, 3}, protocol, -1), std::runtime_error);
+}
+
 TEST_F(TinyTexts, ShareTheFirstSubspaceWhereAsked) {
   const auto by_text = [&](const std::string& cache) {
     std::vector<double> divergences;
