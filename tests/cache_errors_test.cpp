@@ -195,12 +195,14 @@ TEST(CacheConstruction, ChecksItsArguments) {
   EXPECT_ERROR(Cache(shape, Config{}, 0), "sequences is 0", "1 to 65536");
 }
 
-/// Makes a cache with the environment variable SQUAT_SIMD set, and prints the error.
+/// Makes a cache with the environment variable SQUAT_SIMD set, and prints the error or which
+/// instruction set that is.
 [[noreturn]] void make_cache_under(const char* simd) {
   setenv("SQUAT_SIMD", simd, 1);
-  std::string message = "no error";
+  std::string message;
   try {
     const Cache cache(shape);
+    message = "set " + std::to_string(static_cast<int>(detail::simd::requested()));
   } catch (const Error& error) {
     message = error.what();
   }
@@ -211,8 +213,10 @@ TEST(CacheConstruction, ChecksItsArguments) {
 TEST(CacheConstructionDeathTest, WantsAnInstructionSetThatIsThere) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");  // a process chooses its kernels once
   const auto good = ::testing::ExitedWithCode(0);
-  EXPECT_EXIT(make_cache_under("portable"), good, "no error");
-  EXPECT_EXIT(make_cache_under(""), good, "no error");
+  EXPECT_EXIT(make_cache_under("portable"), good, "set 0");
+  const std::string best =
+      "set " + std::to_string(static_cast<int>(detail::simd::best_available()));
+  EXPECT_EXIT(make_cache_under(""), good, best.c_str());
   EXPECT_EXIT(make_cache_under("sse9"), good, "squat: SQUAT_SIMD is 'sse9'; .* be: portable");
   EXPECT_EXIT(make_cache_under("AVX2"), good, "squat: SQUAT_SIMD is 'AVX2'; .* be: portable");
   const std::string_view best = detail::simd::instruction_sets[0].name;
