@@ -1,10 +1,13 @@
 // Every call that SQuatCache refuses: what it says, and that the cache is as it was.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <memory>
+#include <squat/detail/simd/dispatch.hpp>
 #include <squat/detail/simd/instruction_sets.hpp>
 #include <string>
 #include <vector>
@@ -195,12 +198,14 @@ TEST(CacheConstruction, ChecksItsArguments) {
   EXPECT_ERROR(Cache(shape, Config{}, 0), "sequences is 0", "1 to 65536");
 }
 
-/// Makes a cache with the environment variable SQUAT_SIMD set, and prints the error.
+/// Makes a cache with the environment variable SQUAT_SIMD set, and prints the error or which
+/// instruction set that is.
 [[noreturn]] void make_cache_under(const char* simd) {
   setenv("SQUAT_SIMD", simd, 1);
-  std::string message = "no error";
+  std::string message;
   try {
     const Cache cache(shape);
+    message = std::string("kernels: ") + detail::simd::instruction_set_in_use().name;
   } catch (const Error& error) {
     message = error.what();
   }
@@ -211,8 +216,11 @@ TEST(CacheConstruction, ChecksItsArguments) {
 TEST(CacheConstructionDeathTest, WantsAnInstructionSetThatIsThere) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");  // a process chooses its kernels once
   const auto good = ::testing::ExitedWithCode(0);
-  EXPECT_EXIT(make_cache_under("portable"), good, "no error");
-  EXPECT_EXIT(make_cache_under(""), good, "no error");
+  EXPECT_EXIT(make_cache_under("portable"), good, "kernels: portable");
+  const auto best_available = std::find_if(
+      std::begin(detail::simd::instruction_sets), std::end(detail::simd::instruction_sets),
+      [](const detail::simd::InstructionSet& set) { return set.is_available(); });
+  EXPECT_EXIT(make_cache_under(""), good, std::string("kernels: ") + best_available->name);
   EXPECT_EXIT(make_cache_under("sse9"), good, "squat: SQUAT_SIMD is 'sse9'; .* be: .*portable");
   EXPECT_EXIT(make_cache_under("AVX2"), good, "squat: SQUAT_SIMD is 'AVX2'; .* be: .*portable");
   const std::string_view best = detail::simd::instruction_sets[0].name;

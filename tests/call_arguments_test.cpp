@@ -142,6 +142,49 @@ TEST(Options, ThatACallDoesNotHonourAreErrors) {
   options = {};
   options.log_sum_exp = sums.data();
   all(options, "options.log_sum_exp", false, true, true);
+  const std::vector<TokenRange> ranges(10, TokenRange{0, 1});
+  options = {};
+  options.visible = ranges;
+  all(options, "options.visible", false, true, true);
+  const std::vector<std::uint8_t> tree(10 * 10, 1);
+  options = {};
+  options.tree = TreeMask(tree.data(), 10, 10);
+  all(options, "options.tree", false, true, true);
+  std::vector<float> received(2 * 1000);  // of two kv heads and more tokens than there will be
+  options = {};
+  options.received = received.data();
+  all(options, "options.received", false, true, true);
+}
+
+TEST(Options, ShowNoTokensThatAreNotThere) {
+  const Tokens tokens(10, 1);
+  Cache cache(shape);
+  update(cache, tokens);
+  Rows out(2, query_width);
+  const Rows queries = tokens.queries.topRows(2);
+  const auto expect_refused = [&](const CallOptions& options, const char* what) {
+    EXPECT_ERROR(cache.attend(0, queries, out, options), what);
+    Rows more(2, query_width);
+    EXPECT_ERROR(cache.attention(0, Queries(queries), Keys(tokens.keys.topRows(2)),
+                                 Values(tokens.values.topRows(2)), more, options),
+                 what);
+    EXPECT_EQ(cache.size(0), 10);
+  };
+  std::vector<TokenRange> ranges = {{0, 10}, {3, 13}};
+  CallOptions options;
+  options.visible = ranges;
+  expect_refused(options, "options.visible row 1 is [3, 13)");
+  ranges[1] = {-1, 2};
+  expect_refused(options, "options.visible row 1 is [-1, 2)");
+  ranges.resize(1);
+  options.visible = ranges;
+  expect_refused(options, "options.visible has 1 entries; queries have 2 rows");
+  const std::vector<std::uint8_t> tree(2 * 13, 1);
+  options = {};
+  options.tree = TreeMask(tree.data(), 2, 13);
+  expect_refused(options, "options.tree is about 13 tokens");
+  options.tree = TreeMask(tree.data(), 1, 2);
+  expect_refused(options, "options.tree has 1 rows; queries have 2");
 }
 
 }  // namespace

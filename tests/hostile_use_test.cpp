@@ -200,13 +200,17 @@ TEST(HostileSizes, ResidualsAndWindowsAtTheirLimits) {
     EXPECT_TRUE(same(attend(cache, last_queries()), expected));
   }
   ModelShape narrow = shape;
-  narrow.window = 1;
-  Cache own(narrow);
-  update(own, tokens);
-  const Rows out = attend(own, last_queries());
-  for (Index head = 0; head < 4; ++head)  // a token sees itself alone
-    EXPECT_TRUE(same(Rows(out.middleCols(16 * head, 16)),
-                     Rows(tokens.values.bottomRows(hostile_rows).middleCols(head / 2 * 16, 16))));
+  for (Index LayerShape::*limit : {&LayerShape::window, &LayerShape::chunk}) {
+    narrow = shape;
+    narrow.*limit = 1;
+    Cache own(narrow);
+    update(own, tokens);
+    const Rows out = attend(own, last_queries());
+    for (Index head = 0; head < 4; ++head)  // a token sees itself alone
+      EXPECT_TRUE(same(Rows(out.middleCols(16 * head, 16)),
+                       Rows(tokens.values.bottomRows(hostile_rows).middleCols(head / 2 * 16, 16))));
+  }
+  narrow = shape;
   narrow.window = max_position + 1;
   EXPECT_ERROR(Cache{narrow}, "window is", std::to_string(max_position).c_str());
 }

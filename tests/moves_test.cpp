@@ -1,8 +1,11 @@
 // Tokens taken out of the middle of a sequence, and tokens that move.
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include "expect_error.hpp"
 #include "shaped_conversation.hpp"
+#include "small_cache.hpp"
 
 namespace squat::testing {
 namespace {
@@ -231,6 +234,22 @@ TEST(Moves, AreRefused) {
   short_sighted.erase({120, 198});
   EXPECT_ERROR(short_sighted.shift({198, 200}, -78), "has dropped what its newest token would see");
   EXPECT_EQ(short_sighted.size(0), 200);
+}
+
+TEST(Moves, LeaveNoTraceOfErasedTokensThatWereNotPacked) {
+  const Tokens tokens(20, 71);
+  Tokens others = tokens;
+  others.keys.row(15) *= 2;
+  others.values.row(15) *= -3;
+  const auto file = [](const Tokens& of) {
+    Cache cache(shape);
+    update(cache, of);
+    cache.erase({15, 16});
+    std::ostringstream out;
+    cache.save(out);
+    return out.str();
+  };
+  EXPECT_TRUE(file(tokens) == file(others));
 }
 
 }  // namespace

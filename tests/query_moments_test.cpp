@@ -127,6 +127,19 @@ TEST(QueryMoments, ThoseOfPartsAddUp) {
   EXPECT_EQ(twice.count(), 1);
 }
 
+TEST(GatheredQueries, KeepTheirTraceBesideLeadingDirections) {
+  SecondMoment moment(16);
+  moment.add<float>(correlated_matrix<float>(200, 16, 5));
+  GatheredQueries queries(moment);
+  Config config;
+  config.subspace_dim = 3;
+  queries.keep_leading(LayerSettings(config));
+  ASSERT_TRUE(queries.has_directions());
+  const double trace = moment.sum().trace();
+  EXPECT_NEAR(queries.trace(), trace, 1e-3 * trace);
+  EXPECT_NEAR(queries.moment().sum().trace(), trace, 1e-3 * trace);
+}
+
 TEST(Calibrate, ReplacesTheFitOfThePrompt) {
   const Tokens prompt(200, 3), other(200, 4);
   const ModelShape one{1, 4, 2, 16};
