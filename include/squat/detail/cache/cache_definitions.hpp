@@ -24,11 +24,14 @@ inline Config with_bits_of(Config config, int key_bits, int value_bits) {
 template <class Layers>
 class Held {
  public:
-  explicit Held(Layers& layers) : layers_(layers) {}
-  Layers* operator->() const { return &layers_; }
+  /// Fails where there is none.
+  explicit Held(Layers* layers) : layers_(layers) {
+    require(layers != nullptr, "the cache was moved from; it can be assigned to or destroyed");
+  }
+  Layers* operator->() const { return layers_; }
 
  private:
-  Layers& layers_;
+  Layers* layers_;
   DefaultFloatEnvironment environment_;
 };
 
@@ -56,14 +59,12 @@ SQuatCache<Scalar, KeyBits, ValueBits>::~SQuatCache() = default;
 template <class Scalar, int KeyBits, int ValueBits>
 detail::Held<const detail::CacheOfLayers<Scalar>> SQuatCache<Scalar, KeyBits, ValueBits>::held()
     const {
-  require(cache_ != nullptr, "the cache was moved from; it can be assigned to or destroyed");
-  return detail::Held<const detail::CacheOfLayers<Scalar>>(*cache_);
+  return detail::Held<const detail::CacheOfLayers<Scalar>>(cache_.get());
 }
 
 template <class Scalar, int KeyBits, int ValueBits>
 detail::Held<detail::CacheOfLayers<Scalar>> SQuatCache<Scalar, KeyBits, ValueBits>::held() {
-  std::as_const(*this).held();  // or it fails
-  return detail::Held<detail::CacheOfLayers<Scalar>>(*cache_);
+  return detail::Held<detail::CacheOfLayers<Scalar>>(cache_.get());
 }
 
 template <class Scalar, int KeyBits, int ValueBits>

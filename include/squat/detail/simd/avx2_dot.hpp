@@ -8,19 +8,13 @@
 namespace squat::detail::simd {
 
 struct Avx2Dot : Avx2Registers {
-  template <int Bits, class Operand>
-  SQUAT_AVX2 static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
-                             Index out_stride) {
-    switch (tiles.heads) {
-      case 1:
-        return dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
-      case 2:
-        return dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
-      case 3:
-        return dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
-      default:
-        return dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
-    }
+  template <int Bits, class Operand, int Heads>
+  SQUAT_AVX2 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
+                                   Index out_stride) {
+    if (tiles.add)
+      dot_rows<true, Bits, Operand, Heads>(tiles, folded, out, out_stride);
+    else
+      dot_rows<false, Bits, Operand, Heads>(tiles, folded, out, out_stride);
   }
 
  private:
@@ -71,15 +65,6 @@ struct Avx2Dot : Avx2Registers {
     std::int32_t bits;
     std::memcpy(&bits, operands, 4);
     return _mm256_set1_epi32(bits);
-  }
-
-  template <int Bits, class Operand, int Heads>
-  SQUAT_AVX2 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
-                                   Index out_stride) {
-    if (tiles.add)
-      dot_rows<true, Bits, Operand, Heads>(tiles, folded, out, out_stride);
-    else
-      dot_rows<false, Bits, Operand, Heads>(tiles, folded, out, out_stride);
   }
 
   template <bool Add, int Bits, class Operand, int Heads>

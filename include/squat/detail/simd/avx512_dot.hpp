@@ -22,22 +22,6 @@ namespace squat::detail::simd {
 struct Avx512Dot : Avx512Registers {
   static constexpr float largest_operand = 127 * 256 + 127;
 
-  template <int Bits, class Operand>
-  SQUAT_AVX512 static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
-                               Index out_stride) {
-    switch (tiles.heads) {
-      case 1:
-        return dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
-      case 2:
-        return dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
-      case 3:
-        return dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
-      default:
-        return dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
-    }
-  }
-
- private:
   template <int Bits, class Operand, int Heads>
   SQUAT_AVX512 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded,
                                      float* out, Index out_stride) {
@@ -66,6 +50,7 @@ struct Avx512Dot : Avx512Registers {
     }
   }
 
+ private:
   template <int Bits, class Operand, int Heads, int Rows>
   SQUAT_AVX512_INLINE static void dot_rows(bool add, const std::uint8_t* tile, Index row_bytes,
                                            Index count, const Operand* operands, Index stride,

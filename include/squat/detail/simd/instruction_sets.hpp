@@ -20,9 +20,7 @@ struct InstructionSet {
   std::array<DotKernels, 5> dot;  ///< for codes of 1, 2, 3, 4 and 8 bits
   MatrixKernels matrix;
 
-  const DotKernels& dot_for(int bits) const {
-    return dot[static_cast<std::size_t>(bits == 8 ? 4 : bits - 1)];
-  }
+  const DotKernels& dot_for(int bits) const { return dot[width_index(bits)]; }
 };
 
 template <class Set>

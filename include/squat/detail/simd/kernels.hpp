@@ -126,14 +126,34 @@ struct DotKernels {
   }
 };
 
+/// A product by what `Set` has for each number of heads.
+template <class Set, int Bits, class Operand>
+void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out, Index out_stride) {
+  switch (tiles.heads) {
+    case 1:
+      return Set::template dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
+    case 2:
+      return Set::template dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
+    case 3:
+      return Set::template dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
+    default:
+      return Set::template dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
+  }
+}
+
 /// The kernels that `Set` has for codes of `Bits` bits.
 template <class Set, int Bits>
 constexpr DotKernels dot_kernels_of() {
   if constexpr (Bits <= 4)
-    return {Set::template dot<Bits, std::int8_t>, Set::template dot<Bits, std::uint8_t>,
-            Set::template dot<Bits, std::int16_t>};
+    return {dot<Set, Bits, std::int8_t>, dot<Set, Bits, std::uint8_t>,
+            dot<Set, Bits, std::int16_t>};
   else
-    return {nullptr, nullptr, Set::template dot<Bits, std::int16_t>};
+    return {nullptr, nullptr, dot<Set, Bits, std::int16_t>};
+}
+
+/// The place of codes of `bits` bits among those of 1, 2, 3, 4 and 8.
+inline std::size_t width_index(int bits) {
+  return static_cast<std::size_t>(bits == 8 ? 4 : bits - 1);
 }
 
 /// Largest 16-bit operand for which n products with codes of `bits` bits sum up within 32 bits.

@@ -31,22 +31,6 @@ namespace squat::detail::simd {
 struct NeonDot {
   static constexpr float largest_operand = 127 * 256 + 127;
 
-  template <int Bits, class Operand>
-  SQUAT_NEON static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
-                             Index out_stride) {
-    switch (tiles.heads) {
-      case 1:
-        return dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
-      case 2:
-        return dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
-      case 3:
-        return dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
-      default:
-        return dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
-    }
-  }
-
- private:
   template <int Bits, class Operand, int Heads>
   SQUAT_NEON static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                                    Index out_stride) {
@@ -73,6 +57,7 @@ struct NeonDot {
     }
   }
 
+ private:
   /// 128 times the sums of low and of high operands: codes of 8 bits are taken less 128, since
   /// products are of signed bytes.
   SQUAT_NEON_INLINE static void sum_operands(const std::int16_t* operands, Index count,

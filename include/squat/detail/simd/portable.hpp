@@ -109,25 +109,25 @@ struct Portable {
           round(x, scale, midpoint, n, centre, highest_product(x, scale, n) / largest, operands);
   }
 
-  template <int Bits, class Operand>
-  static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
-                  Index out_stride) {
+  template <int Bits, class Operand, int Heads>
+  static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
+                        Index out_stride) {
     using Tile = CodeTile<Bits>;
     const Tile* tile = reinterpret_cast<const Tile*>(tiles.tiles);
     for (Index row = 0; row < tiles.rows; ++row) {
       const Index group = row / tiles.rows_per_group;
       const Operand* operands = tiles.operands + group * tiles.group_stride;
-      std::int32_t sums[max_heads][Tile::lanes] = {};
+      std::int32_t sums[Heads][Tile::lanes] = {};
       for (Index t = 0; t < tiles.depth_tiles; ++t, ++tile, operands += Tile::depths) {
         std::uint8_t codes[Tile::depths][Tile::lanes];
         tile->unpack(codes);
-        for (Index head = 0; head < tiles.heads; ++head)
+        for (Index head = 0; head < Heads; ++head)
           for (Index depth = 0; depth < Tile::depths; ++depth)
             for (Index lane = 0; lane < Tile::lanes; ++lane)
               sums[head][lane] +=
                   operands[head * tiles.operand_stride + depth] * codes[depth][lane];
       }
-      for (Index head = 0; head < tiles.heads; ++head) {
+      for (Index head = 0; head < Heads; ++head) {
         const Folded& fold = folded[group * max_heads + head];
         for (Index lane = 0; lane < Tile::lanes; ++lane) {
           float& target = out[head * out_stride + row * Tile::lanes + lane];

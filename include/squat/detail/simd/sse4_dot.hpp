@@ -16,22 +16,6 @@ namespace squat::detail::simd {
 
 /// Half a row of tiles, 8 lanes, fills two registers of sums a head.
 struct Sse4Dot {
-  template <int Bits, class Operand>
-  SQUAT_SSE4 static void dot(const TileRows<Operand>& tiles, const Folded* folded, float* out,
-                             Index out_stride) {
-    switch (tiles.heads) {
-      case 1:
-        return dot_heads<Bits, Operand, 1>(tiles, folded, out, out_stride);
-      case 2:
-        return dot_heads<Bits, Operand, 2>(tiles, folded, out, out_stride);
-      case 3:
-        return dot_heads<Bits, Operand, 3>(tiles, folded, out, out_stride);
-      default:
-        return dot_heads<Bits, Operand, 4>(tiles, folded, out, out_stride);
-    }
-  }
-
- private:
   template <int Bits, class Operand, int Heads>
   SQUAT_SSE4 static void dot_heads(const TileRows<Operand>& tiles, const Folded* folded, float* out,
                                    Index out_stride) {
@@ -50,6 +34,7 @@ struct Sse4Dot {
     }
   }
 
+ private:
   /// Lanes 8 Half to 8 Half + 7 of a row.
   template <int Half, int Bits, class Operand, int Heads>
   SQUAT_SSE4_INLINE static void dot_lanes(const TileRows<Operand>& tiles, const std::uint8_t* tile,

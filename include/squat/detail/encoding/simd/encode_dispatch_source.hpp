@@ -13,7 +13,7 @@ SQUAT_COMPILED_ONCE const EncodeKernels& encode_kernels(int bits) {
                                         encode_kernels_for<3>(set), encode_kernels_for<4>(set),
                                         encode_kernels_for<8>(set)};
   }();
-  return kernels[static_cast<std::size_t>(bits == 8 ? 4 : bits - 1)];
+  return kernels[width_index(bits)];
 }
 
 }  // namespace squat::detail::simd
