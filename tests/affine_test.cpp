@@ -144,6 +144,11 @@ TYPED_TEST(AffineCodes, StayWithinWhatStorageHolds) {
   const Affine<Real> affine = fit(x, Real(3), 16);
   EXPECT_EQ(decoded(x.front(), affine, Real(3)), -65504);
   EXPECT_NEAR(decoded(x.back(), affine, Real(3)), 65504, 100);
+  for (const Real sign : {Real(1), Real(-1)}) {  // all of the group, too
+    const Group<Real> beyond = {sign * Real(1e6), sign * Real(2e6)};
+    for (const Real number : beyond)
+      EXPECT_EQ(decoded(number, fit(beyond, Real(3), 16), Real(3)), sign * 65504);
+  }
 }
 
 /// HQQ as its authors write it (Badri & Shaji 2023): the zero point counts in codes, W_q = W / s +

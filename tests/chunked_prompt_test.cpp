@@ -150,7 +150,8 @@ TEST(ChunkedPrompt, ExactTokensTakeTheirOwnBytes) {
   Config none = chosen_bits(), one = chosen_bits();
   none.full_precision_tokens = 0;
   one.full_precision_tokens = 1;
-  const Tokens tokens(640, 8);
+  Tokens tokens(640, 8);
+  normalize_keys(tokens);
   Cache without(shape, none), with(shape, one);
   feed(without, tokens, 0, 640, 64);
   feed(with, tokens, 0, 640, 64);

@@ -72,6 +72,26 @@ struct HardStates {
     return states;
   }
 
+  /// Attention sinks inside the text: keys of a few tokens are small, and where queries look for
+  /// nothing they look at them. All others are pushed away by two channels.
+  static HardStates sinks_inside() {
+    HardStates states;
+    states.name = "sinks inside the text";
+    for (Index token = 1; token < tokens; ++token) {
+      const bool is_sink = token % 131 == 40;
+      if (is_sink) states.keys.row(token) *= 0.2f;
+      for (Index head = 0; head < kv_heads && !is_sink; ++head) {
+        states.keys(token, head * head_dim + 46) += 12;
+        states.keys(token, head * head_dim + 61) -= 12;
+      }
+    }
+    for (Index head = 0; head < query_heads; ++head) {
+      states.queries.col(head * head_dim + 46).array() -= 1.5f;
+      states.queries.col(head * head_dim + 61).array() += 1.5f;
+    }
+    return states;
+  }
+
   /// A quarter of the channels of keys and values never change, at zero and elsewhere, and the
   /// values of one head are zero.
   static HardStates constant_channels() {
@@ -128,9 +148,9 @@ struct HardStates {
   }
 
   static std::vector<HardStates> all() {
-    return {HardStates(),          key_bias(),           massive_activations(),
-            constant_channels(),   changing_keys(true),  changing_keys(false),
-            repeated_token(false), repeated_token(true), turning_queries()};
+    return {HardStates(),        key_bias(),           massive_activations(), constant_channels(),
+            changing_keys(true), changing_keys(false), repeated_token(false), repeated_token(true),
+            turning_queries(),   sinks_inside()};
   }
 };
 

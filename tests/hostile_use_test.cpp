@@ -34,6 +34,21 @@ std::string bytes_of(const Cache& cache) {
   return out.str();
 }
 
+TEST(HostileUse, HugeQueriesFitLikeLargeOnes) {
+  Config config;
+  config.adaptive_bits = true;  // which asks the metric for what every channel costs
+  Rows keys[2];
+  for (const float size : {0x1p40f, 0x1p100f}) {
+    Tokens tokens(200, 1);
+    tokens.queries *= size;
+    Cache cache(shape, config);
+    update(cache, tokens);
+    cache.flush(0);
+    keys[size > 0x1p50f] = cache.keys(0);
+  }
+  EXPECT_TRUE(same(keys[0], keys[1]));
+}
+
 TEST(HostileStreams, MayThrow) {
   const Cache cache = cache_of_prompt();
   std::ostringstream good;

@@ -5,6 +5,7 @@
 
 #include <Eigen/Eigenvalues>
 #include <limits>
+#include <squat/detail/plan/metric_factor.hpp>
 #include <squat/detail/plan/query_subspace.hpp>
 #include <vector>
 
@@ -36,6 +37,15 @@ TEST(SecondMoment, IsTheSumOfOuterProducts) {
   EXPECT_EQ(moment.head_dim(), 8);
   EXPECT_EQ(moment.count(), 5);
   EXPECT_LE((moment.sum() - sum).cwiseAbs().maxCoeff(), 1e-13);
+}
+
+TEST(QuerySubspace, OfHugeQueriesHasAMetricThatFactors) {
+  for (const double size : {1.0, 1e8, 1e30}) {
+    const Matrix<double> queries = size * random_matrix(100, 24, 4);
+    const UnitUpperFactor factor(QuerySubspace::fit(moment_of(queries), 24, 0.1).metric());
+    EXPECT_GE(factor.d.minCoeff(), 0.9) << size;  // an error costs at least its own size
+    EXPECT_LE(factor.d.maxCoeff(), 0x1p41) << size;
+  }
 }
 
 TEST(SecondMoment, ChunksAddUpToTheWhole) {

@@ -36,6 +36,13 @@ struct Tokens {
   Rows queries, keys, values;
 };
 
+/// Gives the keys of every head the same norm: none of them is an outlier.
+inline void normalize_keys(Tokens& tokens) {
+  for (Index t = 0; t < tokens.keys.rows(); ++t)
+    for (Index head = 0; head < shape.kv_heads; ++head)
+      tokens.keys.row(t).segment(shape.head_dim * head, shape.head_dim).normalize();
+}
+
 /// Updates by tokens [first, first + count).
 inline void update(Cache& cache, const Tokens& tokens, Index first, Index count,
                    const CallOptions& options = {}) {

@@ -1,9 +1,9 @@
 // New tokens on their way into a layer of a sequence, and out of its residual.
 #pragma once
 
-#include <array>
 #include <squat/detail/encoding/key_encoder.hpp>
 #include <squat/detail/encoding/value_encoder.hpp>
+#include <squat/detail/layer/exact_keys.hpp>
 #include <squat/detail/plan/key_fits.hpp>
 #include <squat/detail/store/layer_store.hpp>
 
@@ -81,47 +81,18 @@ class LayerWriter {
   }
 
   /// Where any tokens stay in full precision, keeps so, of the oldest `count` residual keys, those
-  /// beside which the others of their block are so small that ranges for all would leave them
-  /// nothing.
+  /// that ExactKeys chooses.
   void keep_outliers(Index count, const std::vector<RecordTops>& each) {
     const LayerSettings& settings = store_.format().settings;
     const Index tokens = settings.block_tokens;
     if (settings.has_token_scales || settings.full_precision_tokens == 0) return;
+    const ExactKeys<Scalar> exact(store_, each);
     std::vector<Index> outliers;
     for (Index first = 0; first < count; first += tokens) {
-      const std::vector<Index> of_block = this->outliers(first, tokens, each);
+      const std::vector<Index> of_block = exact.of_block(first, tokens);
       outliers.insert(outliers.end(), of_block.begin(), of_block.end());
     }
     if (!outliers.empty()) store_.keep_outliers(outliers);
-  }
-
-  /// Of the `tokens` residual keys of a block from `first` on: up to two of a head whose largest
-  /// numbers are over eight times those of all others that shape ranges, four in all.
-  std::vector<Index> outliers(Index first, Index tokens,
-                              const std::vector<RecordTops>& each) const {
-    constexpr std::size_t most_of_head = 2, most_of_block = 4;
-    constexpr float ratio = 8;
-    std::uint8_t counts[TokenBlock::max_tokens];
-    store_.mark(first, tokens, counts);
-    std::vector<Index> found;
-    const Index kv_heads = store_.format().kv_heads();
-    for (Index head = 0; head < kv_heads; ++head) {
-      std::array<std::pair<float, Index>, most_of_head + 1> largest{};  // and whose, in order
-      for (Index token = first; token < first + tokens; ++token) {
-        std::pair<float, Index> one{each[at(token * kv_heads + head)].keys, token};
-        for (auto& other : largest)
-          if (counts[token - first] != 0 && one.first > other.first) std::swap(one, other);
-      }
-      std::size_t count = most_of_head;
-      while (count > 0 &&
-             !(largest[count].first > 0 && largest[count - 1].first > ratio * largest[count].first))
-        --count;
-      for (std::size_t i = 0; i < count && found.size() < most_of_block; ++i)
-        if (std::find(found.begin(), found.end(), largest[i].second) == found.end())
-          found.push_back(largest[i].second);
-    }
-    std::sort(found.begin(), found.end());
-    return found;
   }
 
   /// Of the oldest `count` residual keys that shape ranges, and of their values, an entry a kv

@@ -81,16 +81,24 @@ class QuerySubspace {
   double lambda() const { return lambda_; }
   const Matrix<double>& qhat() const { return qhat_; }  ///< [rank, head_dim]
 
-  /// A = I + lambda Qhat^T Qhat [head_dim, head_dim].
+  /// A = I + lambda Qhat^T Qhat [head_dim, head_dim]. Directions count as 2^40 at most: more would
+  /// say the same, and I would be lost in what double precision rounds off.
   Matrix<double> metric() const {
     Matrix<double> a = Matrix<double>::Identity(head_dim(), head_dim());
-    for (Index i = 0; i < rank(); ++i)
+    for (Index i = 0; i < rank(); ++i) {
+      const double* const direction = qhat_.row(i).data();
+      const double strength = lambda_ * dot(direction, direction, head_dim());
+      const double factor =
+          strength > most_strength ? lambda_ * (most_strength / strength) : lambda_;
       for (Index j = 0; j < head_dim(); ++j)
-        add_multiple(lambda_ * qhat_(i, j), qhat_.row(i).data(), head_dim(), a.row(j).data());
+        add_multiple(factor * qhat_(i, j), direction, head_dim(), a.row(j).data());
+    }
     return a;
   }
 
  private:
+  static constexpr double most_strength = 0x1p40;
+
   static void check_arguments(Index rank, double lambda) {
     require(rank >= 1, "rank is ", rank, "; it must be at least 1");
     require(is_finite(lambda) && lambda >= 0, "lambda is ", lambda,
