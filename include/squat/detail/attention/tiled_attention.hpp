@@ -77,8 +77,10 @@ class TiledAttention {
 
   void run_task(Index task) const noexcept {
     const auto tile = scratch_.tiles.borrow();
-    const Index segments = partials_.segments(), kv_head = task / (tiles_ * segments);
-    const Index begin = task / segments % tiles_ * tile_rows_, segment = task % segments;
+    const Index segments = partials_.segments(), segment = task % segments;
+    const Index kv_head = task / segments % shape_.kv_heads;
+    // Last rows first: they see most, and threads that run out of tasks wait for short ones.
+    const Index begin = (tiles_ - 1 - task / (segments * shape_.kv_heads)) * tile_rows_;
     const Index end = std::min(begin + tile_rows_, rows_.count());
     start(kv_head, begin, end, *tile);
     TokenRange part = all_tokens();
