@@ -118,7 +118,9 @@ struct Config {
   int residual_bits = 0;
   /// The first so many valid tokens of a sequence stay in full precision for good, out of ranges
   /// and fit: models attend to them most. They are seen as any others are, so in a layer with a
-  /// window only within it (but for LayerShape::sink_tokens).
+  /// window only within it (but for LayerShape::sink_tokens). With any, and scales per channel, up
+  /// to four outliers of a block of keys stay so, too: keys that are far larger than all others,
+  /// and keys of less than half of the norm that others have, attention sinks inside the text.
   Index full_precision_tokens = 0;
   /// Queries of every update shape the metric of the keys that leave the residual next, older ones
   /// fading by this factor a token; 0: those of the prompt alone (see FitQueries). Each update

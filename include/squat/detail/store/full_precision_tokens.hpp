@@ -9,9 +9,9 @@
 namespace squat::detail {
 
 /// The first valid tokens of a sequence in one layer (Config::full_precision_tokens), and behind
-/// them outliers, beside which others of their blocks would be nothing: their keys and values
-/// [kv_heads * head_dim], and their positions, which ascend. Others do not take the place of those
-/// that are erased. reserve() is the only call that can fail.
+/// them outliers, which ExactKeys chose: their keys and values [kv_heads * head_dim], and their
+/// positions, which ascend. Others do not take the place of those that are erased. reserve() is the
+/// only call that can fail.
 template <class Scalar>
 struct FullPrecisionTokens {
   explicit FullPrecisionTokens(const LayerFormat& format)
