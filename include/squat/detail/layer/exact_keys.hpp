@@ -72,10 +72,13 @@ class ExactKeys {
     std::array<Index, TokenBlock::max_tokens> heads{};  // in which a key is small
     for (Index head = 0; head < kv_heads_; ++head) {
       store_.read_keys(first, head, keys);
+      // In double precision the squares of a key of floats neither vanish nor overflow.
+      const Matrix<double> wide = keys.template cast<double>();
       sorted.clear();
       for (Index token = 0; token < tokens; ++token) {
         if (counts[token] == 0) continue;
-        energies[at(token)] = energy(keys.row(token).data(), keys.cols());
+        const double* const key = wide.row(token).data();
+        energies[at(token)] = dot(key, key, wide.cols());
         sorted.push_back(energies[at(token)]);
       }
       if (sorted.empty()) return {};
@@ -88,19 +91,6 @@ class ExactKeys {
     for (Index token = 0; token < tokens; ++token)
       if (heads[at(token)] > 0 && 3 * heads[at(token)] >= kv_heads_) found.push_back(first + token);
     return found;
-  }
-
-  /// Sums of doubles, so that the squares of a key of floats neither vanish nor overflow.
-  static double energy(const Scalar* key, Index channels) {
-    double lanes[8] = {};
-    for (Index c = 0; c < channels; c += 8)
-      for (Index lane = 0; lane < 8; ++lane) {
-        const double x = static_cast<double>(key[c + lane]);
-        lanes[lane] += rounded(x * x);
-      }
-    for (Index half = 4; half > 0; half /= 2)
-      for (Index lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    return lanes[0];
   }
 
   const LayerStore<Scalar>& store_;
