@@ -17,9 +17,6 @@
 
 namespace squat {
 
-template class SQuatCache<float, 2>;
-template class SQuatCache<float, 3>;
-template class SQuatCache<float, 4>;
-template class SQuatCache<float, 8>;
+SQUAT_CACHES_OF(float, );
 
 }  // namespace squat

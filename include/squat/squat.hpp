@@ -4,6 +4,7 @@
 #include <squat/detail/macros_begin.hpp>
 
 #include <squat/cache.hpp>
+#include <squat/detail/cache/all_widths.hpp>
 #include <squat/detail/cache/cache_definitions.hpp>
 #include <squat/layer_bits.hpp>
 #include <squat/merged_attention.hpp>
@@ -13,10 +14,7 @@
 #if defined(SQUAT_COMPILED)  // by the one source that includes squat/compiled.hpp
 namespace squat {
 
-extern template class SQuatCache<float, 2>;
-extern template class SQuatCache<float, 3>;
-extern template class SQuatCache<float, 4>;
-extern template class SQuatCache<float, 8>;
+SQUAT_CACHES_OF(float, extern);
 
 }  // namespace squat
 #endif
