@@ -126,13 +126,17 @@ void flush(benchmark::State& state, const Case& c, Index step) {
   }
 }
 
-/// One query row over the whole cache.
-void attend(benchmark::State& state, const Case& c) {
+/// The row of a token that was decoded behind a prompt, over the whole cache.
+void attend(benchmark::State& state, const Case& c, const squat::Config& config) {
   const States states(c);
-  Cache cache(c.shape);
-  cache.update(0, squat::Queries(states.queries), squat::Keys(states.keys),
-               squat::Values(states.values));
-  cache.flush(0);
+  Cache cache(c.shape, config);
+  const auto append = [&](Index first, Index count) {
+    cache.update(0, squat::Queries<float>(states.queries.middleRows(first, count)),
+                 squat::Keys<float>(states.keys.middleRows(first, count)),
+                 squat::Values<float>(states.values.middleRows(first, count)));
+  };
+  append(0, c.tokens - 1);
+  append(c.tokens - 1, 1);
   const squat::MemoryUsage memory = cache.memory();
   Matrix<float> out(1, states.queries.cols());
   Timer timer(state, c.tokens, memory.codes + memory.scales + memory.residual);
@@ -217,10 +221,13 @@ void add_all() {
   add_executors();
   const squat::ModelShape shapes[] = {{1, 32, 8, 128}, {1, 9, 3, 64}, {1, 4, 1, 256}};
   for (const squat::ModelShape& shape : shapes) {
-    for (const Index tokens : {1024, 4096}) {
+    for (const Index tokens : {64, 256, 1024, 4096}) {
       const Case c{shape, tokens};
-      add("attend/" + c.name(), attend, c);
-      add("update/prompt/" + c.name(), update_prompt, c);
+      add("attend/published/" + c.name(), attend, c, squat::Config{});
+      for (const double bits : {2.5, 4.5})
+        add("attend/recommended/" + std::string(bits < 3 ? "2.5/" : "4.5/") + c.name(), attend, c,
+            squat::Config::recommended(bits));
+      if (tokens >= 1024) add("update/prompt/" + c.name(), update_prompt, c);
     }
     const Case c{shape, 1024};
     add("update/decode/" + c.name(), update_decode, c);

@@ -125,22 +125,25 @@ TEST_P(Simd, IntegersAreWidenedToTheBit) {
 
 TEST_P(Simd, RowsOfFloats) {
   for (const Index n : {8, 24, 64, 80, 128, 512})
-    for (const Index count : {1, 2, 3, 4, 7, 32}) {
-      const Matrix<float> rows = random_matrix<float>(count, n, 1);
-      const Matrix<float> query = random_matrix<float>(1, n, 2);
-      const Matrix<float> weights = random_matrix<float>(1, count, 3);
-      // One more: nobody may write it.
-      Matrix<float> scores = Matrix<float>::Constant(1, count + 1, 7);
-      kernels.dot_rows(rows.data(), count, n, query.data(), scores.data());
-      for (Index r = 0; r < count; ++r)
-        EXPECT_NEAR(scores(r), rows.row(r).cast<double>().dot(query.row(0).cast<double>()), 5e-5);
-      EXPECT_EQ(scores(count), 7);
-      Matrix<float> out = Matrix<float>::Constant(1, n + 1, 7);
-      kernels.add_rows(rows.data(), count, n, weights.data(), out.data());
-      const Matrix<double> sum = weights.cast<double>() * rows.cast<double>();
-      for (Index i = 0; i < n; ++i) EXPECT_NEAR(out(i), 7 + sum(i), 5e-5);
-      EXPECT_EQ(out(n), 7);
-    }
+    for (const Index count : {1, 2, 3, 4, 7, 32})
+      for (const Index queries : {1, 2, 3, 4, 9}) {
+        const Matrix<float> rows = random_matrix<float>(count, n, 1);
+        const Matrix<float> query = random_matrix<float>(queries, n, 2);
+        const Matrix<float> weights = random_matrix<float>(queries, count + 3, 3);
+        const Matrix<double> wide = rows.cast<double>();
+        // One more in each row: nobody may write it.
+        Matrix<float> scores = Matrix<float>::Constant(queries, count + 1, 7);
+        kernels.dot_rows(rows.data(), count, n, query.data(), queries, scores.data(), count + 1);
+        const Matrix<double> dots = query.cast<double>() * wide.transpose();
+        EXPECT_LT((scores.leftCols(count).cast<double>() - dots).cwiseAbs().maxCoeff(), 5e-5);
+        EXPECT_TRUE((scores.col(count).array() == 7).all());
+        Matrix<float> out = Matrix<float>::Constant(queries, n + 1, 7);
+        kernels.add_rows(rows.data(), count, n, weights.data(), count + 3, queries, out.data(),
+                         n + 1);
+        const Matrix<double> sums = (weights.leftCols(count).cast<double>() * wide).array() + 7;
+        EXPECT_LT((out.leftCols(n).cast<double>() - sums).cwiseAbs().maxCoeff(), 5e-5);
+        EXPECT_TRUE((out.col(n).array() == 7).all());
+      }
 }
 
 /// Rows x against a block of packed codes with a scale and a midpoint a depth, `lane_rows` rows of

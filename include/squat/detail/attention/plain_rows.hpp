@@ -24,13 +24,14 @@ class PlainRows {
   /// Room for `chunk` rows of max_head_dim numbers, in place of those that were taken.
   float* room() { return rows_; }
 
-  /// scores[t] = row t . query [width].
-  void score(const float* query, float* scores) const {
-    kernels_.dot_rows(rows_, count_, width_, query, scores);
+  /// scores[i * max_block + t] = row t . queries[i], queries [count, width].
+  void score(const float* queries, Index count, float* scores) const {
+    kernels_.dot_rows(rows_, count_, width_, queries, count, scores, simd::max_block);
   }
-  /// out [width] += sum_t weights[t] row t.
-  void add(const float* weights, float* out) const {
-    kernels_.add_rows(rows_, count_, width_, weights, out);
+  /// sums[i] += sum_t weights[i * max_block + t] row t; `count` sums of `width` numbers are
+  /// `stride` apart.
+  void add(const float* weights, Index count, float* sums, Index stride) const {
+    kernels_.add_rows(rows_, count_, width_, weights, simd::max_block, count, sums, stride);
   }
 
  private:

@@ -52,11 +52,9 @@ class TokenKeyScores {
     for (Index first = 0; first < rows_; first += simd::max_heads) {
       const Index count = std::min(simd::max_heads, rows_ - first);
       float* const target = scores + first * simd::max_block;
-      for (Index i = 0; i < count; ++i) {
-        std::fill_n(target + i * simd::max_block, tokens, 0.0f);
-        kernels_.add_rows(midpoints, groups, tokens, sums_[first + i],
-                          target + i * simd::max_block);
-      }
+      for (Index i = 0; i < count; ++i) std::fill_n(target + i * simd::max_block, tokens, 0.0f);
+      kernels_.add_rows(midpoints, groups, tokens, sums_[first], max_groups, count, target,
+                        simd::max_block);
       for (Index group = 0; group < groups; ++group) {
         const KeyRecordLayout::Run& run = block.runs()[static_cast<std::size_t>(group)];
         const Fold& fold = folds_[first / simd::max_heads][group];

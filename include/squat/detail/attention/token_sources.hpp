@@ -57,8 +57,7 @@ struct BlockSource {
     for_full_precision(block.tokens, [&](Index index, Index slot) {
       scratch.rows.gather(1, head.head, layer.format.head_dim(),
                           [&](Index) { return layer.full_precision_key(index); });
-      for (Index i = 0; i < head.rows; ++i)
-        scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i] + slot);
+      scratch.rows.score(head.queries, head.rows, scores[0] + slot);
     });
   }
 
@@ -111,8 +110,7 @@ struct BlockSource {
   }
 
   void add_rows(float (*scores)[simd::max_block], Index slot) const {
-    for (Index i = 0; i < head.rows; ++i)
-      scratch.rows.add(scores[i] + slot, scratch.plain + i * scratch.stride);
+    scratch.rows.add(scores[0] + slot, head.rows, scratch.plain, scratch.stride);
   }
 
   /// Calls use(index, slot) for the full-precision tokens in slots before `end`.
@@ -152,8 +150,7 @@ struct ResidualSource {
 
   void score(float (*scores)[simd::max_block]) const {
     gather(layer.format.head_dim(), [&](Index t) { return layer.key(first + t); });
-    for (Index i = 0; i < head.rows; ++i)
-      scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
+    scratch.rows.score(head.queries, head.rows, scores[0]);
   }
 
   TokenRange visible(const RowSight& sight) const { return sight.visible.among(first, count); }
@@ -167,8 +164,7 @@ struct ResidualSource {
 
   void add_values(float (*scores)[simd::max_block], const float*) const {
     gather(layer.format.value_dim(), [&](Index t) { return layer.value(first + t); });
-    for (Index i = 0; i < head.rows; ++i)
-      scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
+    scratch.rows.add(scores[0], head.rows, scratch.plain, scratch.stride);
   }
 
  private:
@@ -193,8 +189,7 @@ struct SinkSource {
 
   void score(float (*scores)[simd::max_block]) const {
     gather(layer.format.head_dim(), [&](Index t) { return layer.full_precision_key(first + t); });
-    for (Index i = 0; i < head.rows; ++i)
-      scratch.rows.score(head.queries + i * layer.format.head_dim(), scores[i]);
+    scratch.rows.score(head.queries, head.rows, scores[0]);
   }
 
   TokenRange visible(const RowSight& sight) const {
@@ -209,8 +204,7 @@ struct SinkSource {
   void add_values(float (*scores)[simd::max_block], const float*) const {
     gather(layer.format.value_dim(),
            [&](Index t) { return layer.full_precision_value(first + t); });
-    for (Index i = 0; i < head.rows; ++i)
-      scratch.rows.add(scores[i], scratch.plain + i * scratch.stride);
+    scratch.rows.add(scores[0], head.rows, scratch.plain, scratch.stride);
   }
 
  private:

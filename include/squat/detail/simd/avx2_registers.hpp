@@ -76,6 +76,8 @@ struct Avx2Registers {
   /// Keeps what is summed up in one register: g++ would copy it to another every time. Of a
   /// constant it makes a variable, which g++ would find anew every time.
   SQUAT_AVX2_INLINE static void keep([[maybe_unused]] __m256i& x) { __asm__("" : "+x"(x)); }
+  /// Of what was read once, so that g++ does not read it for every use.
+  SQUAT_AVX2_INLINE static void keep([[maybe_unused]] __m256& x) { __asm__("" : "+x"(x)); }
 
   SQUAT_AVX2_INLINE static __m256i round(__m256 x, __m256 factor) {
     return _mm256_cvtps_epi32(_mm256_mul_ps(x, factor));

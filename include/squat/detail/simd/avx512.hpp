@@ -88,29 +88,19 @@ struct Avx512 : Avx512Registers {
     if (i < n) Avx2::widen(codes + i, scales, n - i, out + i);
   }
 
-  SQUAT_AVX512 static void dot_rows(const float* rows, Index count, Index n, const float* query,
-                                    float* scores) {
-    for (Index r = 0; r < count; r += 4) {
-      const Index left = count - r;
-      const __m128 sums = left >= 4   ? dot4<4>(rows + r * n, n, query, n)
-                          : left == 3 ? dot4<3>(rows + r * n, n, query, n)
-                          : left == 2 ? dot4<2>(rows + r * n, n, query, n)
-                                      : dot4<1>(rows + r * n, n, query, n);
-      _mm_mask_storeu_ps(scores + r, static_cast<__mmask8>(left >= 4 ? 15 : (1 << left) - 1), sums);
-    }
+  SQUAT_AVX512 static void dot_rows(const float* rows, Index count, Index n, const float* queries,
+                                    Index query_count, float* scores, Index stride) {
+    for (; query_count >= 2; query_count -= 2, queries += 2 * n, scores += 2 * stride)
+      dot_queries<2>(rows, count, n, queries, scores, stride);
+    if (query_count == 1) dot_queries<1>(rows, count, n, queries, scores, stride);
   }
 
   SQUAT_AVX512 static void add_rows(const float* rows, Index count, Index n, const float* weights,
-                                    float* out) {
-    Index i = 0;
-    for (; i + 64 <= n; i += 64) add_columns<4>(rows + i, count, n, weights, out + i);
-    for (; i + 16 <= n; i += 16) add_columns<1>(rows + i, count, n, weights, out + i);
-    if (i < n) {
-      __m256 sum = _mm256_loadu_ps(out + i);
-      for (Index r = 0; r < count; ++r)
-        sum = _mm256_fmadd_ps(_mm256_set1_ps(weights[r]), _mm256_loadu_ps(rows + r * n + i), sum);
-      _mm256_storeu_ps(out + i, sum);
-    }
+                                    Index weight_stride, Index sum_count, float* sums,
+                                    Index stride) {
+    for (; sum_count >= 2; sum_count -= 2, weights += 2 * weight_stride, sums += 2 * stride)
+      add_to_sums<2>(rows, count, n, weights, weight_stride, sums, stride);
+    if (sum_count == 1) add_to_sums<1>(rows, count, n, weights, weight_stride, sums, stride);
   }
 
   static constexpr VectorKernels vector_kernels() {
@@ -184,20 +174,71 @@ struct Avx512 : Avx512Registers {
       _mm_mask_storeu_ps(out, (1 << Rows) - 1, x);
   }
 
-  template <int Vectors>
-  SQUAT_AVX512_INLINE static void add_columns(const float* rows, Index count, Index stride,
-                                              const float* weights, float* out) {
-    __m512 sums[Vectors];
+  template <int Queries>
+  SQUAT_AVX512_INLINE static void dot_queries(const float* rows, Index count, Index n,
+                                              const float* queries, float* scores, Index stride) {
+    for (; count >= 4; count -= 4, rows += 4 * n, scores += 4)
+      dot_block<4, Queries>(rows, n, queries, scores, stride);
+    if (count == 3) dot_block<3, Queries>(rows, n, queries, scores, stride);
+    if (count == 2) dot_block<2, Queries>(rows, n, queries, scores, stride);
+    if (count == 1) dot_block<1, Queries>(rows, n, queries, scores, stride);
+  }
+
+  template <int Rows, int Queries>
+  SQUAT_AVX512_INLINE static void dot_block(const float* rows, Index n, const float* queries,
+                                            float* scores, Index stride) {
+    __m128 dots[Queries];
+    dot<Rows>(rows, n, queries, n, dots);
     SQUAT_UNROLL
-    for (int k = 0; k < Vectors; ++k) sums[k] = _mm512_loadu_ps(out + 16 * k);
-    for (Index r = 0; r < count; ++r, rows += stride) {
-      const __m512 weight = _mm512_set1_ps(weights[r]);
+    for (int q = 0; q < Queries; ++q) store<Rows>(dots[q], scores + q * stride);
+  }
+
+  template <int Sums>
+  SQUAT_AVX512_INLINE static void add_to_sums(const float* rows, Index count, Index n,
+                                              const float* weights, Index weight_stride,
+                                              float* sums, Index stride) {
+    Index i = 0;
+    for (; i + 64 <= n; i += 64)
+      add_columns<Sums, 4>(rows + i, count, n, weights, weight_stride, sums + i, stride);
+    for (; i + 16 <= n; i += 16)
+      add_columns<Sums, 1>(rows + i, count, n, weights, weight_stride, sums + i, stride);
+    if (i == n) return;
+    SQUAT_UNROLL
+    for (int q = 0; q < Sums; ++q) {
+      __m256 columns = _mm256_loadu_ps(sums + q * stride + i);
+      for (Index r = 0; r < count; ++r)
+        columns = _mm256_fmadd_ps(_mm256_set1_ps(weights[q * weight_stride + r]),
+                                  _mm256_loadu_ps(rows + r * n + i), columns);
+      _mm256_storeu_ps(sums + q * stride + i, columns);
+    }
+  }
+
+  /// 16 * Vectors columns of some sums.
+  template <int Sums, int Vectors>
+  SQUAT_AVX512_INLINE static void add_columns(const float* rows, Index count, Index n,
+                                              const float* weights, Index weight_stride,
+                                              float* sums, Index stride) {
+    __m512 columns[Sums][Vectors];
+    SQUAT_UNROLL
+    for (int k = 0; k < Sums * Vectors; ++k)
+      columns[k / Vectors][k % Vectors] =
+          _mm512_loadu_ps(sums + k / Vectors * stride + k % Vectors * 16);
+    for (Index r = 0; r < count; ++r, rows += n) {
+      __m512 weight[Sums];
       SQUAT_UNROLL
-      for (int k = 0; k < Vectors; ++k)
-        sums[k] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(rows + 16 * k), sums[k]);
+      for (int q = 0; q < Sums; ++q) weight[q] = _mm512_set1_ps(weights[q * weight_stride + r]);
+      SQUAT_UNROLL
+      for (int k = 0; k < Vectors; ++k) {
+        const __m512 row = _mm512_loadu_ps(rows + 16 * k);
+        SQUAT_UNROLL
+        for (int q = 0; q < Sums; ++q)
+          columns[q][k] = _mm512_fmadd_ps(weight[q], row, columns[q][k]);
+      }
     }
     SQUAT_UNROLL
-    for (int k = 0; k < Vectors; ++k) _mm512_storeu_ps(out + 16 * k, sums[k]);
+    for (int k = 0; k < Sums * Vectors; ++k)
+      _mm512_storeu_ps(sums + k / Vectors * stride + k % Vectors * 16,
+                       columns[k / Vectors][k % Vectors]);
   }
 };
 

@@ -155,8 +155,9 @@ struct Avx512Fold : Avx512Registers {
     // products are in units of 2^15 units; an operand is one of them times factor / 2^15.
     const __m128 alpha =
         _mm_div_ps(_mm_mul_ps(unit, _mm_set1_ps(32768.0f * 32768.0f)), _mm_cvtepi32_ps(factor));
-    store<Heads>(alpha, dot4<Heads>(x, x_stride, midpoint, n), centre, reduce<AddIntegers>(sums),
-                 folded);
+    __m128 dots[1];
+    dot<Heads>(x, x_stride, midpoint, n, dots);
+    store<Heads>(alpha, dots[0], centre, reduce<AddIntegers>(sums), folded);
     const __m128 energy = _mm_cvtepi32_ps(reduce<AddIntegers>(squares));
     const __m128 peaked =
         _mm_and_ps(_mm_cmpgt_ps(_mm_set1_ps(127.0f * 127.0f * static_cast<float>(n)),

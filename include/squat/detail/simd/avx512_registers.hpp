@@ -146,27 +146,33 @@ struct Avx512Registers {
     __asm__("" : "+v"(sums));  // or g++ copies sums from one register to another every time
   }
 
-  /// Lane r is rows[r] . query, for `Rows` rows `stride` apart.
-  template <int Rows>
-  SQUAT_AVX512_INLINE static __m128 dot4(const float* rows, Index stride, const float* query,
-                                         Index n) {
-    __m512 sums[Rows];
+  /// Lane r of dots[q] is rows[r] . queries[q], for rows of n floats that are `stride` apart.
+  template <int Rows, int Queries>
+  SQUAT_AVX512_INLINE static void dot(const float* rows, Index stride, const float* queries,
+                                      Index n, __m128 (&dots)[Queries]) {
+    __m512 parts[Queries][Rows];
     SQUAT_UNROLL
-    for (int r = 0; r < Rows; ++r) sums[r] = _mm512_setzero_ps();
+    for (int k = 0; k < Queries * Rows; ++k) parts[k / Rows][k % Rows] = _mm512_setzero_ps();
     Index i = 0;
-    for (; i + 16 <= n; i += 16) {
-      const __m512 q = _mm512_loadu_ps(query + i);
+    for (; i + 16 <= n; i += 16) add_dots<false>(rows + i, stride, queries + i, n, 16, parts);
+    if (i < n) add_dots<true>(rows + i, stride, queries + i, n, n - i, parts);
+    SQUAT_UNROLL
+    for (int q = 0; q < Queries; ++q) dots[q] = reduce<AddFloats>(parts[q]);
+  }
+
+ private:
+  template <bool Tail, int Rows, int Queries>
+  SQUAT_AVX512_INLINE static void add_dots(const float* rows, Index stride, const float* queries,
+                                           Index n, Index left, __m512 (&parts)[Queries][Rows]) {
+    __m512 query[Queries];
+    SQUAT_UNROLL
+    for (int q = 0; q < Queries; ++q) query[q] = load<Tail>(queries + q * n, left);
+    SQUAT_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      const __m512 row = load<Tail>(rows + r * stride, left);
       SQUAT_UNROLL
-      for (int r = 0; r < Rows; ++r)
-        sums[r] = _mm512_fmadd_ps(q, _mm512_loadu_ps(rows + r * stride + i), sums[r]);
+      for (int q = 0; q < Queries; ++q) parts[q][r] = _mm512_fmadd_ps(row, query[q], parts[q][r]);
     }
-    if (i < n) {
-      const __m512 q = load<true>(query + i, n - i);
-      SQUAT_UNROLL
-      for (int r = 0; r < Rows; ++r)
-        sums[r] = _mm512_fmadd_ps(q, load<true>(rows + r * stride + i, n - i), sums[r]);
-    }
-    return reduce<AddFloats>(sums);
   }
 };
 

@@ -95,10 +95,14 @@ struct VectorKernels {
   /// by 0, and gives sums[row].
   void (*exponentiate)(float* scores, Index stride, Index rows, Index n, float* max, float* sums);
 
-  /// scores[r] = rows[r] . query, for `count` rows of n floats.
-  void (*dot_rows)(const float* rows, Index count, Index n, const float* query, float* scores);
-  /// out += sum_r weights[r] rows[r].
-  void (*add_rows)(const float* rows, Index count, Index n, const float* weights, float* out);
+  /// scores[q * stride + r] = rows[r] . queries[q], for `count` rows and `query_count` queries of n
+  /// floats.
+  void (*dot_rows)(const float* rows, Index count, Index n, const float* queries, Index query_count,
+                   float* scores, Index stride);
+  /// sums[q] += sum_r weights[q * weight_stride + r] rows[r], for `sum_count` sums of n floats,
+  /// `stride` apart.
+  void (*add_rows)(const float* rows, Index count, Index n, const float* weights,
+                   Index weight_stride, Index sum_count, float* sums, Index stride);
 };
 
 /// Products of operands with packed codes of one width:

@@ -79,29 +79,27 @@ struct Kernels128 : Registers128 {
     }
   }
 
-  SQUAT_128 static void dot_rows(const float* rows, Index count, Index n, const float* query,
-                                 float* scores) {
+  SQUAT_128 static void dot_rows(const float* rows, Index count, Index n, const float* queries,
+                                 Index query_count, float* scores, Index stride) {
     for (Index r = 0; r < count; ++r, rows += n) {
-      Floats sum[2] = {all(0), all(0)};
-      for (Index i = 0; i < n; i += 8) {
-        sum[0] = multiply_add(load(rows + i), load(query + i), sum[0]);
-        sum[1] = multiply_add(load(rows + i + 4), load(query + i + 4), sum[1]);
-      }
-      scores[r] = total(add(sum[0], sum[1]));
+      Index q = 0;
+      for (; q + 4 <= query_count; q += 4)
+        dot_queries<4>(rows, n, queries + q * n, scores + q * stride + r, stride);
+      for (; q < query_count; ++q)
+        dot_queries<1>(rows, n, queries + q * n, scores + q * stride + r, stride);
     }
   }
 
   SQUAT_128 static void add_rows(const float* rows, Index count, Index n, const float* weights,
-                                 float* out) {
+                                 Index weight_stride, Index sum_count, float* sums, Index stride) {
     for (Index i = 0; i < n; i += 8) {
-      Floats first = load(out + i), second = load(out + i + 4);
-      for (Index r = 0; r < count; ++r) {
-        const Floats weight = all(weights[r]);
-        first = multiply_add(weight, load(rows + r * n + i), first);
-        second = multiply_add(weight, load(rows + r * n + i + 4), second);
-      }
-      store(first, out + i);
-      store(second, out + i + 4);
+      Index q = 0;
+      for (; q + 2 <= sum_count; q += 2)
+        add_columns<2>(rows + i, count, n, weights + q * weight_stride, weight_stride,
+                       sums + q * stride + i, stride);
+      if (q < sum_count)
+        add_columns<1>(rows + i, count, n, weights + q * weight_stride, weight_stride,
+                       sums + q * stride + i, stride);
     }
   }
 
@@ -117,6 +115,51 @@ struct Kernels128 : Registers128 {
   }
 
  private:
+  template <int Queries>
+  SQUAT_128_INLINE static void dot_queries(const float* row, Index n, const float* queries,
+                                           float* scores, Index stride) {
+    Floats sums[Queries][2];
+    SQUAT_UNROLL
+    for (int q = 0; q < Queries; ++q) sums[q][0] = sums[q][1] = all(0);
+    for (Index i = 0; i < n; i += 8) {
+      const Floats first = load(row + i), second = load(row + i + 4);
+      SQUAT_UNROLL
+      for (int q = 0; q < Queries; ++q) {
+        sums[q][0] = multiply_add(first, load(queries + q * n + i), sums[q][0]);
+        sums[q][1] = multiply_add(second, load(queries + q * n + i + 4), sums[q][1]);
+      }
+    }
+    SQUAT_UNROLL
+    for (int q = 0; q < Queries; ++q) scores[q * stride] = total(add(sums[q][0], sums[q][1]));
+  }
+
+  /// Eight columns of some sums.
+  template <int Sums>
+  SQUAT_128_INLINE static void add_columns(const float* rows, Index count, Index n,
+                                           const float* weights, Index weight_stride, float* sums,
+                                           Index stride) {
+    Floats columns[Sums][2];
+    SQUAT_UNROLL
+    for (int q = 0; q < Sums; ++q) {
+      columns[q][0] = load(sums + q * stride);
+      columns[q][1] = load(sums + q * stride + 4);
+    }
+    for (Index r = 0; r < count; ++r, rows += n) {
+      const Floats first = load(rows), second = load(rows + 4);
+      SQUAT_UNROLL
+      for (int q = 0; q < Sums; ++q) {
+        const Floats weight = all(weights[q * weight_stride + r]);
+        columns[q][0] = multiply_add(weight, first, columns[q][0]);
+        columns[q][1] = multiply_add(weight, second, columns[q][1]);
+      }
+    }
+    SQUAT_UNROLL
+    for (int q = 0; q < Sums; ++q) {
+      store(columns[q][0], sums + q * stride);
+      store(columns[q][1], sums + q * stride + 4);
+    }
+  }
+
   SQUAT_128_INLINE static float maximum(const float* x, Index n) {
     Floats top = load(x);
     for (Index i = 4; i < n; i += 4) top = max(top, load(x + i));

@@ -150,17 +150,22 @@ struct Portable {
     }
   }
 
-  static void dot_rows(const float* rows, Index count, Index n, const float* query, float* scores) {
-    for (Index r = 0; r < count; ++r) {
-      float sum = 0;
-      for (Index i = 0; i < n; ++i) sum += rows[r * n + i] * query[i];
-      scores[r] = sum;
-    }
+  static void dot_rows(const float* rows, Index count, Index n, const float* queries,
+                       Index query_count, float* scores, Index stride) {
+    for (Index q = 0; q < query_count; ++q)
+      for (Index r = 0; r < count; ++r) {
+        float sum = 0;
+        for (Index i = 0; i < n; ++i) sum += rows[r * n + i] * queries[q * n + i];
+        scores[q * stride + r] = sum;
+      }
   }
 
-  static void add_rows(const float* rows, Index count, Index n, const float* weights, float* out) {
-    for (Index r = 0; r < count; ++r)
-      for (Index i = 0; i < n; ++i) out[i] += weights[r] * rows[r * n + i];
+  static void add_rows(const float* rows, Index count, Index n, const float* weights,
+                       Index weight_stride, Index sum_count, float* sums, Index stride) {
+    for (Index q = 0; q < sum_count; ++q)
+      for (Index r = 0; r < count; ++r)
+        for (Index i = 0; i < n; ++i)
+          sums[q * stride + i] += weights[q * weight_stride + r] * rows[r * n + i];
   }
 
   static constexpr VectorKernels vector_kernels() {
