@@ -3,6 +3,7 @@
 
 #include <squat/cache.hpp>
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a type and a word of a declaration stand in none
 /// Declares them, where `extern_or_nothing` is extern, or compiles them. In namespace squat, behind
 /// their definitions.
 #define SQUAT_CACHES_OF(Scalar, extern_or_nothing)           \
@@ -22,3 +23,4 @@
   extern_or_nothing template class SQuatCache<Scalar, 8, 3>; \
   extern_or_nothing template class SQuatCache<Scalar, 8, 4>; \
   extern_or_nothing template class SQuatCache<Scalar, 8, 8>
+// NOLINTEND(bugprone-macro-parentheses)
