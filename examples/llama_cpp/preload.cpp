@@ -39,11 +39,12 @@ void log_start(const LlamaContext& context, const llama_model* model, const Sett
   const squat::ModelShape& shape = context.cache().shape();
   std::fprintf(stderr,
                "squat: SQUAT_CACHE=%s for %s: %ld layers, %ld query heads and %ld kv heads of %ld; "
-               "%ld sequences of up to %u tokens\n",
+               "%ld sequences of up to %u tokens, whose newest %ld are not packed\n",
                settings.text.c_str(), squat::llama_cpp::architecture(model).c_str(),
                static_cast<long>(shape.layers), static_cast<long>(shape.query_heads),
                static_cast<long>(shape.kv_heads), static_cast<long>(shape.head_dim),
-               static_cast<long>(context.cache().sequences()), context.n_ctx_seq());
+               static_cast<long>(context.cache().sequences()), context.n_ctx_seq(),
+               static_cast<long>(settings.config.residual_length));
 }
 
 void log_end(const LlamaContext& context) {

@@ -6,10 +6,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <squat/layer_bits.hpp>
 #include <squat/query_moments.hpp>
 #include <string>
+#include <utility>
 
 #include "layer_costs_file.hpp"
 
@@ -17,7 +19,7 @@ namespace squat_preload {
 
 struct Settings {
   std::string text;          ///< of SQUAT_CACHE
-  squat::Config config;      ///< that it stands for, with SQUAT_LAYER_COSTS
+  squat::Config config;      ///< that the variables stand for
   std::string moments_path;  ///< SQUAT_MOMENTS; empty for none
 
   /// Whether SQUAT_CACHE is there at all.
@@ -37,7 +39,8 @@ struct Settings {
   /// Fails on what cannot be meant. Reads SQUAT_LAYER_COSTS.
   static Settings from_environment() {
     Settings settings{variable("SQUAT_CACHE"), {}, variable("SQUAT_MOMENTS")};
-    settings.config = parse(settings.text, variable("SQUAT_LAYER_COSTS"));
+    settings.config =
+        parse(settings.text, variable("SQUAT_LAYER_COSTS"), variable("SQUAT_CONTEXT_TOKENS"));
     // Sequences are texts of different people: each has a metric of its own.
     settings.config.shared_svd = false;
     return settings;
@@ -58,7 +61,19 @@ struct Settings {
     return value != nullptr ? value : otherwise;
   }
 
-  static squat::Config parse(const std::string& text, const std::string& layer_costs) {
+  /// SQUAT_CONTEXT_TOKENS; 0 where it is not set.
+  static squat::Index parse_context_tokens(const std::string& text) {
+    if (text.empty()) return 0;
+    char* end = nullptr;
+    const long long tokens = std::strtoll(text.c_str(), &end, 10);
+    squat::require(*end == '\0' && tokens >= 1 && tokens <= std::numeric_limits<int>::max(),
+                   "SQUAT_CONTEXT_TOKENS is '", text, "'; it must be a number of tokens, 1 to ",
+                   std::numeric_limits<int>::max());
+    return static_cast<squat::Index>(tokens);
+  }
+
+  static squat::Config parse(const std::string& text, const std::string& layer_costs,
+                             const std::string& context) {
     const std::string published = "published:";
     const bool is_published = text.compare(0, published.size(), published) == 0;
     const std::string number = is_published ? text.substr(published.size()) : text;
@@ -71,11 +86,14 @@ struct Settings {
     squat::require(is_allowed, "SQUAT_CACHE is '", text,
                    "'; it must be bits per element, 1.75 to 8, or published:2, published:3, "
                    "published:4 or published:8");
-    squat::require(layer_costs.empty() || !is_published,
-                   "SQUAT_LAYER_COSTS divides the bits of the recommended cache; SQUAT_CACHE is '",
-                   text, "'");
-    if (!layer_costs.empty()) return squat::divide_bits(bits, read_layer_costs(layer_costs));
-    if (!is_published) return squat::Config::recommended(bits);
+    for (const auto& [name, value] :
+         {std::pair("SQUAT_LAYER_COSTS", layer_costs), std::pair("SQUAT_CONTEXT_TOKENS", context)})
+      squat::require(value.empty() || !is_published, name,
+                     " divides the bits of the recommended cache; SQUAT_CACHE is '", text, "'");
+    const squat::Index context_tokens = parse_context_tokens(context);
+    if (!layer_costs.empty())
+      return squat::divide_bits(bits, read_layer_costs(layer_costs), context_tokens);
+    if (!is_published) return squat::Config::recommended(bits, context_tokens);
     squat::Config config;
     config.key_bits = bits;
     config.value_bits = static_cast<int>(bits);
