@@ -19,16 +19,19 @@ class ThreadExecutor : public Executor {
  public:
   /// `threads` work on the tasks of one caller, the calling one included, so that one fewer is
   /// started: 1 to 4096. Fails where the system gives no more threads.
-  explicit ThreadExecutor(Index threads = std::max<Index>(std::thread::hardware_concurrency(), 1)) {
+  explicit ThreadExecutor(Index threads = std::max<Index>(std::thread::hardware_concurrency(), 1))
+      : ThreadExecutor(NoThreads{}) {  // now the destructor ends what has started, whatever fails
     require(threads >= 1 && threads <= 4096, "threads is ", threads, "; it must be 1 to 4096");
-    try {
-      for (Index i = 1; i < threads; ++i) threads_.emplace_back([this] { serve(); });
-    } catch (...) {  // that of threads which have started must not be lost
-      stop();
-      throw;
-    }
+    for (Index i = 1; i < threads; ++i) threads_.emplace_back([this] { serve(); });
   }
-  ~ThreadExecutor() override { stop(); }
+  ~ThreadExecutor() override {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      is_stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
   ThreadExecutor(const ThreadExecutor&) = delete;
   ThreadExecutor& operator=(const ThreadExecutor&) = delete;
 
@@ -60,6 +63,9 @@ class ThreadExecutor : public Executor {
   Index concurrency() const override { return static_cast<Index>(threads_.size()) + 1; }
 
  private:
+  struct NoThreads {};
+  explicit ThreadExecutor(NoThreads) {}
+
   /// A call of run(), on the stack of its caller.
   struct Run {
     const std::function<void(Index)>& task;
@@ -111,15 +117,6 @@ class ThreadExecutor : public Executor {
     Run* run = runs_;
     while (run != nullptr && !run->has_tasks()) run = run->next_run;
     return run;
-  }
-
-  void stop() noexcept {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      is_stopping_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
   }
 
   std::vector<std::thread> threads_;
