@@ -8,6 +8,35 @@
 namespace squat::detail::simd {
 
 struct Kernels128 : Registers128 {
+  SQUAT_128 static void read_8_bit_table(const std::uint8_t* scales, const std::int8_t* midpoints,
+                                         const float* expected, Index n, float step, float* scale,
+                                         float* midpoint) {
+    for (Index i = 0; i < n; i += 8) {
+      Floats s[2], middle[2] = {all(0), all(0)};
+      read_scales(scales + i, s);
+      if (midpoints != nullptr) Registers128::widen(midpoints + i, middle);
+      SQUAT_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        const Index at = i + 4 * k;
+        s[k] = multiply(s[k], all(0x1p112f));
+        store(s[k], scale + at);
+        const Floats base = expected == nullptr ? all(0) : load(expected + at);
+        store(multiply_add(multiply(s[k], all(step)), middle[k], base), midpoint + at);
+      }
+    }
+  }
+
+  template <class Code>
+  SQUAT_128 static void widen(const Code* codes, const std::uint16_t* scales, Index n, float* out) {
+    for (Index i = 0; i < n; i += 8) {
+      const Floats scale = all(Eigen::numext::bit_cast<float>(std::uint32_t{scales[i / 32]} << 16));
+      Floats x[2];
+      Registers128::widen(codes + i, x);
+      store(multiply(x[0], scale), out + i);
+      store(multiply(x[1], scale), out + i + 4);
+    }
+  }
+
   SQUAT_128 static bool try_fold8(const float* x, Index x_stride, const std::int16_t*, const float*,
                                   Index count, const float* scale, const float* midpoint, Index n,
                                   float centre, float crest, float largest_alpha,
@@ -105,6 +134,9 @@ struct Kernels128 : Registers128 {
 
   static constexpr VectorKernels vector_kernels() {
     VectorKernels kernels = Portable::vector_kernels();
+    kernels.read_8_bit_table = read_8_bit_table;
+    kernels.widen8 = widen<std::int8_t>;
+    kernels.widen16 = widen<std::int16_t>;
     kernels.try_fold8 = try_fold8;
     kernels.try_fold8_positive = try_fold8_positive;
     kernels.fold16 = fold16;

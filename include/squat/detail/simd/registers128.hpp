@@ -70,7 +70,25 @@ struct Registers128 {
     return vreinterpretq_s32_u32(vdotq_u32(vreinterpretq_u32_s32(sums), x, x));
   }
 
+  // Eight integers, as floats.
+  SQUAT_128_INLINE static void widen(const std::int8_t* x, Floats (&out)[2]) {
+    widen(vmovl_s8(vld1_s8(x)), out);
+  }
+  SQUAT_128_INLINE static void widen(const std::int16_t* x, Floats (&out)[2]) {
+    widen(vld1q_s16(x), out);
+  }
+  /// Eight scales of 8 bits times 2^-112: exponents and upper three bits of numbers of 16.
+  SQUAT_128_INLINE static void read_scales(const std::uint8_t* x, Floats (&out)[2]) {
+    const uint16x8_t words = vmovl_u8(vld1_u8(x));
+    out[0] = vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vget_low_u16(words)), 20));
+    out[1] = vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vget_high_u16(words)), 20));
+  }
+
  private:
+  SQUAT_128_INLINE static void widen(int16x8_t x, Floats (&out)[2]) {
+    out[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(x)));
+    out[1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(x)));
+  }
   SQUAT_128_INLINE static int16x8_t narrow(Ints a, Ints b) {
     return vcombine_s16(vmovn_s32(a), vmovn_s32(b));
   }
@@ -135,6 +153,26 @@ struct Registers128 {
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(operands));
     const __m128i low = _mm_cvtepu8_epi16(x), high = _mm_unpackhi_epi8(x, zeros());
     return _mm_add_epi32(sums, _mm_add_epi32(_mm_madd_epi16(low, low), _mm_madd_epi16(high, high)));
+  }
+
+  // Eight integers, as floats.
+  SQUAT_128_INLINE static void widen(const std::int8_t* x, Floats (&out)[2]) {
+    widen(_mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x))), out);
+  }
+  SQUAT_128_INLINE static void widen(const std::int16_t* x, Floats (&out)[2]) {
+    widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)), out);
+  }
+  /// Eight scales of 8 bits times 2^-112: exponents and upper three bits of numbers of 16.
+  SQUAT_128_INLINE static void read_scales(const std::uint8_t* x, Floats (&out)[2]) {
+    const __m128i words = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+    out[0] = _mm_castsi128_ps(_mm_slli_epi32(_mm_unpacklo_epi16(words, zeros()), 20));
+    out[1] = _mm_castsi128_ps(_mm_slli_epi32(_mm_unpackhi_epi16(words, zeros()), 20));
+  }
+
+ private:
+  SQUAT_128_INLINE static void widen(__m128i x, Floats (&out)[2]) {
+    out[0] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(x));
+    out[1] = _mm_cvtepi32_ps(_mm_cvtepi16_epi32(_mm_unpackhi_epi64(x, x)));
   }
 };
 
