@@ -1,5 +1,5 @@
-// The whole of the library, compiled: what compilers warn about, and tests/run_tidy checks. The static
-// analyzer looks at the code for one type of numbers: it takes minutes for each.
+// The whole of the library, compiled: what compilers warn about, and tests/run_tidy checks. The
+// static analyzer looks at the code for one type of numbers: it takes minutes for each.
 #include <squat/eigen_executor.hpp>
 #include <squat/squat.hpp>
 #include <squat/thread_executor.hpp>

@@ -81,7 +81,7 @@ class ThreadTeam : public Executor {
     std::atomic<Index> next{0};
     std::atomic<int> helpers{0};
     std::atomic<bool> is_open{false};
-    std::atomic<bool> is_claimed{false};
+    std::atomic<int> is_claimed{0};  // RISC-V's g++ asks a library for exchanges of bytes
 
     void work() {
       for (Index i = next++; i < tasks; i = next++) (*task)(i);
@@ -98,7 +98,7 @@ class ThreadTeam : public Executor {
 
   Offer* claim() {
     for (int i = 0; i < threads_; ++i)
-      if (!offers_[i].is_claimed.exchange(true)) return &offers_[i];
+      if (offers_[i].is_claimed.exchange(1) == 0) return &offers_[i];
     return nullptr;
   }
 

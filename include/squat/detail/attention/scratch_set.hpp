@@ -12,6 +12,9 @@ namespace squat::detail {
 /// Objects of which each task of a call borrows one. Not moved while they are lent.
 template <class T>
 class ScratchSet {
+  /// One that a processor exchanges by itself: RISC-V's g++ asks a library for bytes.
+  using Flag = std::atomic<int>;
+
  public:
   /// Makes sure of `count` objects, while none is lent. The only call that can fail.
   void reserve(Index count) {
@@ -27,15 +30,15 @@ class ScratchSet {
   /// Lent until it is destroyed.
   class Loan {
    public:
-    explicit Loan(std::atomic<bool>& is_lent, T& object) : is_lent_(is_lent), object_(object) {}
-    ~Loan() { is_lent_.store(false, std::memory_order_release); }
+    explicit Loan(Flag& is_lent, T& object) : is_lent_(is_lent), object_(object) {}
+    ~Loan() { is_lent_.store(0, std::memory_order_release); }
     Loan(const Loan&) = delete;
     Loan& operator=(const Loan&) = delete;
     T& operator*() const { return object_; }
     T* operator->() const { return &object_; }
 
    private:
-    std::atomic<bool>& is_lent_;
+    Flag& is_lent_;
     T& object_;
   };
 
@@ -44,14 +47,14 @@ class ScratchSet {
   Loan borrow() noexcept {
     for (;; std::this_thread::yield())
       for (const auto& slot : slots_)
-        if (!slot->is_lent.exchange(true, std::memory_order_acquire))
+        if (slot->is_lent.exchange(1, std::memory_order_acquire) == 0)
           return Loan(slot->is_lent, slot->object);
   }
 
  private:
   struct Slot {
     T object;
-    std::atomic<bool> is_lent{false};
+    Flag is_lent{0};
   };
 
   std::vector<std::unique_ptr<Slot>> slots_;
