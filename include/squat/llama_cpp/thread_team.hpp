@@ -69,7 +69,7 @@ class ThreadTeam : public Executor {
     offer->work();
     offer->is_open.store(false);
     wait([&] { return offer->helpers.load() == 0; });
-    offer->is_claimed.store(false);
+    offer->is_claimed.store(0);
   }
 
   Index concurrency() const override { return std::max(threads_, 1); }
