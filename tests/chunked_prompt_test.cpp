@@ -1,4 +1,5 @@
-// A prompt that arrives in pieces: what its metric gathers, and what that costs.
+// A prompt that arrives in pieces, and what goes on behind it: what the metric gathers, and what
+// that costs.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -133,17 +134,96 @@ TEST(ChunkedPrompt, ShortTurnsGatherUntilKeysLeave) {
 }
 
 TEST(ChunkedPrompt, GoesOnFromAFile) {
-  const Tokens tokens(1300, 7);
-  Cache cache(shape, chosen_bits()), reloaded(shape, chosen_bits());
-  for (Index first = 0; first < 1300; first += 50) {
-    feed(cache, tokens, first, first + 50, 50);
-    feed(reloaded, tokens, first, first + 50, 50);
-    const std::string file = saved(reloaded);
-    reloaded.clear();
-    load(reloaded, file);
-    ASSERT_EQ(saved(reloaded) == saved(cache), true) << first;
+  const Tokens tokens(1900, 7);
+  for (const FitQueries fit : {FitQueries::accumulate, FitQueries::follow}) {
+    Cache cache(shape, chosen_bits()), reloaded(shape, chosen_bits());
+    for (Index first = 0; first < 1900; first += 50) {
+      feed(cache, tokens, first, first + 50, 50, gathering(fit));
+      feed(reloaded, tokens, first, first + 50, 50, gathering(fit));
+      const std::string file = saved(reloaded);
+      reloaded.clear();
+      load(reloaded, file);
+      ASSERT_EQ(saved(reloaded) == saved(cache), true) << first;
+    }
+    EXPECT_TRUE(same(reloaded.keys(0), cache.keys(0)));
   }
-  EXPECT_TRUE(same(reloaded.keys(0), cache.keys(0)));
+}
+
+/// All `tokens` under the metric of those from `first` on, `step` apart, before `end`.
+Rows keys_under_some(const Tokens& tokens, Index first, Index end, Index step) {
+  QueryMoments moments(shape);
+  for (; first < end; first += step) moments.add<float>(0, tokens.queries.middleRows(first, 1));
+  Cache cache(shape, strong_feedback());
+  cache.calibrate(moments);
+  update(cache, tokens);
+  cache.flush(0);
+  return cache.keys(0);
+}
+
+TEST(LongSequences, KeysFollowTheQueriesOfAWindow) {
+  constexpr Index size = 2100;
+  // From token 1280 on queries are those of another text.
+  Tokens tokens(size, 9);
+  tokens.queries.bottomRows(size - 1280) = correlated_matrix<float>(size - 1280, query_width, 77);
+  const Rows of_prompt = keys_under_first(tokens, 1024, 32);
+  for (const Index piece : {32, 1}) {
+    SCOPED_TRACE(piece);
+    Cache cache(shape, strong_feedback());
+    feed(cache, tokens, 0, 1024, 32, gathering(FitQueries::follow));
+    feed(cache, tokens, 1024, size, piece, gathering(FitQueries::follow));
+    const Rows keys = cache.keys(0);
+    const Rows expected = piece == 1 ? keys_under_some(tokens, 1287, 1792, 8)
+                                     : keys_under_some(tokens, 1280, 1792, 1);
+    const auto distance = [&](const Rows& other, Index first, Index rows) {
+      return (keys - other).middleRows(first, rows).norm();
+    };
+    // But for the rounding of moments.
+    EXPECT_LT(distance(of_prompt, 1056, 640), distance(expected, 1056, 640) / 8);
+    EXPECT_LT(distance(expected, 1792, 256), distance(of_prompt, 1792, 256) / 8);
+  }
+}
+
+TEST(LongSequences, HaveOnePlanAWindowAndForgetMoments) {
+  const Tokens tokens(4000, 2);
+  for (const Index piece : {64, 1}) {
+    Cache cache(shape, chosen_bits());
+    feed(cache, tokens, 0, 1088, 64);
+    const MemoryUsage before = cache.memory();
+    const Index plan = before.headers / 5;  // of 64, 128, 256, 512, 1024 tokens
+    auto feed_until = [&, at = Index{1088}](Index end) mutable {
+      feed(cache, tokens, at, end, piece, gathering(FitQueries::follow));
+      at = end;
+      return cache.memory();
+    };
+    EXPECT_EQ(feed_until(1280).subspace, before.subspace);
+    EXPECT_GT(feed_until(1600).subspace, before.subspace);
+    EXPECT_EQ(feed_until(2048).subspace, before.subspace);
+    EXPECT_EQ(cache.memory().headers, before.headers + plan);
+    EXPECT_EQ(feed_until(2304).headers, before.headers + plan);
+    EXPECT_EQ(feed_until(4000).headers, before.headers + 3 * plan);
+    EXPECT_EQ(cache.memory().subspace, before.subspace);
+  }
+}
+
+TEST(LongSequences, KeepTheirPlanWhenFewQueriesCome) {
+  const Tokens tokens(2048, 2);
+  Cache cache(shape, chosen_bits()), fixed(shape, chosen_bits());
+  for (Cache* one : {&cache, &fixed}) feed(*one, tokens, 0, 1728, 64);
+  feed(cache, tokens, 1728, 2048, 1, gathering(FitQueries::follow));  // 8 of the window are sampled
+  feed(fixed, tokens, 1728, 2048, 1, {});
+  EXPECT_EQ(saved(cache) == saved(fixed), true);
+}
+
+TEST(LongSequences, FollowInChunksOfAnySize) {
+  const Tokens tokens(6144, 3);
+  for (const Index piece : {512, 2048, 3000}) {
+    SCOPED_TRACE(piece);
+    Cache cache(shape, chosen_bits()), fixed(shape, chosen_bits());
+    feed(cache, tokens, 0, 6144, piece, gathering(FitQueries::follow));
+    feed(fixed, tokens, 0, 6144, piece);
+    EXPECT_GT(cache.memory().headers, fixed.memory().headers);
+    EXPECT_TRUE(cache.keys(0).allFinite());
+  }
 }
 
 TEST(ChunkedPrompt, ExactTokensTakeTheirOwnBytes) {

@@ -1,4 +1,4 @@
-// Caches of other types than float, whose caches compiled.cpp compiles.
+// Caches of other types than float.
 #include <squat/squat.hpp>
 
 namespace squat {

@@ -17,14 +17,14 @@
 namespace squat::testing {
 namespace {
 
-constexpr Index sequences = 3;
+constexpr Index conversations = 3;
 
 /// Sequences of 2500 tokens: a call for few rows has four tasks, two ranges of tokens of two heads.
 Cache filled_cache() {
   Config config = strong_feedback();
   config.shared_svd = false;
-  Cache cache(shape, config, sequences);
-  for (Index s = 0; s < sequences; ++s) {
+  Cache cache(shape, config, conversations);
+  for (Index s = 0; s < conversations; ++s) {
     update(cache, Tokens(2500, static_cast<unsigned>(s)), sequence(s));
     cache.flush(0, sequence(s));
   }
@@ -36,7 +36,7 @@ Rows queries(Index rows) { return Tokens(rows, 99).queries; }
 
 std::vector<Rows> attend_all(const Cache& cache, Index rows) {
   std::vector<Rows> outputs;
-  for (Index s = 0; s < sequences; ++s)
+  for (Index s = 0; s < conversations; ++s)
     outputs.push_back(attend(cache, queries(rows), sequence(s)));
   return outputs;
 }
@@ -66,9 +66,9 @@ TEST(Executors, MayTakeUpAnotherCallWhileTheyWait) {
     const std::vector<Rows> expected = attend_all(cache, rows);
     NestingExecutor executor;
     cache.set_executor(executor);
-    for (Index s = 0; s < sequences; ++s) {
+    for (Index s = 0; s < conversations; ++s) {
       Rows nested;
-      const Index other = (s + 1) % sequences;
+      const Index other = (s + 1) % conversations;
       executor.meanwhile = [&] { nested = attend(cache, queries(rows), sequence(other)); };
       EXPECT_TRUE(same(attend(cache, queries(rows), sequence(s)), expected[std::size_t(s)]));
       EXPECT_TRUE(same(nested, expected[std::size_t(other)]));
@@ -116,9 +116,9 @@ TEST(Executors, MayStealTasksOfOtherCalls) {
     StealingExecutor executor;
     cache.set_executor(executor);
     for (int again = 0; again < 10; ++again) {
-      std::vector<Rows> outputs(sequences);
+      std::vector<Rows> outputs(conversations);
       std::vector<std::thread> threads;
-      for (Index s = 0; s < sequences; ++s)
+      for (Index s = 0; s < conversations; ++s)
         threads.emplace_back(
             [&, s] { outputs[std::size_t(s)] = attend(cache, queries(rows), sequence(s)); });
       for (std::thread& thread : threads) thread.join();

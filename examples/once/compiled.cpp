@@ -1,2 +1,2 @@
-// What all examples share, compiled once.
+// What tests and examples share, compiled once.
 #include <squat/compiled.hpp>

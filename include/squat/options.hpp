@@ -86,6 +86,12 @@ enum class FitQueries {
   /// where keys have left the residual and an update does not ask for this. From then on it has no
   /// effect: a later chunk does not replace what many queries gave by what a few new ones would.
   accumulate,
+  /// For a decoder: as `accumulate` where an update has several tokens, as `first_update` where it
+  /// has one; and in a sequence that goes on for thousands of tokens keys follow its queries. From
+  /// 1280 tokens on those of 512 of each 1024, or of every eighth where they come one by one, make
+  /// a new plan. With RoPE the mean query of a head turns: the first queries do not tell what
+  /// later ones ask for.
+  follow,
 };
 
 /// The last argument of every call of SQuatCache.

@@ -149,8 +149,7 @@ class AttentionOperator {
 
     CallOptions options;
     options.sequence = sequence.sequence;
-    // Several tokens are part of a prompt, of which all parts shape the metric.
-    options.fit = rows > 1 ? FitQueries::accumulate : FitQueries::first_update;
+    options.fit = FitQueries::follow;
     const ggml_tensor& queries = *attention.queries;
     const bool in_place =
         sequence.foreign == 0 && sequence.are_contiguous() && queries.nb[0] == sizeof(float) &&

@@ -4,8 +4,8 @@
 #include <map>
 #include <mutex>
 #include <squat/detail/plan/key_fit.hpp>
-#include <squat/detail/records/layer_format.hpp>
-#include <squat/options.hpp>
+#include <squat/detail/plan/query_gatherer.hpp>
+#include <squat/detail/plan/query_window.hpp>
 
 namespace squat::detail {
 
@@ -28,7 +28,7 @@ class KeyFits {
   KeyFits(const Config& config, Index sequences, const LayerFormats& formats)
       : shares_subspace_(config.shared_svd),
         query_decay_(config.query_decay),
-        turns_queries_(config.subspace_queries == SubspaceQueries::after_rope),
+        gatherer_(config),
         sequences_(sequences),
         formats_(formats),
         own_(formats.size() * static_cast<std::size_t>(sequences)),
@@ -78,28 +78,39 @@ class KeyFits {
   /// only if there is none.
   Transaction begin(Index layer, Index sequence, const Tokens& tokens,
                     const MatrixView<Scalar>* queries, const CallOptions& options) const {
-    const bool accumulate = options.fit == FitQueries::accumulate;
+    const Index rows = queries == nullptr ? 0 : queries->rows();
+    const QueryWindow window(options.fit, tokens.size, rows);
+    const bool accumulate =
+        options.fit == FitQueries::accumulate || (options.fit == FitQueries::follow && rows != 1);
     Transaction transaction{nullptr, false, tokens.has_valid && !accumulate, true};
     Index before = 0;
+    bool follows = false;
     {
       const Lock lock = guard(layer);
       const Index owner = this->owner(layer, sequence);
       const Fit* const fit = tokens.has_valid ? own(layer, sequence).get() : nullptr;
-      transaction.may_join = owner == no_owner || (accumulate && !is_complete(layer, fit)) ||
-                             query_decay_ > 0 || !tokens.has_valid;
-      if (queries == nullptr && fit != nullptr) return transaction;
+      follows = window.is_open && query_decay_ == 0 && fit != nullptr &&
+                !format(layer).settings.has_token_scales;
+      transaction.may_join = owner == no_owner || follows || query_decay_ > 0 ||
+                             !tokens.has_valid ||
+                             (accumulate && !is_complete(layer, fit, tokens.size));
+      if ((queries == nullptr && fit != nullptr) || (follows && !window.takes)) return transaction;
       if (transaction.may_join && (owner == no_owner || owner == sequence)) {
-        transaction.fit = continued(layer, fit);
-        transaction.joins = fit != nullptr;
+        transaction.fit = continued(layer, follows && window.begins && fit->plan ? nullptr : fit);
+        transaction.joins = fit != nullptr && !follows;
         before = gathered(layer, *transaction.fit);
       }
     }
     if (queries == nullptr) return transaction;
-    if (transaction.fit && !add_queries(layer, *transaction.fit, tokens, *queries, options.mask))
+    if (transaction.fit && !gatherer_.add(format(layer), transaction.fit->queries, tokens.size,
+                                          tokens.full_precision_to_come, *queries, options.mask))
       transaction.fit = nullptr;
-    if (transaction.fit && !accumulate && query_decay_ == 0)
+    if (transaction.fit && !accumulate && !follows && query_decay_ == 0)
       transaction.fit->end_prompt(format(layer).settings);
-    if (transaction.fit && before > 0 && query_decay_ == 0)
+    if (follows)
+      transaction.wants_plan = window.ends && transaction.fit &&
+                               gathered(layer, *transaction.fit) >= QueryWindow::enough;
+    else if (transaction.fit && before > 0 && query_decay_ == 0)
       transaction.wants_plan = std::ilogb(gathered(layer, *transaction.fit)) > std::ilogb(before);
     return transaction;
   }
@@ -125,13 +136,14 @@ class KeyFits {
     }
   }
 
-  /// What the keys that leave the residual now, if any do, are quantized with. `tops` are the
-  /// largest of them and of their values, describe(statistics) adds them to statistics, and
-  /// value_means() are those of make_plan(), an entry a kv head each. Without a fit they are all
-  /// padding or kept in full precision.
+  /// What the keys that leave the residual now, if any do, are quantized with, in a sequence of
+  /// `size` tokens. `tops` are the largest of them and of their values, describe(statistics) adds
+  /// them to statistics, and value_means() are those of make_plan(), an entry a kv head each.
+  /// Without a fit they are all padding or kept in full precision.
   template <class Describe, class ValueMeans>
-  Plan plan(Index layer, Index sequence, bool keys_leave, const std::vector<RecordTops>& tops,
-            const Describe& describe, const ValueMeans& value_means) {
+  Plan plan(Index layer, Index sequence, Index size, bool keys_leave,
+            const std::vector<RecordTops>& tops, const Describe& describe,
+            const ValueMeans& value_means) {
     const Lock lock = guard(layer);
     const Index owner = this->owner(layer, sequence);
     if (owner == no_owner) return blank_plan(layer);
@@ -156,7 +168,8 @@ class KeyFits {
                                format.blank_key_layouts, format.settings);
     fit.statistics = std::move(statistics);
     Plan plan = fit.plan;
-    const bool is_last = query_decay_ == 0 && (fit.prompt_is_over() || is_complete(layer, &fit));
+    const bool is_last =
+        query_decay_ == 0 && (fit.prompt_is_over() || is_complete(layer, &fit, size));
     if (owner == calibration || is_last) fit.forget();
     return plan;
   }
@@ -230,20 +243,17 @@ class KeyFits {
   // their moments take more memory than the codes of as many tokens.
   static constexpr Index enough_tokens = 1024;
 
-  /// Tokens whose queries are in the moments of a fit, exact ones included.
   Index gathered(Index layer, const Fit& fit) const {
-    const Index queries = fit.queries.empty() ? 0 : fit.queries.front().count();
-    const LayerFormat& format = this->format(layer);
-    return queries == 0
-               ? 0
-               : queries / format.shape.heads_per_kv() + format.settings.full_precision_tokens;
+    return gathered_tokens(format(layer), fit.queries);
   }
 
-  /// Whether keys keep to the plan of `fit`, null for none, whatever queries come: they were
-  /// enough, or forgotten when the prompt was over. A few new ones would make a worse plan.
-  bool is_complete(Index layer, const Fit* fit) const {
+  /// Whether keys of a sequence of `size` tokens keep to the plan of `fit`, null for none, whatever
+  /// queries of its prompt come: they were enough, or forgotten when the prompt was over. A few new
+  /// ones would make a worse plan.
+  bool is_complete(Index layer, const Fit* fit, Index size) const {
     return fit != nullptr && fit->plan &&
-           (fit->queries.empty() || gathered(layer, *fit) >= enough_tokens);
+           (fit->queries.empty() || size >= QueryWindow::first ||
+            gathered(layer, *fit) >= enough_tokens);
   }
 
   const LayerFormat& format(Index layer) const {
@@ -281,40 +291,6 @@ class KeyFits {
     return copy;
   }
 
-  /// Adds the queries of new tokens to a fit; returns whether it has any now. Exact tokens do not
-  /// count.
-  bool add_queries(Index layer, Fit& fit, const Tokens& tokens, const MatrixView<Scalar>& queries,
-                   const Mask& mask) const {
-    const LayerFormat& format = this->format(layer);
-    const Index d = format.head_dim();
-    std::vector<std::uint8_t> counts(static_cast<std::size_t>(queries.rows()));
-    Index exact = tokens.full_precision_to_come, counted = 0;
-    for (Index token = 0; token < queries.rows(); ++token) {
-      const bool is_full_precision = mask[token] && exact > 0;
-      exact -= is_full_precision;
-      counts[static_cast<std::size_t>(token)] = mask[token] && !is_full_precision;
-      counted += mask[token] && !is_full_precision;
-    }
-    double factor = 1;
-    for (Index i = 0; query_decay_ > 0 && i < counted; ++i) factor *= query_decay_;
-    const Index group = format.shape.heads_per_kv();
-    for (Index kv_head = 0; kv_head < format.kv_heads(); ++kv_head) {
-      SecondMoment moment(d);
-      for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-        const auto own = queries.middleCols(head * d, d);
-        if (turns_queries_ && format.rope) {
-          Matrix<Real> rotated = own.template cast<Real>();
-          RopeWalk<Real>(*format.rope).rotate(tokens.size, rotated.data(), rotated.rows(), d);
-          moment.add<Real>(rotated, counts);
-        } else {
-          moment.add<Scalar>(own, counts);
-        }
-      }
-      fit.queries[static_cast<std::size_t>(kv_head)].add(moment, factor);
-    }
-    return fit.queries.front().count() > 0;
-  }
-
   /// Of a layer, under no metric.
   const Plan& blank_plan(Index layer) const {
     return blank_plans_[static_cast<std::size_t>(layer)];
@@ -322,7 +298,7 @@ class KeyFits {
 
   bool shares_subspace_;  // Config::shared_svd
   double query_decay_;
-  bool turns_queries_;  // where the cache applies positions
+  QueryGatherer<Scalar> gatherer_;
   Index sequences_;
   LayerFormats formats_;  // per layer
   OwnFits own_;
