@@ -25,16 +25,21 @@ void feed(Cache& cache, const Tokens& tokens, Index first, Index end, Index piec
   }
 }
 
-/// All `tokens` under the metric of the first `count`, gathered `piece` at a time.
-Rows keys_under_first(const Tokens& tokens, Index count, Index piece) {
-  QueryMoments moments(shape);
-  for (Index first = 0; first < count; first += piece)
-    moments.add<float>(0, tokens.queries.middleRows(first, piece));
+/// All `tokens` under the metric of `moments`.
+Rows keys_under(const Tokens& tokens, const QueryMoments& moments) {
   Cache cache(shape, strong_feedback());
   cache.calibrate(moments);
   update(cache, tokens);
   cache.flush(0);
   return cache.keys(0);
+}
+
+/// Under that of the first `count`, gathered `piece` at a time.
+Rows keys_under_first(const Tokens& tokens, Index count, Index piece) {
+  QueryMoments moments(shape);
+  for (Index first = 0; first < count; first += piece)
+    moments.add<float>(0, tokens.queries.middleRows(first, piece));
+  return keys_under(tokens, moments);
 }
 
 TEST(ChunkedPrompt, KeysGoByTheQueriesAtTheLastDoubling) {
@@ -149,15 +154,11 @@ TEST(ChunkedPrompt, GoesOnFromAFile) {
   }
 }
 
-/// All `tokens` under the metric of those from `first` on, `step` apart, before `end`.
+/// Under that of those from `first` on, `step` apart, before `end`.
 Rows keys_under_some(const Tokens& tokens, Index first, Index end, Index step) {
   QueryMoments moments(shape);
   for (; first < end; first += step) moments.add<float>(0, tokens.queries.middleRows(first, 1));
-  Cache cache(shape, strong_feedback());
-  cache.calibrate(moments);
-  update(cache, tokens);
-  cache.flush(0);
-  return cache.keys(0);
+  return keys_under(tokens, moments);
 }
 
 TEST(LongSequences, KeysFollowTheQueriesOfAWindow) {
