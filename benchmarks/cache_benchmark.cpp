@@ -92,9 +92,12 @@ void update_prompt(benchmark::State& state, const Case& c) {
 }
 
 /// Tokens one by one behind a prompt of as many: update quantizes what leaves the residual.
-void update_decode(benchmark::State& state, const Case& c) {
+void update_decode(benchmark::State& state, const Case& c, const squat::Config& config,
+                   squat::FitQueries fit) {
   const States states(c);
-  Cache cache(c.shape);
+  Cache cache(c.shape, config);
+  squat::CallOptions options;
+  options.fit = fit;
   cache.update(0, squat::Queries(states.queries), squat::Keys(states.keys),
                squat::Values(states.values));
   cache.flush(0);
@@ -104,7 +107,8 @@ void update_decode(benchmark::State& state, const Case& c) {
     timer.time([&] {
       for (Index token = 0; token < c.tokens; ++token)
         cache.update(0, squat::Queries(states.queries.row(token)),
-                     squat::Keys(states.keys.row(token)), squat::Values(states.values.row(token)));
+                     squat::Keys(states.keys.row(token)), squat::Values(states.values.row(token)),
+                     options);
     });
   }
 }
@@ -230,7 +234,15 @@ void add_all() {
       if (tokens >= 1024) add("update/prompt/" + c.name(), update_prompt, c);
     }
     const Case c{shape, 1024};
-    add("update/decode/" + c.name(), update_decode, c);
+    const Case longer{shape, 2048};  // long enough for keys to follow the queries
+    squat::Config recommended = squat::Config::recommended(2.5);
+    recommended.shared_svd = false;
+    add("update/decode/published/" + c.name(), update_decode, c, squat::Config{},
+        squat::FitQueries::first_update);
+    add("update/decode/recommended/" + longer.name(), update_decode, longer, recommended,
+        squat::FitQueries::first_update);
+    add("update/decode/follow/" + longer.name(), update_decode, longer, recommended,
+        squat::FitQueries::follow);
     for (const Index step : {64, 1}) {
       const std::string suffix = "/step" + std::to_string(step) + "/" + c.name();
       add("flush" + suffix, flush, c, step);

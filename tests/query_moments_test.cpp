@@ -1,6 +1,8 @@
 // Moments of queries in files, and caches that are calibrated with them.
 #include <gtest/gtest.h>
 
+#include <Eigen/Eigenvalues>
+#include <limits>
 #include <sstream>
 #include <string>
 
@@ -138,6 +140,79 @@ TEST(GatheredQueries, KeepTheirTraceBesideLeadingDirections) {
   const double trace = moment.sum().trace();
   EXPECT_NEAR(queries.trace(), trace, 1e-3 * trace);
   EXPECT_NEAR(queries.moment().sum().trace(), trace, 1e-3 * trace);
+}
+
+/// Q^T Q of `rows` in double precision.
+Matrix<double> products(const Rows& rows) {
+  const Matrix<double> q = rows.cast<double>();
+  return q.transpose() * q;
+}
+
+TEST(SecondMoment, CountsAllHeadsOfARow) {
+  const Rows queries = correlated_matrix<float>(300, 3 * 20, 8);
+  for (const Index rows : {1, 300}) {
+    SecondMoment together(20), apart(20);
+    together.add<float>(queries.topRows(rows), {}, 3);
+    Matrix<double> expected = Matrix<double>::Zero(20, 20);
+    for (Index head = 0; head < 3; ++head) {
+      const Rows own = queries.topRows(rows).middleCols(20 * head, 20);
+      apart.add<float>(own);
+      expected += products(own);
+    }
+    EXPECT_EQ(together.sum(), apart.sum());
+    EXPECT_EQ(together.count(), 3 * rows);
+    EXPECT_LT((together.sum() - expected).norm(), 1e-6 * expected.norm());
+    EXPECT_EQ(together.sum(), together.sum().transpose());
+  }
+}
+
+TEST(SecondMoment, AddsNothingOfWhatItRefuses) {
+  SecondMoment moment(20);
+  Rows queries = correlated_matrix<float>(5, 2 * 20, 8);
+  moment.add<float>(queries, {}, 2);
+  const Matrix<double> before = moment.sum();
+  std::vector<std::uint8_t> mask(5, 1);
+  EXPECT_ERROR(moment.add<float>(queries), "40 columns", "head_dim 20");
+  EXPECT_ERROR(moment.add<float>(queries, Mask(mask.data(), 4), 2), "mask has 4");
+  queries(3, 35) = std::numeric_limits<float>::infinity();
+  EXPECT_ERROR(moment.add<float>(queries, {}, 2), "not finite", "row 3");
+  EXPECT_EQ(moment.sum(), before);
+  EXPECT_EQ(moment.count(), 10);
+  mask[3] = 0;
+  moment.add<float>(queries, mask, 2);
+  EXPECT_EQ(moment.count(), 18);
+}
+
+TEST(GatheredQueries, FewThatJoinDirectionsAreAllThere) {
+  const Rows queries = correlated_matrix<float>(5, 16, 3);
+  for (const float size : {0x1p-60f, 1.0f, 0x1p60f}) {
+    const Rows rows = size * queries;
+    GatheredQueries joined = GatheredQueries::no_directions(5, 16);
+    for (const Index first : {0, 1, 3})
+      joined.join<float>(rows.middleRows(first, first == 0 ? 1 : 2));
+    const Matrix<double> expected = products(rows);
+    const Matrix<double> found =
+        joined.directions().cast<double>().transpose() * joined.directions().cast<double>();
+    EXPECT_LT((found - expected).norm(), 1e-5 * expected.norm()) << size;
+    EXPECT_NEAR(joined.trace() / expected.trace(), 1, 1e-6);
+    EXPECT_EQ(joined.count(), 5);
+  }
+}
+
+TEST(GatheredQueries, OfManyThatJoinTheLeadingOnesStay) {
+  const Rows queries = correlated_matrix<float>(192, 16, 4);
+  GatheredQueries joined = GatheredQueries::no_directions(4, 16);
+  for (Index first = 0; first < 192; first += 3) joined.join<float>(queries.middleRows(first, 3));
+  const Matrix<double> moment = products(queries);
+  const double most =
+      Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(moment).eigenvalues().tail(4).sum();
+  const double kept = joined.directions().cast<double>().squaredNorm();
+  EXPECT_LT(kept, most);
+  EXPECT_GT(kept, 0.9 * most);
+  const Rows huge = Rows::Constant(1, 16, 0x1p125f);
+  const Matrix<float> before = joined.directions();
+  EXPECT_ERROR(joined.join<float>(huge), "2^240");
+  EXPECT_EQ(joined.directions(), before);
 }
 
 TEST(Calibrate, ReplacesTheFitOfThePrompt) {

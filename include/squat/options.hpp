@@ -88,9 +88,10 @@ enum class FitQueries {
   accumulate,
   /// For a decoder: as `accumulate` where an update has several tokens, as `first_update` where it
   /// has one; and in a sequence that goes on for thousands of tokens keys follow its queries. From
-  /// 1280 tokens on those of 512 of each 1024, or of every eighth where they come one by one, make
-  /// a new plan. With RoPE the mean query of a head turns: the first queries do not tell what
-  /// later ones ask for.
+  /// 1280 tokens on those since the last keys left the residual (of every fourth token, where they
+  /// come one by one) are the subspace of the next ones, and every 1024 tokens channels have new
+  /// bits. With RoPE the mean query of a head turns: the first queries do not tell what later ones
+  /// ask for.
   follow,
 };
 

@@ -40,9 +40,10 @@ class QueryMoments {
     const auto first =
         moments_.begin() + static_cast<Index>(first_[static_cast<std::size_t>(layer)]);
     std::vector<SecondMoment> sums(first, first + shape.kv_heads);
-    for (Index head = 0; head < shape.query_heads; ++head)
-      sums[static_cast<std::size_t>(head / shape.heads_per_kv())].template add<Scalar>(
-          queries.middleCols(head * shape.head_dim, shape.head_dim), mask);
+    const Index group = shape.heads_per_kv(), width = group * shape.head_dim;
+    for (Index kv_head = 0; kv_head < shape.kv_heads; ++kv_head)
+      sums[static_cast<std::size_t>(kv_head)].template add<Scalar>(
+          queries.middleCols(kv_head * width, width), mask, group);
     std::move(sums.begin(), sums.end(), first);
   }
 

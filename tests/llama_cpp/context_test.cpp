@@ -456,5 +456,23 @@ TEST(LlamaContext, HoldsNoMoreOfWindowsThanTheySee) {
   EXPECT_TRUE(session.cut(0, 0));
 }
 
+TEST(LlamaContext, KeysOfLongSequencesFollowTheQueries) {
+  const llama_model_ptr model = tiny_model({});
+  llama_context_params params = squat_params();
+  params.n_ctx = 2560;
+  params.n_batch = params.n_ubatch = 128;
+  params.n_seq_max = 1;
+  Config config = Config::recommended(2.5);
+  config.shared_svd = false;
+  SquatSession session(model.get(), params, config);
+  const auto headers_at = [&](llama_pos size) {
+    while (session.size(0) < size) session.decode({{0, some_tokens(128)}});
+    return session.own().cache().memory().headers;
+  };
+  const Index at_first = headers_at(1280);
+  EXPECT_EQ(headers_at(2048), at_first);
+  EXPECT_GT(headers_at(2560), at_first);  // bits per channel by queries of that time
+}
+
 }  // namespace
 }  // namespace squat::testing

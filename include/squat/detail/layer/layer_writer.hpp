@@ -67,7 +67,8 @@ class LayerWriter {
   }
 
   typename KeyFits<Scalar>::Tokens tokens() const {
-    return {store_.size(), store_.full_precision_to_come(), store_.has_valid(), store_.may_grow()};
+    return {store_.size(), store_.full_precision_to_come(), store_.has_valid(), store_.may_grow(),
+            store_.leaving_keys() > 0};
   }
 
   /// [count, kv_heads], of the oldest `count` residual keys and their values.

@@ -29,14 +29,16 @@ class ErrorFeedback {
   /// No feedback: what one block of all channels, or lambda = 0, amounts to.
   explicit ErrorFeedback(Index head_dim) : head_dim_(head_dim), step_(head_dim), block_(head_dim) {}
 
-  ErrorFeedback(const QuerySubspace& subspace, Index step)
+  /// If `compressed`, as compress() leaves it.
+  ErrorFeedback(const QuerySubspace& subspace, Index step, bool compressed = false)
       : ErrorFeedback(subspace, step,
                       cheapest(subspace.head_dim(),
                                block_of(subspace.head_dim(), std::min(step, subspace.head_dim())),
-                               subspace.rank())) {}
+                               subspace.rank()),
+                      compressed) {}
 
   /// As above in a given form, which `none` cannot be.
-  ErrorFeedback(const QuerySubspace& subspace, Index step, Form form)
+  ErrorFeedback(const QuerySubspace& subspace, Index step, Form form, bool compressed = false)
       : head_dim_(subspace.head_dim()), step_(std::min(step, subspace.head_dim())) {
     require(step >= 1, "step is ", step, "; it must be at least 1");
     if (step_ == head_dim_ || subspace.lambda() == 0) {
@@ -48,8 +50,10 @@ class ErrorFeedback {
     if (form == Form::dense || block_ == head_dim_)
       factor_dense(subspace.metric());
     else
-      factor_low_rank(subspace);
+      set_directions(subspace);
     if (block_ < head_dim_) form_ = form;
+    is_compressed_ = compressed && form_ == Form::low_rank;
+    if (form_ == Form::low_rank && !compressed) factor_low_rank(subspace);
   }
 
   /// Dense form for any symmetric positive definite metric A [head_dim, head_dim].
@@ -181,19 +185,20 @@ class ErrorFeedback {
     return 4 * rank <= d - step ? Form::low_rank : Form::dense;
   }
 
+  void set_directions(const QuerySubspace& subspace) {
+    const Matrix<double>& q = subspace.qhat();
+    rank_ = subspace.rank();
+    lambda_ = subspace.lambda();
+    correction_ = token_major() ? Matrix<Real>(-q.template cast<Real>())
+                                : Matrix<Real>(-q.transpose().template cast<Real>());
+  }
+
   void factor_low_rank(const QuerySubspace& subspace) {
     const Matrix<double>& q = subspace.qhat();
-    const Index r = subspace.rank();
-    rank_ = r;
-    lambda_ = subspace.lambda();
+    const Index r = rank_;
     if (block_ != step_) inner_ = Matrix<Real>::Zero(head_dim_ / 8, 64);
-    if (token_major()) {
-      correction_ = -q.template cast<Real>();
-      gain_ = Matrix<Real>::Zero(head_dim_, round_up(r, 8));
-    } else {
-      correction_ = -q.transpose().template cast<Real>();
-      gain_ = Matrix<Real>::Zero(has_inner() ? round_up(r, 8) : r, head_dim_);
-    }
+    gain_ = token_major() ? Matrix<Real>::Zero(head_dim_, round_up(r, 8))
+                          : Matrix<Real>::Zero(has_inner() ? round_up(r, 8) : r, head_dim_);
     // M^-1, by a rank-one update (Sherman-Morrison) for each channel that joins R, last ones first.
     // Of A = U D U^T it gives, on the way, D_j = 1 + q_j M^-1 q_j^T and U_ij = q_i M^-1 q_j^T /
     // D_j.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <squat/detail/plan/query_subspace.hpp>
+#include <squat/detail/records/affine.hpp>
 #include <squat/detail/records/layer_settings.hpp>
 
 namespace squat::detail {
@@ -27,6 +28,11 @@ class GatheredQueries {
         trace_(trace),
         directions_(std::move(directions)) {}
 
+  /// Directions of no queries, which join() adds to.
+  static GatheredQueries no_directions(Index rank, Index head_dim) {
+    return {Matrix<float>::Zero(std::min(rank, head_dim), head_dim), 0, 0};
+  }
+
   Index head_dim() const { return head_dim_; }
   Index count() const { return count_; }  ///< queries added
   /// Whether the leading directions alone are there.
@@ -42,7 +48,7 @@ class GatheredQueries {
   SecondMoment moment() const {
     Matrix<double> sum = Matrix<double>::Zero(head_dim_, head_dim_);
     if (!has_directions()) {
-      sum.diagonal() = energies_.cast<double>() * std::ldexp(1.0, exponent_);
+      sum.diagonal() = energies();
       const Eigen::VectorXd roots = sum.diagonal().cwiseSqrt();
       for (Index i = 0, at = 0; i < head_dim_; ++i)
         for (Index j = 0; j < i; ++j, ++at)
@@ -63,30 +69,59 @@ class GatheredQueries {
   }
 
   /// Adds queries, after what was there was weighed by `factor`. Fails on another width, or a sum
-  /// whose root is beyond single precision.
+  /// whose root is beyond single precision, adding nothing.
   void add(const SecondMoment& queries, double factor = 1) {
     require(queries.head_dim() == head_dim_, "queries are of head_dim ", queries.head_dim(),
             "; those before of ", head_dim_);
-    Matrix<double> sum = moment().sum() * factor;  // rounded before the next sum
-    sum += queries.sum();
+    if (has_directions()) {
+      GatheredQueries all(moment());
+      all.add(queries, factor);
+      all.count_ = count_ + queries.count();
+      *this = std::move(all);
+      return;
+    }
+    const Eigen::VectorXd before = energies();
+    Eigen::VectorXd sum(head_dim_);
+    for (Index i = 0; i < head_dim_; ++i)
+      sum[i] = rounded(before[i] * factor) + queries.sum()(i, i);
     require(are_within(sum.data(), sum.size(), 0x1p240),
             "queries are so large that their squares add up to more than 2^240");
-    const double top = sum.diagonal().maxCoeff();
-    const int exponent = top > 0 ? std::ilogb(top) : 0;
-    Eigen::VectorXf energies = (sum.diagonal() * std::ldexp(1.0, -exponent)).cast<float>();
-    const Eigen::VectorXd roots = sum.diagonal().cwiseSqrt();
-    Correlations correlations(head_dim_ * (head_dim_ - 1) / 2);
-    for (Index i = 0, at = 0; i < head_dim_; ++i)
-      for (Index j = 0; j < i; ++j, ++at) {
-        const double largest = roots[i] * roots[j];
-        const double ratio = largest > 0 ? std::clamp(sum(i, j) / largest, -1.0, 1.0) : 0;
-        correlations[at] = static_cast<std::int16_t>(std::lrint(ratio * one));
-      }
-    energies_.swap(energies);
-    correlations_.swap(correlations);
-    exponent_ = exponent;
-    directions_.resize(0, 0);
+    correlate(queries.sum(), before.cwiseSqrt(), factor, sum.cwiseSqrt());
+    const double top = sum.maxCoeff();
+    exponent_ = top > 0 ? std::ilogb(top) : 0;
+    energies_ = (sum * std::ldexp(1.0, -exponent_)).cast<float>();
     count_ += queries.count();
+  }
+
+  /// Adds queries `rows` [n, head_dim] to directions, a few of them: keeps the leading directions
+  /// of both (Frequent Directions of Liberty, 2013, without its shrinkage). Fails on sums as above,
+  /// adding nothing.
+  template <class Real>
+  void join(const Matrix<Real>& rows) {
+    double trace = trace_;
+    for (Index i = 0; i < rows.size(); ++i) {
+      const double x = static_cast<double>(rows.data()[i]);
+      trace += rounded(x * x);
+    }
+    require(are_within(&trace, 1, 0x1p240),
+            "queries are so large that their squares add up to more than 2^240");
+    const Index rank = directions_.rows(), n = rank + rows.rows();
+    Matrix<Real> all(n, head_dim_);
+    all << directions_.template cast<Real>(), rows;
+    // In a unit of their own squares stay within single precision.
+    const Real top = all.cwiseAbs().maxCoeff();
+    const int exponent = top > 0 ? std::max(std::ilogb(top), -120) : 0;
+    all *= std::ldexp(Real(1), -exponent);
+    SquareMatrix<double> products = SquareMatrix<double>::Zero(n, n);
+    for (Index i = 0; i < n; ++i)
+      for (Index j = i < rank ? i : 0; j <= i; ++j)  // directions are orthogonal
+        products(i, j) = products(j, i) =
+            static_cast<double>(dot(all.row(i).data(), all.row(j).data(), head_dim_));
+    const Matrix<double> parts = decompose<double>(products, rank).vectors.transpose();
+    directions_ = (product<Real>(parts.template cast<Real>(), all) * std::ldexp(Real(1), exponent))
+                      .template cast<float>();
+    trace_ = trace;
+    count_ += rows.rows();
   }
 
   /// Keeps what subspace() asks for with these settings. A template for the reason that decompose()
@@ -122,6 +157,36 @@ class GatheredQueries {
  private:
   using Correlations = Eigen::Array<std::int16_t, Eigen::Dynamic, 1>;
   static constexpr double one = 32767;  // a correlation of 1
+  static constexpr double least_root = 0x1p-500;
+
+  Eigen::VectorXd energies() const { return energies_.cast<double>() * std::ldexp(1.0, exponent_); }
+
+  /// Makes correlations_ those of `factor` times what was there, where `before` are the roots of
+  /// energies, plus `queries`; `roots` are those of the sum.
+  void correlate(const Matrix<double>& queries, const Eigen::VectorXd& before, double factor,
+                 Eigen::VectorXd roots) {
+    roots = roots.cwiseMax(least_root);  // where a root is 0, so are the products
+    std::int16_t* at = correlations_.data();
+    for (Index i = 1; i < head_dim_; ++i) {
+      const double* const own = queries.row(i).data();
+      const auto add = [&](Index first, auto count) {
+        Eigen::Array<double, 8, 1> codes = Eigen::Array<double, 8, 1>::Zero();
+        for (Index k = 0; k < count; ++k) {
+          const Index j = first + k;
+          codes[k] = rounded(at[j] / one * before[i] * before[j] * factor) + own[j];
+          codes[k] /= roots[i] * roots[j];
+        }
+        codes = codes.max(-1.0).min(1.0);
+        for (Index k = 0; k < count; ++k)
+          at[first + k] = static_cast<std::int16_t>(nearest_integer(codes[k] * one));
+      };
+      Index j = 0;
+      // A loop of known length becomes vectors.
+      for (; j + 8 <= i; j += 8) add(j, std::integral_constant<Index, 8>());
+      if (j < i) add(j, i - j);
+      at += i;
+    }
+  }
 
   Index head_dim_;
   Index count_ = 0;

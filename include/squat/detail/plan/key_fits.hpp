@@ -3,9 +3,9 @@
 
 #include <map>
 #include <mutex>
+#include <squat/detail/plan/follow_step.hpp>
 #include <squat/detail/plan/key_fit.hpp>
 #include <squat/detail/plan/query_gatherer.hpp>
-#include <squat/detail/plan/query_window.hpp>
 
 namespace squat::detail {
 
@@ -62,6 +62,7 @@ class KeyFits {
     Index full_precision_to_come;
     bool has_valid;
     bool has_open_block;  ///< keys that leave the residual join others in a block
+    bool keys_leave;      ///< some do now, before the new tokens come
   };
 
   /// New queries on their way into the fit of a sequence: begin() may fail and changes nothing,
@@ -79,7 +80,7 @@ class KeyFits {
   Transaction begin(Index layer, Index sequence, const Tokens& tokens,
                     const MatrixView<Scalar>* queries, const CallOptions& options) const {
     const Index rows = queries == nullptr ? 0 : queries->rows();
-    const QueryWindow window(options.fit, tokens.size, rows);
+    const FollowStep step(options.fit, tokens.size, rows);
     const bool accumulate =
         options.fit == FitQueries::accumulate || (options.fit == FitQueries::follow && rows != 1);
     Transaction transaction{nullptr, false, tokens.has_valid && !accumulate, true};
@@ -89,29 +90,35 @@ class KeyFits {
       const Lock lock = guard(layer);
       const Index owner = this->owner(layer, sequence);
       const Fit* const fit = tokens.has_valid ? own(layer, sequence).get() : nullptr;
-      follows = window.is_open && query_decay_ == 0 && fit != nullptr &&
-                !format(layer).settings.has_token_scales;
+      follows = step.follows && query_decay_ == 0 && fit != nullptr &&
+                (fit->plan || fit->prompt_is_over()) && !format(layer).settings.has_token_scales;
       transaction.may_join = owner == no_owner || follows || query_decay_ > 0 ||
                              !tokens.has_valid ||
                              (accumulate && !is_complete(layer, fit, tokens.size));
-      if ((queries == nullptr && fit != nullptr) || (follows && !window.takes)) return transaction;
+      if ((queries == nullptr && fit != nullptr) || (follows && !step.takes)) return transaction;
       if (transaction.may_join && (owner == no_owner || owner == sequence)) {
-        transaction.fit = continued(layer, follows && window.begins && fit->plan ? nullptr : fit);
+        transaction.fit =
+            follows ? following(layer, *fit, tokens.keys_leave) : continued(layer, fit);
         transaction.joins = fit != nullptr && !follows;
         before = gathered(layer, *transaction.fit);
       }
     }
-    if (queries == nullptr) return transaction;
-    if (transaction.fit && !gatherer_.add(format(layer), transaction.fit->queries, tokens.size,
-                                          tokens.full_precision_to_come, *queries, options.mask))
+    if (queries == nullptr || !transaction.fit) return transaction;
+    std::vector<GatheredQueries>& gathered = transaction.fit->queries;
+    if (follows) {
+      transaction.wants_plan = step.renews;
+      if (!gatherer_.join(format(layer), gathered, tokens.size, *queries, options.mask))
+        transaction.fit = nullptr;
+      return transaction;
+    }
+    if (!gatherer_.add(format(layer), gathered, tokens.size, tokens.full_precision_to_come,
+                       *queries, options.mask))
       transaction.fit = nullptr;
-    if (transaction.fit && !accumulate && !follows && query_decay_ == 0)
+    if (transaction.fit && !accumulate && query_decay_ == 0)
       transaction.fit->end_prompt(format(layer).settings);
-    if (follows)
-      transaction.wants_plan = window.ends && transaction.fit &&
-                               gathered(layer, *transaction.fit) >= QueryWindow::enough;
-    else if (transaction.fit && before > 0 && query_decay_ == 0)
-      transaction.wants_plan = std::ilogb(gathered(layer, *transaction.fit)) > std::ilogb(before);
+    if (transaction.fit && before > 0 && query_decay_ == 0)
+      transaction.wants_plan =
+          std::ilogb(this->gathered(layer, *transaction.fit)) > std::ilogb(before);
     return transaction;
   }
 
@@ -153,8 +160,13 @@ class KeyFits {
       if (!keys_leave) return fit.plan;
       const KeyLayouts& before = fit.plan->layouts;
       const KeyLayouts now = in_units(before, raised(units_of(before), tops));
-      if (now != before)
+      if (fit.prompt_is_over() && has_enough(layer, fit)) {
+        const LayerSettings& settings = this->format(layer).settings;
+        fit.plan = make_plan<Real>(fit.metrics(settings), now, settings);
+        fit.forget();
+      } else if (now != before) {
         fit.plan = std::make_shared<const KeyPlan<Real>>(KeyPlan<Real>{now, fit.plan->feedback});
+      }
       return fit.plan;
     }
     if (!keys_leave) return blank_plan(layer);  // which packs nothing then
@@ -247,12 +259,17 @@ class KeyFits {
     return gathered_tokens(format(layer), fit.queries);
   }
 
+  /// Whether queries that follow say enough for keys to go by.
+  bool has_enough(Index layer, const Fit& fit) const {
+    return gathered(layer, fit) >= FollowStep::enough;
+  }
+
   /// Whether keys of a sequence of `size` tokens keep to the plan of `fit`, null for none, whatever
   /// queries of its prompt come: they were enough, or forgotten when the prompt was over. A few new
   /// ones would make a worse plan.
   bool is_complete(Index layer, const Fit* fit, Index size) const {
     return fit != nullptr && fit->plan &&
-           (fit->queries.empty() || size >= QueryWindow::first ||
+           (fit->queries.empty() || size >= FollowStep::first ||
             gathered(layer, *fit) >= enough_tokens);
   }
 
@@ -288,6 +305,18 @@ class KeyFits {
     if (copy->queries.empty())
       copy->queries.assign(static_cast<std::size_t>(format(layer).kv_heads()),
                            GatheredQueries(format(layer).head_dim()));
+    return copy;
+  }
+
+  /// A fit for queries to join in that follow those of `fit`, which keys that leave now use up.
+  std::unique_ptr<Fit> following(Index layer, const Fit& fit, bool keys_leave) const {
+    auto copy = std::make_unique<Fit>();
+    if (fit.prompt_is_over() && !(keys_leave && has_enough(layer, fit)))
+      copy->queries = fit.queries;
+    else
+      copy->queries.assign(static_cast<std::size_t>(format(layer).kv_heads()),
+                           GatheredQueries::no_directions(format(layer).settings.subspace_dim,
+                                                          format(layer).head_dim()));
     return copy;
   }
 

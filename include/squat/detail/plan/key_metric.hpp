@@ -53,10 +53,13 @@ class KeyMetric {
     return KeyMetric(std::move(b));
   }
 
-  /// The feedback under this metric, `step` channels at a time.
+  /// The feedback under this metric, `step` channels at a time; if `compressed`, as
+  /// ErrorFeedback::compress() leaves it.
   template <class Real>
-  ErrorFeedback<Real> feedback(Index step) const {
-    return std::visit([&](const auto& one) { return ErrorFeedback<Real>(one, step); }, metric_);
+  ErrorFeedback<Real> feedback(Index step, bool compressed = false) const {
+    if (const auto* subspace = std::get_if<QuerySubspace>(&metric_))
+      return ErrorFeedback<Real>(*subspace, step, compressed);
+    return ErrorFeedback<Real>(std::get<Matrix<double>>(metric_), step);
   }
 
  private:

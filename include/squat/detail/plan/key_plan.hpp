@@ -36,11 +36,27 @@ struct KeyPlan {
   }
 };
 
-/// The plan for keys whose errors cost what `metrics` say and that lie where `statistics` say, in
-/// units for numbers up to `tops`, beside values less `value_means` (an entry of which may be
-/// empty, or all of it), an entry a kv head each; settings.key_bits is not 0. Keys with scales per
-/// token keep `blank_layouts`, those of keys of which nothing is known. Depends on nothing else.
-/// Fails on a metric that is not positive definite.
+/// The plan for keys that lie as `layouts` say and whose errors cost what `metrics` say, an entry a
+/// kv head each. Fails on a metric that is not positive definite.
+template <class Real>
+std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& metrics,
+                                               const KeyLayouts& layouts,
+                                               const LayerSettings& settings) {
+  std::vector<ErrorFeedback<Real>> feedback;
+  for (std::size_t head = 0; head < metrics.size(); ++head) {
+    const KeyRecordLayout& layout = (*layouts)[head];
+    const bool turns = settings.has_token_scales && settings.rotates_keys;
+    feedback.push_back(
+        (turns ? metrics[head].rotated(layout.rotation()) : metrics[head].reordered(layout.order()))
+            .template feedback<Real>(settings.feedback_step, !settings.has_token_scales));
+  }
+  return std::make_shared<const KeyPlan<Real>>(KeyPlan<Real>{layouts, std::move(feedback)});
+}
+
+/// As above for keys that lie where `statistics` say, in units for numbers up to `tops`, beside
+/// values less `value_means` (an entry of which may be empty, or all of it), an entry a kv head
+/// each; settings.key_bits is not 0. Keys with scales per token keep `blank_layouts`, those of keys
+/// of which nothing is known. Depends on nothing else.
 template <class Real>
 std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& metrics,
                                                const std::vector<KeyStatistics>& statistics,
@@ -48,34 +64,21 @@ std::shared_ptr<const KeyPlan<Real>> make_plan(const std::vector<KeyMetric>& met
                                                const std::vector<std::vector<float>>& value_means,
                                                const KeyLayouts& blank_layouts,
                                                const LayerSettings& settings) {
+  if (settings.has_token_scales) return make_plan<Real>(metrics, blank_layouts, settings);
   std::vector<KeyRecordLayout> layouts;
-  std::vector<ErrorFeedback<Real>> feedback;
   for (std::size_t head = 0; head < metrics.size(); ++head) {
-    const KeyMetric& metric = metrics[head];
-    if (settings.has_token_scales) {
-      feedback.push_back(
-          (settings.rotates_keys ? metric.rotated(blank_layouts->front().rotation()) : metric)
-              .template feedback<Real>(settings.feedback_step));
-      continue;
-    }
-    const Index head_dim = metric.head_dim();
+    const Index head_dim = metrics[head].head_dim();
     BitAllocation bits = settings.has_adaptive_bits
-                             ? allocate_bits(metric, statistics[head].squared_ranges(),
+                             ? allocate_bits(metrics[head], statistics[head].squared_ranges(),
                                              settings.key_bits, settings.key_fit)
                              : even_bits(head_dim, settings.key_bits);
-    feedback.push_back(
-        metric.reordered(bits.order).template feedback<Real>(settings.feedback_step));
     layouts.emplace_back(head_dim, std::move(bits), settings);
     layouts.back().set_units(RecordUnits::of(tops[head]));
     layouts.back().set_expected(statistics[head].midpoints());
     if (!value_means.empty()) layouts.back().set_value_mean(value_means[head]);
   }
-  KeyPlan<Real> plan{settings.has_token_scales
-                         ? blank_layouts
-                         : std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts)),
-                     std::move(feedback)};
-  plan.compress(settings);
-  return std::make_shared<const KeyPlan<Real>>(std::move(plan));
+  return make_plan<Real>(
+      metrics, std::make_shared<const std::vector<KeyRecordLayout>>(std::move(layouts)), settings);
 }
 
 }  // namespace squat::detail

@@ -28,8 +28,6 @@ class QueryGatherer {
   /// `gathered` of each kv head; returns whether there are any now.
   bool add(const LayerFormat& format, std::vector<GatheredQueries>& gathered, Index size,
            Index exact, const MatrixView<Scalar>& queries, const Mask& mask) const {
-    using Real = ComputeType<Scalar>;
-    const Index d = format.head_dim();
     std::vector<std::uint8_t> counts(static_cast<std::size_t>(queries.rows()));
     Index counted = 0;
     for (Index token = 0; token < queries.rows(); ++token) {
@@ -40,25 +38,55 @@ class QueryGatherer {
     }
     double factor = 1;
     for (Index i = 0; query_decay_ > 0 && i < counted; ++i) factor *= query_decay_;
-    const Index group = format.shape.heads_per_kv();
     for (Index kv_head = 0; kv_head < format.kv_heads(); ++kv_head) {
-      SecondMoment moment(d);
-      for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-        const auto own = queries.middleCols(head * d, d);
-        if (turns_queries_ && format.rope) {
-          Matrix<Real> rotated = own.template cast<Real>();
-          RopeWalk<Real>(*format.rope).rotate(size, rotated.data(), rotated.rows(), d);
-          moment.add<Real>(rotated, counts);
-        } else {
-          moment.add<Scalar>(own, counts);
-        }
-      }
+      SecondMoment moment(format.head_dim());
+      moment.add<Real>(queries_of(format, size, queries, kv_head), counts,
+                       format.shape.heads_per_kv());
       gathered[static_cast<std::size_t>(kv_head)].add(moment, factor);
     }
     return gathered.front().count() > 0;
   }
 
+  /// Adds such queries, none of them exact, to directions, of which the leading ones remain.
+  bool join(const LayerFormat& format, std::vector<GatheredQueries>& gathered, Index size,
+            const MatrixView<Scalar>& queries, const Mask& mask) const {
+    const Index d = format.head_dim(), group = format.shape.heads_per_kv();
+    std::vector<Index> tokens;
+    for (Index token = 0; token < queries.rows(); ++token)
+      if (mask[token]) tokens.push_back(token);
+    const Index count = static_cast<Index>(tokens.size()) * group;
+    if (count + format.settings.subspace_dim > d) {  // their moment is smaller than they are
+      add(format, gathered, size, 0, queries, mask);
+      for (GatheredQueries& head : gathered) head.keep_leading(format.settings);
+      return true;
+    }
+    for (Index kv_head = 0; kv_head < format.kv_heads() && count > 0; ++kv_head) {
+      const Matrix<Real> all = queries_of(format, size, queries, kv_head);
+      Matrix<Real> rows(count, d);
+      for (Index row = 0; row < count; ++row)
+        rows.row(row) =
+            all.row(tokens[static_cast<std::size_t>(row / group)]).segment(row % group * d, d);
+      gathered[static_cast<std::size_t>(kv_head)].join(rows);
+    }
+    return gathered.front().count() > 0;
+  }
+
  private:
+  using Real = ComputeType<Scalar>;
+
+  /// Those of a kv head [tokens, heads_per_kv * head_dim], as they meet the keys.
+  Matrix<Real> queries_of(const LayerFormat& format, Index size, const MatrixView<Scalar>& queries,
+                          Index kv_head) const {
+    const Index d = format.head_dim(), width = format.shape.heads_per_kv() * d;
+    Matrix<Real> own = queries.middleCols(kv_head * width, width).template cast<Real>();
+    for (Index first = 0; turns_queries_ && format.rope && first < width; first += d) {
+      Matrix<Real> head = own.middleCols(first, d);
+      RopeWalk<Real>(*format.rope).rotate(size, head.data(), head.rows(), d);
+      own.middleCols(first, d) = head;
+    }
+    return own;
+  }
+
   double query_decay_;
   bool turns_queries_;  // where the cache applies positions
 };

@@ -23,36 +23,41 @@ class SecondMoment {
             "sum holds a number that is not finite or a negative square");
   }
 
-  /// Adds `queries` [rows, head_dim]; rows that `mask` leaves out are skipped. Fails, adding
-  /// nothing, on another width, a mask of another length, or a value that is not finite.
+  /// Adds `queries` [rows, heads * head_dim], in which all heads of a row count; rows that `mask`
+  /// leaves out are skipped. Fails, adding nothing, on another width, a mask of another length, or
+  /// a value that is not finite or beyond 2^240, in rows that count.
   template <class Scalar>
-  void add(MatrixView<Scalar> queries, const Mask& mask = {}) {
-    require(queries.cols() == head_dim(), "queries have ", queries.cols(), " columns; head_dim is ",
-            head_dim());
+  void add(MatrixView<Scalar> queries, const Mask& mask = {}, Index heads = 1) {
+    require(queries.cols() == heads * head_dim(), "queries have ", queries.cols(), " columns; ",
+            heads, heads == 1 ? " head" : " heads", " of head_dim ", head_dim(), " were expected");
     require(mask.empty() || mask.size() == queries.rows(), "mask has ", mask.size(),
             " entries; queries have ", queries.rows(), " rows");
+    for (Index row = 0; row < queries.rows(); ++row)
+      require(!mask[row] || are_within(queries.row(row).data(), queries.cols(), 0x1p240),
+              "queries hold a value that is not finite or beyond 2^240, in row ", row);
     // Chunks bound the working memory and keep sums of single-precision products short.
     constexpr Index chunk = 256;
     using Real = ComputeType<Scalar>;
-    Matrix<double> sum = sum_;
-    Index count = count_;
     const Index most = std::min(chunk, queries.rows());
     // Kernels take channels eight at a time.
     Matrix<Real> rows = Matrix<Real>::Zero(most, round_up(head_dim(), 8));
-    for (Index first = 0; first < queries.rows(); first += chunk) {
-      Index used = 0;
-      for (Index row = first; row < std::min(first + chunk, queries.rows()); ++row)
-        if (mask[row]) rows.row(used++).head(head_dim()) = queries.row(row).template cast<Real>();
-      count += used;
-      // In a unit of their own squares stay within single precision.
-      const Real top = used > 0 ? rows.topRows(used).cwiseAbs().maxCoeff() : Real(0);
-      const int exponent = top > 0 && is_finite(top) ? std::max(std::ilogb(top), -120) : 0;
-      rows.topRows(used) *= std::ldexp(Real(1), -exponent);
-      add_squares(rows, used, std::ldexp(1.0, 2 * exponent), sum);
-    }
-    require(all_finite(sum), "queries hold a value that is not finite, or whose square is not");
-    sum_ = std::move(sum);
-    count_ = count;
+    for (Index head = 0; head < heads; ++head)
+      for (Index first = 0; first < queries.rows(); first += chunk) {
+        Index used = 0;
+        for (Index row = first; row < std::min(first + chunk, queries.rows()); ++row)
+          if (mask[row])
+            rows.row(used++).head(head_dim()) =
+                queries.row(row).segment(head * head_dim(), head_dim()).template cast<Real>();
+        if (used == 0) continue;
+        // In a unit of their own squares stay within single precision.
+        const Real top = rows.topRows(used).cwiseAbs().maxCoeff();
+        const int exponent = top > 0 ? std::max(std::ilogb(top), -120) : 0;
+        rows.topRows(used) *= std::ldexp(Real(1), -exponent);
+        add_squares(rows, used, std::ldexp(1.0, 2 * exponent));
+        count_ += used;
+      }
+    for (Index i = 0; i < head_dim(); ++i)
+      for (Index j = 0; j < i; ++j) sum_(i, j) = sum_(j, i);
   }
 
   /// Adds the queries of `other`. Fails, adding nothing, on another width, or a sum that is not
@@ -80,10 +85,22 @@ class SecondMoment {
   Index bytes() const { return sum_.size() * Index{sizeof(double)}; }
 
  private:
-  /// sum += unit x^T x, x the first `count` of `rows`.
+  /// sum_ += unit x^T x, x the first `count` of `rows`, on the diagonal and above.
   template <class Real>
-  static void add_squares(const Matrix<Real>& rows, Index count, double unit, Matrix<double>& sum) {
-    const Index d = sum.rows(), width = rows.cols();
+  void add_squares(const Matrix<Real>& rows, Index count, double unit) {
+    const Index d = head_dim(), width = rows.cols();
+    if (count == 1) {  // a token that comes alone
+      const Real* const x = rows.data();
+      for (Index i = 0; i < d; ++i) {
+        double* const out = sum_.row(i).data();
+        Index j = i;
+        for (; j % 8 != 0 && j < d; ++j) out[j] += static_cast<double>(x[i] * x[j]) * unit;
+        for (; j + 8 <= d; j += 8)  // a loop of known length becomes vectors
+          for (Index k = j; k < j + 8; ++k) out[k] += static_cast<double>(x[i] * x[k]) * unit;
+        for (; j < d; ++j) out[j] += static_cast<double>(x[i] * x[j]) * unit;
+      }
+      return;
+    }
     Matrix<Real> products = Matrix<Real>::Zero(width, width);
     if constexpr (std::is_same_v<Real, float>) {
       // Of a symmetric matrix blocks on the diagonal and to their right are enough.
@@ -99,10 +116,7 @@ class SecondMoment {
           add_multiple(rows(row, i), rows.row(row).data() + i, d - i, products.row(i).data() + i);
     }
     for (Index i = 0; i < d; ++i)
-      for (Index j = i; j < d; ++j) {
-        sum(i, j) += static_cast<double>(products(i, j)) * unit;
-        sum(j, i) = sum(i, j);
-      }
+      for (Index j = i; j < d; ++j) sum_(i, j) += static_cast<double>(products(i, j)) * unit;
   }
 
   Matrix<double> sum_;

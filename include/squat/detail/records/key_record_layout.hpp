@@ -117,6 +117,7 @@ class KeyRecordLayout {
   const std::vector<Run>& runs() const { return runs_; }
   int bits_at(Index position) const { return bits_[static_cast<std::size_t>(position / 8)]; }
   bool is_ordered() const { return order_.empty(); }
+  const std::vector<std::uint16_t>& order() const { return order_; }  ///< or empty
   Index channel_at(Index position) const {
     return order_.empty() ? position : order_[static_cast<std::size_t>(position)];
   }
