@@ -86,12 +86,11 @@ enum class FitQueries {
   /// where keys have left the residual and an update does not ask for this. From then on it has no
   /// effect: a later chunk does not replace what many queries gave by what a few new ones would.
   accumulate,
-  /// For a decoder: as `accumulate` where an update has several tokens, as `first_update` where it
-  /// has one; and in a sequence that goes on for thousands of tokens keys follow its queries. From
-  /// 1280 tokens on those since the last keys left the residual (of every fourth token, where they
-  /// come one by one) are the subspace of the next ones, and every 1024 tokens channels have new
-  /// bits. With RoPE the mean query of a head turns: the first queries do not tell what later ones
-  /// ask for.
+  /// For a decoder: as `accumulate` in updates of several tokens that end within the first 256, as
+  /// `first_update` in others there; and from then on keys follow the queries. Those since the last
+  /// keys left the residual (of every fourth token, where they come one by one) are the subspace of
+  /// the next ones, and every 1024 tokens channels have new bits. With RoPE the mean query of a head
+  /// turns, and texts change: the first queries do not tell what later ones ask for.
   follow,
 };
 

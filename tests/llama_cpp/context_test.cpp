@@ -469,9 +469,9 @@ TEST(LlamaContext, KeysOfLongSequencesFollowTheQueries) {
     while (session.size(0) < size) session.decode({{0, some_tokens(128)}});
     return session.own().cache().memory().headers;
   };
-  const Index at_first = headers_at(1280);
-  EXPECT_EQ(headers_at(2048), at_first);
-  EXPECT_GT(headers_at(2560), at_first);  // bits per channel by queries of that time
+  const Index at_first = headers_at(1152);
+  EXPECT_EQ(headers_at(1920), at_first);
+  EXPECT_GT(headers_at(2176), at_first);  // bits per channel by queries of that time
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ class LayerWriter {
     keep_outliers(keys, each);
     const std::vector<RecordTops> tops = this->tops(keys, each);
     const auto plan = fits_.plan(
-        layer_, sequence_, store_.size(), keys > 0, tops,
+        layer_, sequence_, keys > 0, tops,
         [&](std::vector<KeyStatistics>& statistics) { describe(keys, statistics); },
         [&] { return value_means(keys); });
     TokenBlocks& blocks = store_.blocks();

@@ -9,7 +9,7 @@ namespace squat::detail {
 /// since others did: these take a little memory, and the feedback that follows from them is stored
 /// nowhere. Every `period` tokens keys have new bits per channel as well, which are stored.
 struct FollowStep {
-  static constexpr Index first = 1280, period = 1024;
+  static constexpr Index first = 256, period = 1024;
   /// Of tokens that come one by one, one of so many says what the others do: it takes time.
   static constexpr Index sampled = 4;
   /// Tokens whose queries are enough.
@@ -24,7 +24,7 @@ struct FollowStep {
     if (fit != FitQueries::follow || end <= first) return;
     follows = true;
     takes = end / sampled > size / sampled;
-    renews = size >= first && (end - first) / period > (size - first) / period;
+    renews = size >= first && end / period > size / period;
   }
 };
 

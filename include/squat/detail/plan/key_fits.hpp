@@ -93,8 +93,7 @@ class KeyFits {
       follows = step.follows && query_decay_ == 0 && fit != nullptr &&
                 (fit->plan || fit->prompt_is_over()) && !format(layer).settings.has_token_scales;
       transaction.may_join = owner == no_owner || follows || query_decay_ > 0 ||
-                             !tokens.has_valid ||
-                             (accumulate && !is_complete(layer, fit, tokens.size));
+                             !tokens.has_valid || (accumulate && !is_complete(layer, fit));
       if ((queries == nullptr && fit != nullptr) || (follows && !step.takes)) return transaction;
       if (transaction.may_join && (owner == no_owner || owner == sequence)) {
         transaction.fit =
@@ -143,14 +142,13 @@ class KeyFits {
     }
   }
 
-  /// What the keys that leave the residual now, if any do, are quantized with, in a sequence of
-  /// `size` tokens. `tops` are the largest of them and of their values, describe(statistics) adds
-  /// them to statistics, and value_means() are those of make_plan(), an entry a kv head each.
-  /// Without a fit they are all padding or kept in full precision.
+  /// What the keys that leave the residual now, if any do, are quantized with. `tops` are the
+  /// largest of them and of their values, describe(statistics) adds them to statistics, and
+  /// value_means() are those of make_plan(), an entry a kv head each. Without a fit they are all
+  /// padding or kept in full precision.
   template <class Describe, class ValueMeans>
-  Plan plan(Index layer, Index sequence, Index size, bool keys_leave,
-            const std::vector<RecordTops>& tops, const Describe& describe,
-            const ValueMeans& value_means) {
+  Plan plan(Index layer, Index sequence, bool keys_leave, const std::vector<RecordTops>& tops,
+            const Describe& describe, const ValueMeans& value_means) {
     const Lock lock = guard(layer);
     const Index owner = this->owner(layer, sequence);
     if (owner == no_owner) return blank_plan(layer);
@@ -180,8 +178,7 @@ class KeyFits {
                                format.blank_key_layouts, format.settings);
     fit.statistics = std::move(statistics);
     Plan plan = fit.plan;
-    const bool is_last =
-        query_decay_ == 0 && (fit.prompt_is_over() || is_complete(layer, &fit, size));
+    const bool is_last = query_decay_ == 0 && (fit.prompt_is_over() || is_complete(layer, &fit));
     if (owner == calibration || is_last) fit.forget();
     return plan;
   }
@@ -264,13 +261,11 @@ class KeyFits {
     return gathered(layer, fit) >= FollowStep::enough;
   }
 
-  /// Whether keys of a sequence of `size` tokens keep to the plan of `fit`, null for none, whatever
-  /// queries of its prompt come: they were enough, or forgotten when the prompt was over. A few new
-  /// ones would make a worse plan.
-  bool is_complete(Index layer, const Fit* fit, Index size) const {
+  /// Whether keys keep to the plan of `fit`, null for none, whatever queries of the prompt come:
+  /// they were enough, or forgotten when the prompt was over.
+  bool is_complete(Index layer, const Fit* fit) const {
     return fit != nullptr && fit->plan &&
-           (fit->queries.empty() || size >= FollowStep::first ||
-            gathered(layer, *fit) >= enough_tokens);
+           (fit->queries.empty() || gathered(layer, *fit) >= enough_tokens);
   }
 
   const LayerFormat& format(Index layer) const {
