@@ -76,7 +76,6 @@ class GatheredQueries {
     if (has_directions()) {
       GatheredQueries all(moment());
       all.add(queries, factor);
-      all.count_ = count_ + queries.count();
       *this = std::move(all);
       return;
     }

@@ -93,11 +93,14 @@ class SecondMoment {
       const Real* const x = rows.data();
       for (Index i = 0; i < d; ++i) {
         double* const out = sum_.row(i).data();
+        const auto add = [&](Index j) {
+          out[j] += static_cast<double>(rounded(x[i] * x[j])) * unit;
+        };
         Index j = i;
-        for (; j % 8 != 0 && j < d; ++j) out[j] += static_cast<double>(x[i] * x[j]) * unit;
+        for (; j % 8 != 0 && j < d; ++j) add(j);
         for (; j + 8 <= d; j += 8)  // a loop of known length becomes vectors
-          for (Index k = j; k < j + 8; ++k) out[k] += static_cast<double>(x[i] * x[k]) * unit;
-        for (; j < d; ++j) out[j] += static_cast<double>(x[i] * x[j]) * unit;
+          for (Index k = j; k < j + 8; ++k) add(k);
+        for (; j < d; ++j) add(j);
       }
       return;
     }
