@@ -89,8 +89,8 @@ enum class FitQueries {
   /// For a decoder: as `accumulate` in updates of several tokens that end within the first 256, as
   /// `first_update` in others there; and from then on keys follow the queries. Those since the last
   /// keys left the residual (of every fourth token, where they come one by one) are the subspace of
-  /// the next ones, and every 1024 tokens channels have new bits. With RoPE the mean query of a head
-  /// turns, and texts change: the first queries do not tell what later ones ask for.
+  /// the next ones, and every 1024 tokens channels have new bits. With RoPE the mean query of a
+  /// head turns, and texts change: the first queries do not tell what later ones ask for.
   follow,
 };
 
