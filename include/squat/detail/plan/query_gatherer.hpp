@@ -38,10 +38,14 @@ class QueryGatherer {
     }
     double factor = 1;
     for (Index i = 0; query_decay_ > 0 && i < counted; ++i) factor *= query_decay_;
+    const Index group = format.shape.heads_per_kv(), width = group * format.head_dim();
     for (Index kv_head = 0; kv_head < format.kv_heads(); ++kv_head) {
       SecondMoment moment(format.head_dim());
-      moment.add<Real>(queries_of(format, size, queries, kv_head), counts,
-                       format.shape.heads_per_kv());
+      if (turns(format))
+        for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head)
+          moment.add<Real>(of_head(format, size, queries, head), counts);
+      else
+        moment.add<Scalar>(queries.middleCols(kv_head * width, width), counts, group);
       gathered[static_cast<std::size_t>(kv_head)].add(moment, factor);
     }
     return gathered.front().count() > 0;
@@ -61,11 +65,12 @@ class QueryGatherer {
       return true;
     }
     for (Index kv_head = 0; kv_head < format.kv_heads() && count > 0; ++kv_head) {
-      const Matrix<Real> all = queries_of(format, size, queries, kv_head);
       Matrix<Real> rows(count, d);
-      for (Index row = 0; row < count; ++row)
-        rows.row(row) =
-            all.row(tokens[static_cast<std::size_t>(row / group)]).segment(row % group * d, d);
+      for (Index head = 0; head < group; ++head) {
+        const Matrix<Real> own = of_head(format, size, queries, kv_head * group + head);
+        for (std::size_t i = 0; i < tokens.size(); ++i)
+          rows.row(static_cast<Index>(i) * group + head) = own.row(tokens[i]);
+      }
       gathered[static_cast<std::size_t>(kv_head)].join(rows);
     }
     return gathered.front().count() > 0;
@@ -74,16 +79,13 @@ class QueryGatherer {
  private:
   using Real = ComputeType<Scalar>;
 
-  /// Those of a kv head [tokens, heads_per_kv * head_dim], as they meet the keys.
-  Matrix<Real> queries_of(const LayerFormat& format, Index size, const MatrixView<Scalar>& queries,
-                          Index kv_head) const {
-    const Index d = format.head_dim(), width = format.shape.heads_per_kv() * d;
-    Matrix<Real> own = queries.middleCols(kv_head * width, width).template cast<Real>();
-    for (Index first = 0; turns_queries_ && format.rope && first < width; first += d) {
-      Matrix<Real> head = own.middleCols(first, d);
-      RopeWalk<Real>(*format.rope).rotate(size, head.data(), head.rows(), d);
-      own.middleCols(first, d) = head;
-    }
+  bool turns(const LayerFormat& format) const { return turns_queries_ && format.rope != nullptr; }
+  /// Those of a query head [tokens, head_dim], as they meet the keys.
+  Matrix<Real> of_head(const LayerFormat& format, Index size, const MatrixView<Scalar>& queries,
+                       Index head) const {
+    const Index d = format.head_dim();
+    Matrix<Real> own = queries.middleCols(head * d, d).template cast<Real>();
+    if (turns(format)) RopeWalk<Real>(*format.rope).rotate(size, own.data(), own.rows(), d);
     return own;
   }
 
